@@ -53,7 +53,7 @@ class View:
     def unsee(self, viewed: NDArray) -> NDArray:
         """The inverse of `see`: [batch, rows, k] back to [dims]."""
         permuted = viewed.reshape([self.dims[axis] for axis in self.permutation])
-        return np.ascontiguousarray(permuted.transpose(np.argsort(self.permutation, kind="stable")))
+        return permuted.transpose(np.argsort(self.permutation, kind="stable")).copy(order="C")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ class Codebook:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sparse:
-    """value = mask ? the next of `values` : 0. `values` are in decoding order, float32, float16 or bfloat16 bits."""
+    """value = mask ? the next of `values` : 0. `values` (float32, float16, bfloat16) in the order [batch, rows, k]."""
 
     mask: Symbols
     values: Dense
