@@ -1,0 +1,44 @@
+"""Models, budgets and people: `from onnx_compress.optimizer import compress, Request`.
+
+Importing this package is cheap; onnx, numba and onnxruntime are loaded when `compress` is first asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .compress import compress
+    from .report import Report, Request
+
+__all__ = ["Report", "Request", "compress"]
+
+
+class _Package(ModuleType):
+    """The package, whose names are looked up when they are used.
+
+    `compress` names a function and the submodule that holds it. Python binds a submodule to its package's attribute of that
+    name whenever it is first imported, so the attribute ignores being set: it is always the function.
+    """
+
+    @property
+    def compress(self) -> Any:
+        from .compress import compress
+
+        return compress
+
+    @compress.setter
+    def compress(self, module: ModuleType) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("Report", "Request"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        from . import report
+
+        return getattr(report, name)
+
+
+sys.modules[__name__].__class__ = _Package

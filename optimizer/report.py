@@ -1,0 +1,156 @@
+"""What the user asks for (Request) and what came of it (Report): plain data, to and from JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from .errors import UsageError
+
+Progress: TypeAlias = Callable[[str, float], None]
+"""Called with the name of the phase and the fraction of it that is done, 0..1."""
+
+TECHNIQUES = ("auto", "quantize", "codebook", "deep-compression")
+HIGHEST_RATIO = 10_000.0
+"""Far beyond any model: 0.003 bits for each 32-bit weight. A larger ratio is a slip of the keyboard."""
+
+
+def silent(phase: str, fraction: float) -> None:
+    """The Progress that shows nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asks for; every field has a default but the target, which is a ratio or a size.
+
+    Raises UsageError where a value is out of its range.
+    """
+
+    target_ratio: float | None = None
+    target_bytes: int | None = None
+    calibration: tuple[Path, ...] = ()
+    technique: str = "auto"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    max_divergence: float | None = None
+    external_data: bool | None = None
+    keep_overridable: bool = False
+    seed: int = 0
+    threads: int = 0
+    force: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_target()
+        if self.technique not in TECHNIQUES:
+            raise UsageError(f"technique {self.technique!r} is not known: choose one of {', '.join(TECHNIQUES)}")
+        for regex in (*self.include, *self.exclude):
+            _check_regex(regex)
+        for name, shape in self.input_shapes.items():
+            if not all(size > 0 for size in shape):
+                raise UsageError(f"shape {list(shape)} of input {name!r} is impossible: every dimension is at least 1")
+        if self.max_divergence is not None and not self.max_divergence >= 0:
+            raise UsageError(f"largest divergence {self.max_divergence:g} is impossible: give a number from 0 on")
+        if self.seed < 0 or self.threads < 0:
+            raise UsageError(f"seed {self.seed} and threads {self.threads} must be 0 or more (0 threads: all cores)")
+
+    def _check_target(self) -> None:
+        """One target, and a possible one."""
+        if self.target_ratio is None and self.target_bytes is None:
+            raise UsageError("how small? Give --target-ratio, such as 10, or --target-size, such as 500KB")
+        if self.target_ratio is not None and self.target_bytes is not None:
+            raise UsageError("give either --target-ratio or --target-size: both at once may contradict each other")
+        if self.target_ratio is not None and not 1 <= self.target_ratio <= HIGHEST_RATIO:
+            raise UsageError(
+                f"target ratio {self.target_ratio:g} is impossible: it says how many times smaller the file becomes, from 1 to {HIGHEST_RATIO:g}"
+            )
+        if self.target_bytes is not None and self.target_bytes < 1:
+            raise UsageError(f"target size {self.target_bytes} is impossible: give a number of bytes from 1 on, such as 500KB")
+
+
+def _check_regex(regex: str) -> None:
+    try:
+        re.compile(regex)
+    except re.error as error:
+        raise UsageError(f"{regex!r} is no regular expression ({error}): a literal point or bracket needs a backslash") from None
+
+
+@dataclass(frozen=True, slots=True)
+class WeightReport:
+    """What became of one weight; `zeros` is the share of zeros after compression, `predicted` its share of the divergence."""
+
+    name: str
+    dims: tuple[int, ...]
+    dtype: str
+    operator: str
+    form: str
+    bytes_before: int
+    bytes_after: int
+    bits_per_weight: float
+    zeros: float
+    predicted: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of a Request. Bytes are counted over all files of a model; `seconds` are by phase.
+
+    `left_alone` holds (name, reason, bytes) of each weight that was not compressed, `inputs` says what `divergence` was measured on.
+    """
+
+    source: str
+    target: str
+    bytes_before: int
+    bytes_after: int
+    ratio: float
+    graph_bytes: int
+    divergence: float
+    divergence_kind: str
+    inputs: str
+    predicted: float
+    fused_against_restored: float
+    weights: tuple[WeightReport, ...]
+    left_alone: tuple[tuple[str, str, int], ...]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+def to_json(report: Any) -> str:
+    """A report, whatever its dataclass, as JSON text; numbers that are not finite become null, which every JSON reader knows."""
+    return json.dumps(_plain(asdict(report)), indent=2, allow_nan=False, default=str)
+
+
+def from_json(text: str) -> Report:
+    """The inverse of `to_json` for a Report; null becomes NaN. Raises UsageError where the text is no report."""
+    try:
+        content = json.loads(text)
+        weights = tuple(WeightReport(**_typed(WeightReport, weight)) for weight in content["weights"])
+        left_alone = tuple((str(name), str(reason), int(size)) for name, reason, size in content["left_alone"])
+        texts = {name: tuple(content[name]) for name in ("notes", "warnings")}
+        return Report(**{**_typed(Report, content), "weights": weights, "left_alone": left_alone, **texts})
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"this text is no report of onnx-compress ({type(error).__name__}: {error}): give what --json printed") from None
+
+
+def _typed(kind: type[WeightReport] | type[Report], content: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `content` with the types that JSON does not keep."""
+    floats = {item.name for item in fields(kind) if item.type == "float"}
+    typed = {name: math.nan if value is None and name in floats else value for name, value in content.items()}
+    return {**typed, "dims": tuple(typed["dims"])} if "dims" in typed else typed
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):  # a scalar of numpy
+        return _plain(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
