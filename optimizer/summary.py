@@ -1,0 +1,183 @@
+"""Reports as rows of text, for people: (label, text) pairs and plain tables. Pure; `console` prints them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .report import Report
+
+if TYPE_CHECKING:
+    from .inspect import Inspection
+
+Row: TypeAlias = tuple[str, str]
+"""A label, empty on continuation lines, and a text."""
+
+MEASURES = {
+    "classes": "nats of KL divergence of the class scores",
+    "embedding": "of 1 - cosine similarity",
+    "map": "of relative squared error",
+    "integer": "of the integers changed",
+}
+MOST_REASONS = 4
+"""Reasons that the short summary lists for weights left alone."""
+
+
+def human(size: int) -> str:
+    """A number of bytes in the decimal units of --target-size: 950 bytes, 1.63 KB, 90.3 MB."""
+    if size < 1000:
+        return f"{size} bytes"
+    power = min(int(math.log10(size)) // 3, 4)
+    return f"{size / 1000**power:.3g} {' KMGT'[power]}B" if size / 1000**power < 999.5 else f"{size / 1000**power:.0f} {' KMGT'[power]}B"
+
+
+def number(value: float) -> str:
+    """A divergence: two significant digits."""
+    if math.isnan(value):
+        return "not measured"
+    return "0" if value == 0 else f"{value:.2g}"
+
+
+def summary(report: Report, names: bool, dry_run: bool) -> list[Row]:
+    """The report in about a dozen rows; `names` lists each weight that was left alone."""
+    rows = [("size", _size(report)), ("difference", _difference(report)), *_weights(report), *_left_alone(report, names)]
+    rows += [("note", note) for note in report.notes]
+    if dry_run:
+        return [*rows, ("dry run", f"nothing was written; {report.target} would have {report.bytes_after:,} bytes")]
+    return [*rows, *how_to_run(report.target)]
+
+
+def _size(report: Report) -> str:
+    return (
+        f"{human(report.bytes_before)} -> {human(report.bytes_after)}, {report.ratio:.2f} times smaller"
+        f"   ({report.bytes_before:,} -> {report.bytes_after:,} bytes)"
+    )
+
+
+def _difference(report: Report) -> str:
+    return f"{number(report.divergence)} {MEASURES.get(report.divergence_kind, report.divergence_kind)}, measured on {report.inputs}"
+
+
+def _weights(report: Report) -> list[Row]:
+    if not report.weights:
+        return [("compressed", f"no weight; the graph itself takes {human(report.graph_bytes)}")]
+    counts = Counter(_head(weight.form) for weight in report.weights)
+    forms = ", ".join(f"{count} as {form}" for form, count in counts.most_common())
+    values = sum(math.prod(weight.dims) for weight in report.weights)
+    bits = 8 * sum(weight.bytes_after for weight in report.weights) / max(values, 1)
+    return [
+        ("compressed", f"{len(report.weights)} weights: {forms}"),
+        ("", f"{bits:.2f} bits a weight on average; the graph itself takes {human(report.graph_bytes)}"),
+    ]
+
+
+def _head(form: str) -> str:
+    """The name of the outermost form."""
+    match = re.match(r"\w+", form)
+    return match.group() if match else form
+
+
+def _left_alone(report: Report, names: bool) -> list[Row]:
+    if not report.left_alone:
+        return [("left alone", "no weight")]
+    total = sum(size for _, _, size in report.left_alone)
+    reasons: dict[str, list[tuple[str, int]]] = {}
+    for name, reason, size in report.left_alone:
+        reasons.setdefault(reason, []).append((name, size))
+    groups = sorted(reasons.items(), key=lambda group: -sum(size for _, size in group[1]))
+    shown = groups if names else groups[:MOST_REASONS]
+    rows = [("left alone", f"{_count(len(report.left_alone), 'weight')}, {human(total)}")]
+    for reason, group in shown:
+        rows.append(("", f"{len(group):4}  {reason} ({human(sum(size for _, size in group))})"))
+        rows += [("", f"        {name}, {human(size)}") for name, size in group if names]
+    if len(groups) > len(shown):
+        rows.append(("", f"   +  {_count(len(groups) - len(shown), 'more reason')} (-v lists all, with the names)"))
+    return rows
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def how_to_run(target: str) -> list[Row]:
+    """How the compressed model is run, in Python and elsewhere."""
+    return [
+        ("run it", f"from onnx_compress.runtime import session; session({Path(target).as_posix()!r})".replace("'", '"')),
+        ("", "C++, C#, Java, Node: register the library that `onnx-compress library` names"),
+    ]
+
+
+def details(report: Report) -> list[Row]:
+    """What -v adds: how sure the numbers are, and where the time went."""
+    rows = [
+        ("predicted", f"{number(report.predicted)} (the difference that the plan was made for)"),
+        ("agreement", f"{number(report.fused_against_restored)} between the fused operators and the restored model, of the largest output"),
+    ]
+    times = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in report.seconds.items())
+    return [*rows, ("time", times)] if times else rows
+
+
+def weight_table(report: Report) -> list[str]:
+    """One line for each compressed weight."""
+    head = ("weight", "shape", "dtype", "operator", "form", "before", "after", "bits/weight", "zeros", "predicted")
+    lines = [
+        (w.name, _shape(w.dims), w.dtype, w.operator, w.form, f"{w.bytes_before:,}", f"{w.bytes_after:,}")
+        + (f"{w.bits_per_weight:.2f}", f"{w.zeros:.1%}", number(w.predicted))
+        for w in report.weights
+    ]
+    return aligned(head, lines, right=range(5, 10))
+
+
+def inspection_table(inspection: Inspection) -> list[str]:
+    """One line for each weight of a compressed file."""
+    head = ("weight", "shape", "dtype", "operator", "form", "bytes", "bits/weight")
+    lines = [
+        (w.name, _shape(w.dims), w.dtype, w.operator, w.form, f"{w.bytes:,}", f"{w.bits_per_weight:.2f}") for w in inspection.weights
+    ]
+    return aligned(head, lines, right=range(5, 7))
+
+
+def inspection_rows(inspection: Inspection) -> list[Row]:
+    """What a compressed file holds, in all."""
+    return [
+        ("file", f"{inspection.path}, {inspection.total_bytes:,} bytes, format {inspection.format}, written by {inspection.package}"),
+        ("weights", f"{len(inspection.weights)} in {_count(inspection.payloads, 'payload')} of {inspection.payload_bytes:,} bytes in all"),
+        ("the rest", f"{inspection.graph_bytes:,} bytes of graph, {inspection.plain_bytes:,} bytes of tensors that are not compressed"),
+        ("checksums", "all right"),
+    ]
+
+
+def plain_rows(report: Any) -> list[Row]:
+    """Any dataclass as rows, its field names as labels."""
+    rows = []
+    for item in dataclasses.fields(report):
+        value, label = getattr(report, item.name), item.name.replace("_", " ")
+        rows += [(label, _text(item.name, each)) for each in (value if isinstance(value, (list, tuple)) else (value,)) if each is not None]
+    return rows
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value)
+    return f"{value:,}" if isinstance(value, int) and "bytes" in name else str(value)
+
+
+def _shape(dims: Sequence[int]) -> str:
+    return "x".join(map(str, dims)) or "scalar"
+
+
+def aligned(head: Sequence[str], lines: Iterable[Sequence[str]], right: Iterable[int]) -> list[str]:
+    """A table in columns, those in `right` flush right."""
+    table, flush = [tuple(head), *map(tuple, lines)], set(right)
+    widths = [max(len(line[column]) for line in table) for column in range(len(head))]
+    return [
+        "  ".join(cell.rjust(width) if column in flush else cell.ljust(width) for column, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
+        for line in table
+    ]
