@@ -33,7 +33,7 @@ def data_name(target: Path) -> str:
 
 def model_files(path: Path) -> tuple[Path, ...]:
     """The .onnx file and then all data files that it refers to. Raises UsageError, CompressError."""
-    return (path, *data_files(path, _load(path)))
+    return (path, *data_files(path, load_graph(path)))
 
 
 def model_bytes(path: Path) -> int:
@@ -55,7 +55,8 @@ def data_files(path: Path, model: ir.Model) -> tuple[Path, ...]:
     return tuple(path.parent / location for location in sorted(locations))
 
 
-def _load(path: Path) -> ir.Model:
+def load_graph(path: Path) -> ir.Model:
+    """The model at `path`; its external data is not read yet. Raises UsageError, CompressError."""
     import onnx_ir as ir
 
     if not path.exists():

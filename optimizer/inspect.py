@@ -1,0 +1,204 @@
+"""What a compressed file holds: each weight with its form and bytes, all checksums checked. Needs no operator library."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ..runtime import reader
+from ..runtime.errors import CorruptionError, FormatError
+from ..runtime.form import Codebook, Dense, Form, Grid, Member, Payload, Sparse, Symbols
+from .errors import CompressError, UsageError
+from .files import load_graph, model_bytes
+
+DOMAIN = "onnx_compress"
+NAMES_KEY = "onnx_compress.names"
+PACKAGE_KEY = "onnx_compress.package"
+PAYLOAD_FIRST = ("CompressedGather", "Decompress")
+"""Operators whose payload is input 0; the others have their activations there."""
+PLAIN_VALUES = 64
+"""Tensors of fewer values count as part of the graph."""
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedWeight:
+    """One compressed weight; in a pool, `bytes` is its share of the pool by the information in its symbols."""
+
+    name: str
+    operator: str
+    dims: tuple[int, ...]
+    dtype: str
+    form: str
+    bytes: int
+    bits_per_weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A compressed file: total_bytes = graph_bytes + payload_bytes + plain_bytes, over all files of the model."""
+
+    path: str
+    format: str
+    package: str
+    total_bytes: int
+    graph_bytes: int
+    payload_bytes: int
+    plain_bytes: int
+    payloads: int
+    weights: tuple[InspectedWeight, ...]
+
+
+def inspect(path: Path) -> Inspection:
+    """Reads the file and checks every payload. Raises UsageError where it is not compressed, CompressError where it is damaged."""
+    path = Path(path)
+    model, total = load_graph(path), model_bytes(path)
+    uses = _uses(model)
+    if not uses:
+        raise UsageError(f"{path} holds no compressed weight: give a file that onnx-compress has written")
+    names = json.loads(model.metadata_props.get(NAMES_KEY, "{}"))
+    weights: list[InspectedWeight] = []
+    payload_bytes = 0
+    for value, members in uses.items():
+        data = _bytes_of(path, value)
+        payload_bytes += len(data)
+        try:
+            weights += _weights(data, str(value.name), members, names)
+        except FormatError as error:
+            raise CompressError(f"payload {value.name!r} of {path} cannot be read: {error}; compress or copy the model again") from error
+    plain = _plain_bytes(model, set(uses))
+    package = model.metadata_props.get(PACKAGE_KEY, model.producer_version or "an unknown version")
+    total_rest = total - payload_bytes - plain
+    return Inspection(str(path), reader.FORMAT_VERSION, package, total, total_rest, payload_bytes, plain, len(uses), tuple(weights))
+
+
+def _uses(model: ir.Model) -> dict[ir.Value, dict[int, list[str]]]:
+    """For each payload: its members that are used, and by which operators; bodies and functions included."""
+    uses: dict[ir.Value, dict[int, list[str]]] = {}
+    for node in nodes(model):
+        if node.domain != DOMAIN:
+            continue
+        payload = node.inputs[0 if node.op_type in PAYLOAD_FIRST else 1]
+        if payload is None or payload.is_graph_input() and payload.const_value is None:
+            continue
+        member = node.attributes.get_int("member", 0)
+        operators = uses.setdefault(payload, {}).setdefault(member, [])
+        if node.op_type not in operators:
+            operators.append(node.op_type)
+    return uses
+
+
+def nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """All nodes of the graph, its bodies and the model's functions."""
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        yield from function.all_nodes()
+
+
+def _bytes_of(path: Path, value: ir.Value) -> NDArray[np.uint8]:
+    """The payload's bytes, from an initializer, external or not, or from a Constant node."""
+    tensor = ir.convenience.get_const_tensor(value)
+    if tensor is None:
+        raise CompressError(f"payload {value.name!r} of {path} is no constant: the file was changed after it was written; compress again")
+    try:
+        return np.frombuffer(tensor.tobytes(), np.uint8)
+    except Exception as error:  # a missing, short or misplaced external file: onnx_ir raises many kinds
+        raise CompressError(
+            f"payload {value.name!r} of {path} cannot be read from the model's data file ({type(error).__name__}): "
+            "put the data file that was written together with it beside the model"
+        ) from error
+
+
+def _weights(data: NDArray[np.uint8], payload_name: str, members: dict[int, list[str]], names: dict[str, str]) -> list[InspectedWeight]:
+    """The weights of one payload. Raises FormatError."""
+    header = reader.read_header(data)
+    payload = reader.read(data) if header.pool is not None else _checked(data, header)
+    weights = []
+    for index, (member, size) in enumerate(zip(payload.members, _shares(payload, len(data)), strict=True)):
+        key = f"{payload_name}:{index}" if payload.pooled else payload_name
+        name = names.get(key, names.get(payload_name, key) if not payload.pooled else key)
+        dtype = ir.DataType(member.dtype).name.lower()
+        operator = ", ".join(members.get(index, ["unused"]))
+        weights.append(InspectedWeight(name, operator, member.view.dims, dtype, form_text(member.form), size, 8 * size / member.view.size))
+    if lost := set(members) - set(range(len(payload.members))):
+        raise FormatError(f"member {min(lost)} is asked for, the payload has {len(payload.members)}")
+    return weights
+
+
+def _checked(data: NDArray[np.uint8], header: reader.Header) -> Payload:
+    """The chunked payload without its levels, after a check of all chunks. Raises CorruptionError."""
+    for number, chunk in enumerate(header.chunks):
+        if zlib.crc32(data[chunk.offset : chunk.offset + chunk.size]) != chunk.crc:
+            raise CorruptionError(f"the checksum of chunk {number} does not match: the payload was changed after it was written")
+    return header.payload
+
+
+def _shares(payload: Payload, size: int) -> list[int]:
+    """The payload's bytes, divided among its members by the information in their symbols; sums to `size`."""
+    if len(payload.members) == 1:
+        return [size]
+    bits = np.array([symbol_bits(payload, member) for member in payload.members])
+    ends = np.rint(np.cumsum(bits) / max(bits.sum(), 1e-9) * size).astype(int)
+    return [int(share) for share in np.diff(ends, prepend=0)]
+
+
+def symbol_bits(payload: Payload, member: Member) -> float:
+    """-log2 of the probabilities of a decoded member's symbols, plus its raw bits and escapes."""
+    symbols = member.symbols
+    assert symbols.levels is not None
+    classes = (symbols.levels + ((1 << symbols.raw_bits) >> 1)) >> symbols.raw_bits
+    panel_of_row = np.arange(member.view.batch)[:, None] * (member.view.panels // member.view.batch) + np.arange(member.view.rows) // 64
+    rows = 0 if symbols.row_class is None else symbols.row_class[panel_of_row][..., None]
+    columns = 0 if symbols.column_class is None else symbols.column_class
+    tables = np.broadcast_to(symbols.table_of[rows, columns, 0], classes.shape)
+    total = float(classes.size * symbols.raw_bits)
+    for number in np.unique(tables):
+        table = payload.tables[number]
+        lengths = 8 - np.log2(np.maximum(np.array(table.frequencies, float), 1e-9))
+        plain = len(lengths) - table.escape
+        index = classes[tables == number] - table.first
+        coded = (index >= 0) & (index < plain)
+        total += float(lengths[index[coded]].sum()) + float((~coded).sum()) * (8 + lengths[-1])
+    return total
+
+
+def form_text(form: Form) -> str:
+    """A form as one line: `Grid(scale 384 log8, 9 classes)`."""
+    match form:
+        case Grid():
+            column = f", column scale {_dense_text(form.column_scale)}" if form.column_scale else ""
+            block = f" in blocks of {form.block}" if form.block else ""
+            return f"Grid(scale {_dense_text(form.scale)}{block}{column}, {_symbols_text(form.levels)})"
+        case Codebook():
+            scale = f", scale {_dense_text(form.scale)}" if form.scale else ""
+            return f"Codebook({_dense_text(form.centroids)} centroids{scale}, {_symbols_text(form.codes)})"
+        case Sparse():
+            return f"Sparse({form.values.kind} values, {_symbols_text(form.mask)})"
+        case _:
+            return f"Symbols({_symbols_text(form)})"
+
+
+def _dense_text(dense: Dense) -> str:
+    return f"{len(dense.codes)} {dense.kind}"
+
+
+def _symbols_text(symbols: Symbols) -> str:
+    tables = len(np.unique(symbols.table_of))
+    raw = f", {symbols.raw_bits} raw bits" if symbols.raw_bits else ""
+    return f"{tables} table{'s' if tables > 1 else ''}{raw}"
+
+
+def _plain_bytes(model: ir.Model, payloads: set[ir.Value]) -> int:
+    """Bytes of the tensors, outside payloads, that have at least 64 values."""
+    total = 0
+    for graph in (model.graph, *model.graph.subgraphs()):
+        tensors: list[Any] = [value.const_value for value in graph.initializers.values() if value not in payloads]
+        total += sum(tensor.nbytes for tensor in tensors if tensor is not None and tensor.size >= PLAIN_VALUES)
+    return total
