@@ -1,0 +1,93 @@
+"""The graph without what it can do without: same inputs, same outputs, same values, fewer bytes."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from .compact import CompactTensors
+from .constants import mark_untouchable
+from .deduplicate import Deduplicate, DeduplicateResult
+from .default_attributes import RemoveDefaultAttributes
+from .fold import FoldConstants
+from .fold_shapes import FoldShapes, ForgetShapes, InferShapes
+from .fuse_affine import FuseAffine
+from .fuse_pad import FusePad
+from .identities import RemoveIdentities
+from .lift import LiftConstants
+from .names import UniqueNames
+from .onnxsim_adapter import run_onnxsim
+from .slim import ClearDocumentation, RemoveOverridable, overridable
+from .subexpressions import MergeEqualNodes
+
+__all__ = ["overridable", "simplify"]
+
+# Each round feeds the next (a folded shape makes a Reshape constant, ...); real models are done after three.
+_ROUNDS = 8
+
+
+def simplify(model: ir.Model, untouchable: frozenset[str] = frozenset(), *, onnxsim_seconds: float = 0.0) -> tuple[str, ...]:
+    """Simplify in place; returns notes for people. Initializers named in `untouchable` stay byte-identical.
+
+    Afterwards all constants are initializers of the main graph, under the names they had in the file (renamed only where two scopes used one name),
+    and inner values have neither shape nor type. onnxsim runs, within that many seconds, if `onnxsim_seconds` is above 0.
+    """
+    notes = [*_inputs_note(model)]
+    nodes_before = sum(len(graph) for graph in model.graphs())
+    mark_untouchable(model, untouchable)
+    notes += _inline(model)
+    ir.passes.Sequential(ClearDocumentation(), RemoveOverridable(), LiftConstants(), UniqueNames())(model)
+    notes += _duplicates_note(Deduplicate()(model))
+    if onnxsim_seconds > 0:
+        notes.append(run_onnxsim(model, onnxsim_seconds))
+    ir.passes.PassManager([_round()], steps=_ROUNDS)(model)
+    _last_steps()(model)
+    nodes_after = sum(len(graph) for graph in model.graphs())
+    return (*notes, f"{nodes_before} nodes became {nodes_after}")
+
+
+def _round() -> ir.passes.Sequential:
+    return ir.passes.Sequential(
+        InferShapes(),
+        RemoveIdentities(),
+        FoldShapes(),
+        FoldConstants(),
+        FuseAffine(),
+        FusePad(),
+        common.RemoveUnusedNodesPass(),
+        Deduplicate(),
+        MergeEqualNodes(),
+    )
+
+
+def _last_steps() -> ir.passes.Sequential:
+    return ir.passes.Sequential(
+        RemoveDefaultAttributes(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+        UniqueNames(),
+        ForgetShapes(),
+        CompactTensors(),
+    )
+
+
+def _inline(model: ir.Model) -> list[str]:
+    """Inline model-local functions, so that their weights are seen. A model that cannot be inlined is compressed as it is."""
+    if not model.functions:
+        return []
+    count = len(model.functions)
+    try:
+        common.InlinePass()(model)
+    except (ValueError, ir.passes.PassError) as error:
+        return [f"{count} functions were not inlined: {error.__cause__ or error}"]
+    return [f"{count} functions were inlined"]
+
+
+def _inputs_note(model: ir.Model) -> list[str]:
+    count = len(overridable(model))
+    return [f"{count} initializers left the graph inputs"] if count else []
+
+
+def _duplicates_note(result: ir.passes.PassResult) -> list[str]:
+    assert isinstance(result, DeduplicateResult)
+    return [f"{name} is the same as {kept} and stored once" for name, kept in result.merged.items()]
