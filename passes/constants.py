@@ -69,7 +69,7 @@ def fresh_name(name: str, taken: set[str]) -> str:
 def add_constant(graph: ir.Graph, name: str, array: NDArray[np.generic], dtype: ir.DataType | None = None) -> ir.Value:
     """A new initializer. Raises ValueError if the graph has one of that name."""
     tensor = ir.tensor(array, dtype=dtype, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 
@@ -78,5 +78,5 @@ def set_constant(value: ir.Value, array: NDArray[np.generic]) -> None:
     """Give an initializer other contents under its old name."""
     tensor = ir.tensor(array, dtype=value.const_value.dtype if value.const_value else None, name=value.name)
     value.const_value = tensor
-    value.shape = ir.Shape(tensor.shape)
+    value.shape = ir.Shape(array.shape)
     value.type = ir.TensorType(tensor.dtype)

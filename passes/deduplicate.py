@@ -56,8 +56,6 @@ def _digest(tensor: ir.TensorProtocol) -> bytes:
     """The bytes themselves up to a digest's length, their SHA-256 beyond (2 ** -128: collisions do not happen)."""
     if tensor.dtype == ir.DataType.STRING:
         content = b"".join(len(s).to_bytes(8, "little") + s for s in tensor.numpy().reshape(-1).tolist())
-    elif isinstance(tensor, ir.ExternalTensor):
-        return hashlib.sha256(memoryview(tensor.numpy()).cast("B") if tensor.size else b"").digest()
     else:
         content = tensor.tobytes()
     return content if len(content) < 32 else hashlib.sha256(content).digest()

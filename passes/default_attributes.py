@@ -28,7 +28,8 @@ def _defaults(node: ir.Node, opsets: Mapping[str, int]) -> list[str]:
     return [
         name
         for name, attribute in node.attributes.items()
-        if not attribute.is_ref() and (_is_schema_default(schema, name, attribute) or _is_window_default(node, name, attribute))
+        if not attribute.is_ref()
+        and (_is_schema_default(schema, name, attribute) or _is_window_default(node, name, attribute) or _is_even_split(node, name, attribute))
     ]
 
 
@@ -54,3 +55,8 @@ def _is_window_default(node: ir.Node, name: str, attribute: ir.Attr) -> bool:
         case "kernel_shape":
             return node.op_type == "Conv"
     return False
+
+
+def _is_even_split(node: ir.Node, name: str, attribute: ir.Attr) -> bool:
+    """Split before opset 13: "if not specified, split to equal sized parts"."""
+    return node.domain == "" and node.op_type == "Split" and name == "split" and len(set(attribute.as_ints())) == 1

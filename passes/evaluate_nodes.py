@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -39,12 +40,13 @@ def evaluate(nodes: Sequence[ir.Node], tensors: Mapping[ir.Value, ir.TensorProto
     A node that onnxruntime cannot run alone is left out of the result, never an error.
     """
     fitting = _fitting(nodes, tensors, model)
-    try:
-        return _run(fitting, tensors, model)
-    except Exception:  # onnxruntime's errors have no common base class; one bad node must not cost the others
-        pass
+    small = [n for n in fitting if sum(tensors[v].nbytes for v in n.inputs if v is not None) <= _SMALL_BYTES]
     results: Arrays = {}
-    for node in fitting:
+    try:
+        results = _run(small, tensors, model)
+    except Exception:  # onnxruntime's errors have no common base class; one bad node must not cost the others
+        small = []
+    for node in [n for n in fitting if n not in set(small)]:  # large ones one by one: a protobuf holds 2 GB
         try:
             results |= _run([node], tensors, model)
         except Exception:  # as above: this one stays in the graph
@@ -76,7 +78,7 @@ def _nbytes(kind: onnx.TypeProto.Tensor) -> int | None:
     dims = [d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim]
     if not kind.HasField("shape") or min(dims, default=0) < 0 or kind.elem_type not in _CARRIED:
         return None
-    return int(np.prod(dims, dtype=object)) * ir.DataType(kind.elem_type).itemsize  # type: ignore[no-any-return]
+    return math.prod(dims) * int(ir.DataType(kind.elem_type).itemsize)
 
 
 _CARRIED = frozenset(
@@ -91,7 +93,7 @@ _CARRIED = frozenset(
 def _proto(nodes: Sequence[ir.Node], tensors: Mapping[ir.Value, ir.TensorProtocol], model: ir.Model, content_limit: int) -> onnx.ModelProto:
     """A model of these nodes: inputs i0, i1, ... (initializers up to content_limit bytes), outputs o<node>_<index>."""
     sources = {value: f"i{number}" for number, value in enumerate(dict.fromkeys(v for n in nodes for v in n.inputs if v is not None))}
-    values = {v: ir.Value(name=name, shape=ir.Shape(tensors[v].shape), type=ir.TensorType(tensors[v].dtype)) for v, name in sources.items()}
+    values = {v: ir.Value(name=name, shape=ir.Shape(tensors[v].shape.numpy()), type=ir.TensorType(tensors[v].dtype)) for v, name in sources.items()}
     copies: list[ir.Node] = []
     for number, node in enumerate(nodes):
         inputs = [values[v] if v is not None else None for v in node.inputs]

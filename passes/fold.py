@@ -24,8 +24,10 @@ class FoldConstants(ir.passes.InPlacePass):
         known = _evaluate_all(model)
         regions = _regions([n for n in ir.traversal.RecursiveGraphIterator(model.graph) if n.outputs[0] in known])
         taken = all_names(model)
-        folded = [_replace(model.graph, region, known, taken) for region in regions if _pays(region, known)]
-        return ir.passes.PassResult(model, bool(folded))
+        paying = [region for region in regions if _pays(region, known)]
+        for region in paying:
+            _replace(model.graph, region, known, taken)
+        return ir.passes.PassResult(model, bool(paying))
 
 
 def _evaluate_all(model: ir.Model) -> dict[ir.Value, ir.TensorProtocol]:
@@ -116,8 +118,8 @@ def _replace(graph: ir.Graph, region: list[ir.Node], known: dict[ir.Value, ir.Te
             taken.difference_update(v.name for v in node.outputs if v.name)
             node.graph.remove(node, safe=True)
     for value in freed:
-        taken.discard(value.name or "")
-        if value.name in graph.initializers:
+        if value.name and value.name in graph.initializers:
+            taken.discard(value.name)
             del graph.initializers[value.name]
     for value, uses in consumers.items():
         new = add_constant(graph, fresh_name(names[value], taken), known[value].numpy(), known[value].dtype)

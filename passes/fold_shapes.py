@@ -9,35 +9,33 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from .constants import add_constant, all_names, fresh_name, is_constant, small_array
 
+# Key in `ir.Value.meta`, never in the file: the inferred shape; a graph output's own `shape` is what the file declares.
+_INFERRED = "onnx_compress.inferred_shape"
+
 
 class InferShapes(ir.passes.InPlacePass):
     """Infer all shapes of the main graph afresh: what a file says of inner values, or an exporter guessed of its outputs, is not trusted."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         declared = [(v, v.shape, v.type) for v in (*model.graph.inputs, *model.graph.outputs)]
-        for node in model.graph:
-            for value in node.outputs:
-                value.shape = None
+        values = [v for node in model.graph for v in node.outputs]
+        for value in values:
+            value.shape = None
         ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-        inferred = {v: v.shape for v in model.graph.outputs}
+        for value in (*model.graph.inputs, *values):
+            value.meta[_INFERRED] = value.shape
         for value, shape, kind in declared:
             value.shape, value.type = shape, kind
-        for value, shape in inferred.items():
-            value.meta[INFERRED] = shape
         return ir.passes.PassResult(model, modified=False)
 
 
-# Key in `ir.Value.meta`, never in the file: the inferred shape of a graph output, whose declared one is kept.
-INFERRED = "onnx_compress.inferred_shape"
-
-
 class ForgetShapes(ir.passes.InPlacePass):
-    """Forget shapes and types of inner values of the main graph: they would be written as value_info."""
+    """Forget shapes and types of inner values: they would be written as value_info. Inputs and outputs of (sub)graphs keep what they declare."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        for node in model.graph:
-            for value in node.outputs:
-                value.meta.pop(INFERRED, None)
+        for graph in model.graphs():
+            for value in (v for node in graph for v in node.outputs):
+                value.meta.pop(_INFERRED, None)
                 if not value.is_graph_output():
                     value.shape, value.type = None, None
         return ir.passes.PassResult(model, modified=True)
@@ -61,7 +59,7 @@ class FoldShapes(ir.passes.InPlacePass):
 
 def _dims(value: ir.Value | None) -> list[int | str | None] | None:
     """The dimensions of a value: a number, a name (equal names are equal numbers), or None for unknown. None: not even the rank."""
-    shape = None if value is None else value.meta.get(INFERRED, value.shape)
+    shape = None if value is None else value.meta.get(_INFERRED)
     if shape is None:
         return None
     return [dim if isinstance(dim, int) else dim.value for dim in shape]

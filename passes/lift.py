@@ -13,14 +13,8 @@ class LiftConstants(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        _drop_unreadable_names(model)
         result = ir.passes.Sequential(
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             common.LiftSubgraphInitializersToMainGraphPass(),
         )(model)
         return ir.passes.PassResult(model, result.modified)
-
-
-def _drop_unreadable_names(model: ir.Model) -> None:
-    """A constant with a sparse value is made dense, as every runtime does: onnx_ir's pass refuses it."""
-    del model

@@ -19,6 +19,7 @@ from .names import UniqueNames
 from .onnxsim_adapter import run_onnxsim
 from .slim import ClearDocumentation, RemoveOverridable, overridable
 from .subexpressions import MergeEqualNodes
+from .zero_states import RemoveZeroStates
 
 __all__ = ["overridable", "simplify"]
 
@@ -38,9 +39,11 @@ def simplify(model: ir.Model, untouchable: frozenset[str] = frozenset(), *, onnx
     notes += _inline(model)
     ir.passes.Sequential(ClearDocumentation(), RemoveOverridable(), LiftConstants(), UniqueNames())(model)
     notes += _duplicates_note(Deduplicate()(model))
+    rounds = ir.passes.PassManager([_round()], steps=_ROUNDS)
+    rounds(model)
     if onnxsim_seconds > 0:
         notes.append(run_onnxsim(model, onnxsim_seconds))
-    ir.passes.PassManager([_round()], steps=_ROUNDS)(model)
+        rounds(model)
     _last_steps()(model)
     nodes_after = sum(len(graph) for graph in model.graphs())
     return (*notes, f"{nodes_before} nodes became {nodes_after}")
@@ -50,6 +53,7 @@ def _round() -> ir.passes.Sequential:
     return ir.passes.Sequential(
         InferShapes(),
         RemoveIdentities(),
+        RemoveZeroStates(),
         FoldShapes(),
         FoldConstants(),
         FuseAffine(),
