@@ -1,0 +1,334 @@
+"""A model file read without its weights in memory, and the initializers in it that may be compressed.
+
+A weight is a constant initializer of the main graph: a float matrix or filter, or a large 4- or 8-bit integer tensor (which is coded
+without loss). How it is seen as [batch, rows, k] follows from what consumes it: `rows` are the outputs of the multiply.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ..runtime.form import PANEL_ROWS, View
+from .errors import CompressError, UsageError
+
+FORMAT_KEY = "onnx_compress.format"
+"""The metadata_props entry of a file that this package has compressed."""
+
+NAMES_KEY = "onnx_compress.names"
+"""In `Model.meta`, never in the file: the constants' names as they were in the file."""
+
+SIXTEEN_BITS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+FLOATS = (ir.DataType.FLOAT, *SIXTEEN_BITS)
+ACTIVATIONS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
+
+SHORT_ROW = 16
+"""Values in a row below which a scale for each costs more than half a bit a value."""
+
+CHECKED_AT_ONCE = 1 << 20
+"""Values looked at in one go for NaN: bounds the temporary arrays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Which weights the user wants touched: names as in the file, `re.search`; without includes all of them."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    least: int = 128
+    """Values in a float weight: with fewer the operator's own bytes eat the gain (depthwise 3x3 filters of 16 channels still pay)."""
+    least_integers: int = 1024
+
+    def wants(self, name: str) -> bool:
+        """Raises re.error for a pattern that `check` has not seen."""
+        included = not self.include or any(re.search(pattern, name) for pattern in self.include)
+        return included and not any(re.search(pattern, name) for pattern in self.exclude)
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raises UsageError for a pattern that is no regular expression, or that is in none of the names."""
+        known = sorted(set(names))
+        for option, patterns in (("--include", self.include), ("--exclude", self.exclude)):
+            for pattern in patterns:
+                try:
+                    found = any(re.search(pattern, name) for name in known)
+                except re.error as error:
+                    raise UsageError(f"{option} {pattern!r} is no regular expression ({error}): put \\ before special characters") from None
+                if not found:
+                    some = ", ".join(known[:3]) or "none"
+                    raise UsageError(f"{option} {pattern!r} matches none of the model's {len(known)} constants (such as {some}): check the names")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Use:
+    """One place where a weight is consumed, seen through the Cast and Transpose nodes `between` the initializer and `node`."""
+
+    node: ir.Node
+    index: int
+    kind: str  # "MatMul" | "Gemm" | "Conv" | "Gather" | "Other"
+    between: tuple[ir.Node, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weight:
+    """An initializer that we may touch: `name` as in the file, `value` in the graph, `dtype` as stored (ONNX number)."""
+
+    name: str
+    value: ir.Value
+    dtype: int
+    view: View
+    uses: tuple[Use, ...]
+
+    def array(self) -> NDArray[np.generic]:
+        """The stored tensor in its own dtype (ml_dtypes for bfloat16 and 4-bit integers) and dims."""
+        return _array(self.value)
+
+    def viewed(self) -> NDArray[np.float32]:
+        """float32 [batch, rows, k]."""
+        return np.ascontiguousarray(self.view.see(self.array()), dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """The weights in the order of the file, and what is left alone: (name, reason, bytes)."""
+
+    weights: tuple[Weight, ...]
+    left_alone: tuple[tuple[str, str, int], ...]
+
+
+def load(path: str | os.PathLike[str]) -> ir.Model:
+    """The model; external tensors are mapped when they are first read.
+
+    Raises UsageError where `path` is no file, CompressError where it holds no usable ONNX model, or one that is compressed already.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UsageError(f"{path} does not exist: check the name and the folder")
+    if not path.is_file():
+        raise UsageError(f"{path} is no file: give the name of an .onnx file")
+    try:
+        model = ir.load(path)
+    except OSError as error:
+        raise CompressError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from None
+    except Exception as error:  # protobuf and onnx_ir raise many kinds
+        raise CompressError(f"{path} is no ONNX model, or only a part of one ({type(error).__name__}): export or copy it again") from error
+    _check(path, model)
+    model.meta[NAMES_KEY] = frozenset(_constant_names(model))
+    return model
+
+
+def unwanted(model: ir.Model, rules: Rules) -> frozenset[str]:
+    """Names of the constants that stay byte-identical, for `simplify`. Raises UsageError for bad rules."""
+    names = _known_names(model)
+    rules.check(names)
+    return frozenset(name for name in names if not rules.wants(name))
+
+
+def find_weights(model: ir.Model, rules: Rules) -> Found:
+    """The weights of a simplified model. Raises UsageError for bad rules."""
+    rules.check(_known_names(model))
+    weights: list[Weight] = []
+    left_alone: list[tuple[str, str, int]] = []
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            reason = _hindrance(value, rules, graph is model.graph)
+            seen = _weight(value) if reason is None else reason
+            if isinstance(seen, Weight):
+                weights.append(seen)
+            elif _is_notable(value):
+                left_alone.append((name, seen, 0 if value.const_value is None else value.const_value.nbytes))
+    return Found(tuple(weights), tuple(left_alone))
+
+
+def _check(path: Path, model: ir.Model) -> None:
+    if FORMAT_KEY in model.metadata_props:
+        raise CompressError(
+            f"{path} is compressed already ({FORMAT_KEY} = {model.metadata_props[FORMAT_KEY]}): "
+            "give the original model, or restore this one first"
+        )
+    if model.ir_version <= 0 or not model.graph.outputs:
+        raise CompressError(f"{path} is no ONNX model (it is empty, or its graph has no outputs): export or copy it again")
+    for tensor in _external_tensors(model):
+        file = Path(tensor.path)
+        if not file.is_file():
+            raise CompressError(f"{path} keeps {tensor.name} in {file}, which is missing: put that file beside the model")
+        end = (tensor.offset or 0) + (tensor.length if tensor.length is not None else tensor.nbytes)
+        if file.stat().st_size < end:
+            raise CompressError(
+                f"{file} has {file.stat().st_size:,} bytes, but {tensor.name} of {path} ends at byte {end:,}: it is truncated or belongs "
+                "to another model; copy it again"
+            )
+
+
+def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+    for graph in _graphs(model):
+        values = [value.const_value for value in graph.initializers.values()]
+        values += [a.value for node in graph for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR and not a.is_ref()]
+        yield from (tensor for tensor in values if isinstance(tensor, ir.ExternalTensor))
+
+
+def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    yield from model.graphs()
+    for function in model.functions.values():
+        yield function.graph
+        yield from function.subgraphs()
+
+
+def _constant_names(model: ir.Model) -> Iterator[str]:
+    for graph in _graphs(model):
+        yield from graph.initializers
+        yield from (node.outputs[0].name or "" for node in graph if node.op_type == "Constant")
+
+
+def _known_names(model: ir.Model) -> frozenset[str]:
+    original: frozenset[str] = model.meta.get(NAMES_KEY, frozenset())
+    return original.union(*(graph.initializers for graph in model.graphs()))
+
+
+def _array(value: ir.Value) -> NDArray[np.generic]:
+    if value.const_value is None:
+        raise ValueError(f"{value.name} is no constant")
+    return np.asarray(value.const_value.numpy())
+
+
+def _is_notable(value: ir.Value) -> bool:
+    """Large enough for a user to wonder why it was not compressed. Axes, biases and limits are not."""
+    tensor = value.const_value
+    return tensor is None or tensor.size >= 1024 or (tensor.dtype in FLOATS and len(tensor.shape) >= 2 and tensor.size >= 64)
+
+
+def _hindrance(value: ir.Value, rules: Rules, main_graph: bool) -> str | None:
+    """Why this initializer is left alone, or None."""
+    tensor = value.const_value
+    if tensor is None:
+        return "it has no data"
+    if not rules.wants(value.name or ""):
+        return "left out by --include or --exclude"
+    if not main_graph:
+        return "it belongs to a branch or loop body"
+    if value.is_graph_output():
+        return "it is an output of the model"
+    if value.is_graph_input():
+        return "it is also an input of the model, so callers may replace it"
+    if tensor.dtype in INTEGERS:
+        least = rules.least_integers
+    elif tensor.dtype not in FLOATS:
+        return f"its type {tensor.dtype.name.lower()} is not one that is compressed"
+    else:
+        least = rules.least
+        if len(tensor.shape) < 2:
+            return f"rank-{len(tensor.shape)} tensor, needs a matrix"
+    if tensor.size < max(least, 1):
+        return f"it has {tensor.size} values, fewer than {least}"
+    if tensor.dtype in FLOATS and not _is_finite(_array(value)):
+        return "it holds NaN or infinite values"
+    return None
+
+
+def _is_finite(array: NDArray[np.generic]) -> bool:
+    flat = array.reshape(-1)
+    return all(np.isfinite(flat[start : start + CHECKED_AT_ONCE]).all() for start in range(0, flat.size, CHECKED_AT_ONCE))
+
+
+def _uses(value: ir.Value, between: tuple[ir.Node, ...] = ()) -> Iterator[Use]:
+    """Where a constant is consumed; `kind` is what the consumer could be, before all agree on one view."""
+    for usage in value.uses():
+        node, index = usage.node, usage.idx
+        behind = tuple(_uses(node.outputs[0], (*between, node))) if _is_transparent(node, value) else ()
+        if _is_transparent(node, value) and not node.outputs[0].is_graph_output():
+            yield from behind
+        else:
+            yield Use(node, index, "Other", between)
+
+
+def _is_transparent(node: ir.Node, value: ir.Value) -> bool:
+    """A widening Cast of a 16-bit weight, or a Transpose of a matrix (or of the matrices in a stack)."""
+    if node.domain not in ("", "ai.onnx"):
+        return False
+    if node.op_type == "Cast":
+        return value.dtype in SIXTEEN_BITS and node.attributes.get_int("to", 0) in ACTIVATIONS
+    return node.op_type == "Transpose" and value.shape is not None and len(value.shape) == 2 and _is_swap(node)
+
+
+def _is_swap(node: ir.Node) -> bool:
+    return tuple(node.attributes.get_ints("perm", (1, 0))) == (1, 0)
+
+
+def _weight(value: ir.Value) -> Weight | str:
+    """One view for all uses: that of an embedding if there is one, else of the first consumer that has one. Or why it is no weight."""
+    tensor = value.const_value
+    assert tensor is not None
+    uses, dims = tuple(_uses(value)), tuple(tensor.shape.numpy())
+    if not uses:
+        return "nothing in the graph uses it"
+    wanted = [_wanted(use, tensor.dtype, dims) for use in uses]
+    if max(dims) == tensor.size and tensor.dtype in FLOATS and all(kind == "Other" for kind, _ in wanted):
+        return "a vector, needs a matrix"
+    fused = sorted((sight for sight in wanted if sight[0] != "Other"), key=lambda sight: sight[0] != "Gather")
+    view = fused[0][1] if fused else next((sight[1] for sight in wanted if sight[1]), _plain(dims))
+    assert view is not None
+    kinds = [kind if seen == view else "Other" for kind, seen in wanted]
+    agreed = tuple(Use(use.node, use.index, kind, use.between) for use, kind in zip(uses, kinds, strict=True))
+    return Weight(value.name or "", value, int(tensor.dtype), view, agreed)
+
+
+def _wanted(use: Use, dtype: ir.DataType, dims: tuple[int, ...]) -> tuple[str, View | None]:
+    """The kind of a use and the view that it needs; None where any view does."""
+    node = use.node
+    casts = [n for n in use.between if n.op_type == "Cast"]
+    if node.domain not in ("", "ai.onnx") or dtype not in FLOATS:
+        return "Other", None
+    multiplied = (ir.DataType(casts[-1].attributes.get_int("to", 0)) if casts else dtype) in ACTIVATIONS
+    swapped = sum(n.op_type == "Transpose" for n in use.between) % 2 == 1
+    match node.op_type, use.index:
+        case "Gather", 0 if not swapped and node.attributes.get_int("axis", 0) in (0, -len(dims)):
+            return "Gather", View(dims, tuple(range(len(dims))), 1, dims[0])
+        case "MatMul", 1 if multiplied:
+            return "MatMul", _matrix(dims, not swapped)
+        case "Gemm", 1 if multiplied and len(dims) == 2:
+            return "Gemm", _matrix(dims, swapped == bool(node.attributes.get_int("transB", 0)))
+        case "Conv", 1 if multiplied and not swapped and 3 <= len(dims) <= 5:
+            return "Conv", _filters(dims, node.attributes.get_int("group", 1))
+        case "ConvTranspose", 1 if not swapped and len(dims) >= 2:
+            return "Other", View(dims, (1, 0, *range(2, len(dims))), 1, dims[1])
+        case ("LSTM" | "GRU" | "RNN"), (1 | 2) if not swapped and len(dims) == 3:
+            return "Other", View(dims, (0, 1, 2), dims[0], dims[1])
+    return "Other", None
+
+
+def _matrix(dims: tuple[int, ...], by_columns: bool) -> View:
+    """Stacked matrices whose outputs are the last axis (`by_columns`: [.., K, N]) or the one before it ([.., N, K])."""
+    rank = len(dims)
+    batch = int(np.prod(dims[:-2], dtype=np.int64))
+    last = (rank - 1, rank - 2) if by_columns else (rank - 2, rank - 1)
+    return View(dims, (*range(rank - 2), *last), batch, dims[last[0]])
+
+
+def _filters(dims: tuple[int, ...], group: int) -> View:
+    """Filters [O, I / group, ..]: a group is a batch of its own where it fills a panel."""
+    rows = dims[0] // max(group, 1)
+    apart = group > 1 and rows >= PANEL_ROWS and rows * group == dims[0]
+    return View(dims, tuple(range(len(dims))), group if apart else 1, rows if apart else dims[0])
+
+
+def _plain(dims: tuple[int, ...]) -> View:
+    """Rows are the first axis, and the next ones too until a panel is full, while at least a panel's width is left in a row.
+
+    A table of short records, [4420, 2], is seen the other way: two rows.
+    """
+    order = tuple(range(len(dims)))
+    rows, k, axis = 1, int(np.prod(dims, dtype=np.int64)), 0
+    while axis < len(dims) - 1 and (axis == 0 or rows < PANEL_ROWS):
+        if axis > 0 and rows > 1 and k // dims[axis] < PANEL_ROWS:
+            break
+        rows, k, axis = rows * dims[axis], k // dims[axis], axis + 1
+    if k < SHORT_ROW and dims[-1] == k:
+        return View(dims, (order[-1], *order[:-1]), 1, k)
+    return View(dims, order, 1, rows)
