@@ -9,9 +9,10 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .compress import compress
-    from .report import Report, Request
+if TYPE_CHECKING:  # at run time these names come from _Package
+    from .compress import compress as compress  # noqa: TC004
+    from .report import Report as Report  # noqa: TC004
+    from .report import Request as Request  # noqa: TC004
 
 __all__ = ["Report", "Request", "compress"]
 

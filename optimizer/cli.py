@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         console.error(usage_sentence(error.format_message()))
         return error.exit_code
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # the last resort: a sentence, never a traceback
         return _failure(console, error)
 
 
@@ -230,8 +230,8 @@ def _asks_for_details(arguments: Sequence[str]) -> bool:
 
 def usage_sentence(message: str) -> str:
     """typer's message in the form of our own: no capital, no full stop, and where to look."""
-    text = " ".join(message.split()).rstrip(".")
-    return f"{text[:1].lower()}{text[1:]} (see {PROGRAM} --help)"
+    text = ": ".join(part[:1].lower() + part[1:] for part in " ".join(message.split()).rstrip(".").split(": "))
+    return f"{text} (see {PROGRAM} --help)"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Self
 
 import typer
 
@@ -106,7 +108,7 @@ class ProgressLine:
             self._start = time.monotonic()
         self._phase, self._fraction = phase, min(max(fraction, 0.0), 1.0)
 
-    def __enter__(self) -> ProgressLine:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -119,7 +121,8 @@ class ProgressLine:
         while not self._over.wait(REDRAW_SECONDS):
             seconds = time.monotonic() - self._start
             visible = bool(self._phase) and seconds > PATIENCE_SECONDS
-            self._write(progress_text(self._phase, self._fraction, seconds) if visible else "")
+            text = progress_text(self._phase, self._fraction, seconds) if visible else ""
+            self._write(text[: shutil.get_terminal_size().columns - 1])
 
     def _write(self, text: str) -> None:
         if text or self._drawn:

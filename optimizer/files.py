@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from .errors import CompressError, UsageError
 
@@ -64,16 +64,19 @@ def load_graph(path: Path) -> ir.Model:
     if not path.is_file():
         raise UsageError(f"{path} is no file: give the name of an .onnx file")
     try:
-        return ir.load(path)
+        model = ir.load(path)
     except OSError as error:
         raise CompressError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from None
     except Exception as error:  # protobuf and onnx_ir raise many kinds
         raise CompressError(f"{path} is no ONNX model ({type(error).__name__}): export or copy it again") from error
+    if not model.graph.outputs:  # an empty file is a valid protobuf, and so is much junk
+        raise CompressError(f"{path} is no ONNX model (it has no graph with outputs): export or copy it again")
+    return model
 
 
 def _tensors(model: ir.Model) -> Iterator[object]:
     """All tensors of all graphs, functions and attributes; external ones are not read."""
-    bodies = (model.graph, *model.functions.values())
+    bodies: tuple[ir.Graph | ir.Function, ...] = (model.graph, *model.functions.values())
     for graph in (graph for body in bodies for graph in (body, *body.subgraphs())):
         yield from (value.const_value for value in getattr(graph, "initializers", {}).values())
     for node in (node for body in bodies for node in body.all_nodes()):
@@ -125,7 +128,7 @@ class Workspace:
         self._force, self._dry_run = force, dry_run
         self._folder = Path()
 
-    def __enter__(self) -> Workspace:
+    def __enter__(self) -> Self:
         if not self._dry_run:
             check_target(self._source, self._target, self._force)
         place = Path(tempfile.gettempdir()) if self._dry_run else self._target.parent

@@ -135,7 +135,7 @@ def _weights(data: NDArray[np.uint8], payload_name: str, members: dict[int, list
 def _checked(data: NDArray[np.uint8], header: reader.Header) -> Payload:
     """The chunked payload without its levels, after a check of all chunks. Raises CorruptionError."""
     for number, chunk in enumerate(header.chunks):
-        if zlib.crc32(data[chunk.offset : chunk.offset + chunk.size]) != chunk.crc:
+        if zlib.crc32(data[chunk.offset : chunk.offset + chunk.size].data) != chunk.crc:
             raise CorruptionError(f"the checksum of chunk {number} does not match: the payload was changed after it was written")
     return header.payload
 

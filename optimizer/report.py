@@ -139,10 +139,10 @@ def from_json(text: str) -> Report:
         raise UsageError(f"this text is no report of onnx-compress ({type(error).__name__}: {error}): give what --json printed") from None
 
 
-def _typed(kind: type[WeightReport] | type[Report], content: dict[str, Any]) -> dict[str, Any]:
+def _typed(kind: type[WeightReport | Report], content: dict[str, Any]) -> dict[str, Any]:
     """The fields of `content` with the types that JSON does not keep."""
     floats = {item.name for item in fields(kind) if item.type == "float"}
-    typed = {name: math.nan if value is None and name in floats else value for name, value in content.items()}
+    typed: dict[str, Any] = {name: math.nan if value is None and name in floats else value for name, value in content.items()}
     return {**typed, "dims": tuple(typed["dims"])} if "dims" in typed else typed
 
 

@@ -30,10 +30,10 @@ MOST_REASONS = 4
 
 def human(size: int) -> str:
     """A number of bytes in the decimal units of --target-size: 950 bytes, 1.63 KB, 90.3 MB."""
-    if size < 1000:
-        return f"{size} bytes"
-    power = min(int(math.log10(size)) // 3, 4)
-    return f"{size / 1000**power:.3g} {' KMGT'[power]}B" if size / 1000**power < 999.5 else f"{size / 1000**power:.0f} {' KMGT'[power]}B"
+    for power, unit in enumerate(("bytes", "KB", "MB", "GB")):
+        if size < 999.5 * 1000**power:
+            return f"{size / 1000**power:.3g} {unit}"
+    return f"{size / 1000**4:.3g} TB"
 
 
 def number(value: float) -> str:
