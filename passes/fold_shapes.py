@@ -7,7 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import ShapeInferencePass
 
-from .constants import add_constant, all_names, fresh_name, is_constant, small_array
+from .constants import add_constant, all_names, fresh_name, is_constant, small_array, tensor_of
 
 # Key in `ir.Value.meta`, never in the file: the inferred shape; a graph output's own `shape` is what the file declares.
 _INFERRED = "onnx_compress.inferred_shape"
@@ -57,16 +57,18 @@ class FoldShapes(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, bool(count))
 
 
-def _dims(value: ir.Value | None) -> list[int | str | None] | None:
+def known_dims(value: ir.Value | None) -> list[int | str | None] | None:
     """The dimensions of a value: a number, a name (equal names are equal numbers), or None for unknown. None: not even the rank."""
-    shape = None if value is None else value.meta.get(_INFERRED)
+    if value is None:
+        return None
+    shape = tensor_of(value).shape if is_constant(value) else value.meta.get(_INFERRED)
     if shape is None:
         return None
     return [dim if isinstance(dim, int) else dim.value for dim in shape]
 
 
 def _fold_shape(graph: ir.Graph, node: ir.Node, taken: set[str]) -> int:
-    dims = _dims(node.inputs[0])
+    dims = known_dims(node.inputs[0])
     result = node.outputs[0]
     if dims is None or result.is_graph_output():
         return 0
@@ -94,8 +96,8 @@ def _fold_gather(graph: ir.Graph, node: ir.Node, dims: list[int | str | None], t
 def _fold_target(graph: ir.Graph, node: ir.Node, taken: set[str]) -> int:
     """Reshape(x, computed) -> Reshape(x, constant): static numbers, 0 for a dimension that stays in its place, at most one -1."""
     target = node.inputs[1] if len(node.inputs) > 1 else None
-    before, after = _dims(node.inputs[0]), _dims(node.outputs[0])
-    if target is None or is_constant(target) or after is None or node.attributes.get_int("allowzero", 0):
+    before, after = known_dims(node.inputs[0]), known_dims(node.outputs[0])
+    if target is None or is_constant(target) or after is None or node.attributes.get_int("allowzero", 0) != 0:
         return 0
     stays = [before is not None and i < len(before) and d is not None and before[i] == d for i, d in enumerate(after)]
     numbers = [d if isinstance(d, int) else 0 if same else -1 for d, same in zip(after, stays)]

@@ -80,7 +80,7 @@ def _layer(node: ir.Node) -> _Layer | None:
         case "ConvTranspose":
             channels, rank = dims[1] * node.attributes.get_int("group", 1), len(dims)
         case _:
-            channels, rank = dims[0] if node.attributes.get_int("transB", 0) else dims[1], 2
+            channels, rank = dims[0 if node.attributes.get_int("transB", 0) == 1 else 1], 2
     if bias is not None:
         values = _floats(bias)
         if values is None or values.size not in (1, channels) or values.shape not in ((), (1,), (channels,), (1, channels)):
@@ -141,7 +141,7 @@ def _per_channel(value: ir.Value | None, layer: _Layer) -> Floats | None:
 
 def _normalization(node: ir.Node, source: ir.Value, channels: int) -> _Affine | None:
     """y = (x - mean) / sqrt(variance + epsilon) * scale + shift."""
-    if node.inputs[0] is not source or len(node.inputs) != 5 or node.attributes.get_int("training_mode", 0):
+    if node.inputs[0] is not source or len(node.inputs) != 5 or node.attributes.get_int("training_mode", 0) != 0:
         return None
     if any(v.uses() or v.is_graph_output() for v in node.outputs[1:]) or node.attributes.get_int("spatial", 1) != 1:
         return None

@@ -13,6 +13,8 @@ import onnx_ir as ir
 
 from .constants import UNTOUCHABLE, WEIGHT_ELEMENTS, is_constant, tensor_of
 from .fold_shapes import ForgetShapes
+from .names import shorten
+from .slim import ClearDocumentation
 
 
 def run_onnxsim(model: ir.Model, limit_seconds: float) -> str:
@@ -26,11 +28,10 @@ def run_onnxsim(model: ir.Model, limit_seconds: float) -> str:
     if model.functions:
         return "onnxsim: skipped, the model has functions"
     skeleton, weights = _detached(model)
-    before = ir.to_proto(skeleton)
     try:
-        after = ir.from_proto(_simplified(before, limit_seconds))
-        ForgetShapes()(after)
-        saved_bytes = before.ByteSize() - ir.to_proto(after).ByteSize()
+        after = ir.from_proto(_simplified(ir.to_proto(skeleton), limit_seconds))
+        ir.passes.Sequential(ClearDocumentation(), ForgetShapes())(after)
+        saved_bytes = _shortest_bytes(skeleton.graph) - _shortest_bytes(after.graph)
     except subprocess.TimeoutExpired:
         return f"onnxsim: skipped, not done after {limit_seconds:g} seconds"
     except Exception as error:  # whatever it wrote may be anything; the adapter's promise is a note
@@ -53,8 +54,15 @@ def _detached(model: ir.Model) -> tuple[ir.Model, list[ir.Value]]:
         value = skeleton.graph.initializers.pop(name)
         value.const_value = None
         skeleton.graph.inputs.append(value)
-    ForgetShapes()(skeleton)
+    ir.passes.Sequential(ClearDocumentation(), ForgetShapes())(skeleton)
     return skeleton, weights
+
+
+def _shortest_bytes(graph: ir.Graph) -> int:
+    """Size with short names, since that is what is written."""
+    copy = ir.Model(graph.clone(), ir_version=8)
+    shorten(copy)
+    return int(ir.to_proto(copy).ByteSize())
 
 
 def _simplified(proto: onnx.ModelProto, limit_seconds: float) -> onnx.ModelProto:

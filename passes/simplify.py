@@ -12,7 +12,9 @@ from .default_attributes import RemoveDefaultAttributes
 from .fold import FoldConstants
 from .fold_shapes import FoldShapes, ForgetShapes, InferShapes
 from .fuse_affine import FuseAffine
+from .fuse_gemm import FuseGemm
 from .fuse_pad import FusePad
+from .fuse_slices import FuseSlices
 from .identities import RemoveIdentities
 from .lift import LiftConstants
 from .names import UniqueNames
@@ -57,7 +59,9 @@ def _round() -> ir.passes.Sequential:
         FoldShapes(),
         FoldConstants(),
         FuseAffine(),
+        FuseGemm(),
         FusePad(),
+        FuseSlices(),
         common.RemoveUnusedNodesPass(),
         Deduplicate(),
         MergeEqualNodes(),
@@ -67,7 +71,7 @@ def _round() -> ir.passes.Sequential:
 def _last_steps() -> ir.passes.Sequential:
     return ir.passes.Sequential(
         RemoveDefaultAttributes(),
-        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         common.RemoveUnusedOpsetsPass(),
         UniqueNames(),
         ForgetShapes(),

@@ -11,6 +11,8 @@ from .constants import is_constant, is_untouchable, tensor_of
 _STATES = (5, 6)
 # Reading larger initial states only to see whether they are zero is not worth it.
 _LARGEST_BYTES = 1 << 20
+# Operators that only move or repeat the values of their first input.
+_MOVES = frozenset({"Cast", "Expand", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"})
 
 
 class RemoveZeroStates(ir.passes.InPlacePass):
@@ -33,7 +35,11 @@ def _is_zero(value: ir.Value | None) -> bool:
     if is_constant(value):
         return not is_untouchable(value) and tensor_of(value).nbytes <= _LARGEST_BYTES and not np.any(tensor_of(value).numpy())
     producer = value.producer()
-    if producer is None or producer.op_type != "ConstantOfShape" or producer.domain != "":
+    if producer is None or producer.domain != "":
+        return False
+    if producer.op_type in _MOVES:
+        return _is_zero(producer.inputs[0])
+    if producer.op_type != "ConstantOfShape":
         return False
     fill = producer.attributes.get_tensor("value", None)
     return fill is None or not np.any(fill.numpy())
