@@ -1,0 +1,1 @@
+"""Models of our own, for the demo and the tests: made by code, from seeds, and never stored."""
