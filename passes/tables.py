@@ -200,6 +200,19 @@ def plan(levels: NDArray[np.int32], row_classes: tuple[int, ...] = (1, 2, 4, 8))
     return Coding(raw, base, tables, classes, cost + raw_total)
 
 
+def plan_histograms(histograms: NDArray[np.float64], low: int, row_classes: tuple[int, ...] = (1, 2, 4)) -> float:
+    """Bits of the cheapest coding of levels that are known by their histograms, [panels, levels low, low + 1, ...]; as `plan`."""
+    bits, raw = rate(histograms.sum(0), low)
+    if not np.isfinite(bits):
+        return bits
+    half = (1 << raw) >> 1
+    classes = ((low + half + np.arange(histograms.shape[1])) >> raw) - ((low + half) >> raw)
+    starts = np.flatnonzero(np.diff(classes, prepend=-1))
+    grouped = np.add.reduceat(histograms, starts, axis=1)
+    plans = [_with_classes(grouped, (low + half) >> raw, many) for many in row_classes if many <= len(histograms)]
+    return min(cost for cost, _, _ in plans) + raw * float(histograms.sum())
+
+
 def _with_classes(histograms: NDArray[np.float64], base: int, many: int) -> tuple[float, tuple[Table, ...], NDArray[np.uint8] | None]:
     """Groups panels into `many` classes: Lloyd's iteration with bits as the distance, begun with the panels sorted by spread."""
     if many == 1:

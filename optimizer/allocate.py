@@ -1,0 +1,63 @@
+"""Spends a budget of bytes: one candidate for each weight under one Lagrangian multiplier.
+
+The allocator sees only (bytes, predicted divergence). For a multiplier m every weight takes the candidate with the least `predicted + m * bytes`,
+which is a point of its lower convex hull; m is bisected until the bytes fit, and what is left over is spent where it buys most.
+After: Shoham and Gersho 1988, "Efficient bit allocation for an arbitrary set of quantizers".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+BISECTIONS = 100
+"""Halvings of the logarithm of the multiplier: far below the resolution of a double."""
+
+Options = Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
+"""For each weight (bytes [n], predicted divergence [n]) of its candidates."""
+
+
+def allocate(options: Options, budget_bytes: float) -> list[int] | None:
+    """The chosen candidate of each weight; None where even the smallest ones exceed the budget."""
+    smallest = [int(np.lexsort((predicted, size))[0]) for size, predicted in options]
+    if _bytes(options, smallest) > budget_bytes:
+        return None
+    low, high = -80.0, 80.0  # log2 of the multiplier: from "bytes are free" to "bytes are all"
+    best = smallest
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        chosen = _choose(options, 2.0**middle)
+        if _bytes(options, chosen) <= budget_bytes:
+            best, high = chosen, middle
+        else:
+            low = middle
+    return _spend(options, best, budget_bytes - _bytes(options, best))
+
+
+def _choose(options: Options, multiplier: float) -> list[int]:
+    return [int(np.argmin(predicted + multiplier * size)) for size, predicted in options]
+
+
+def _bytes(options: Options, chosen: Sequence[int]) -> float:
+    return float(sum(size[number] for (size, _), number in zip(options, chosen, strict=True)))
+
+
+def _spend(options: Options, chosen: list[int], left: float) -> list[int]:
+    """Upgrades single weights, the best gain a byte first, while they fit."""
+    chosen = list(chosen)
+    while True:
+        best, step = 0.0, None
+        for weight, (size, predicted) in enumerate(options):
+            more = size - size[chosen[weight]]
+            gain = predicted[chosen[weight]] - predicted
+            fits = (more > 0) & (more <= left) & (gain > 0)
+            if fits.any():
+                worth = np.where(fits, gain / np.where(fits, more, 1), 0)
+                if worth.max() > best:
+                    best, step = float(worth.max()), (weight, int(worth.argmax()))
+        if step is None:
+            return chosen
+        left -= options[step[0]][0][step[1]] - options[step[0]][0][chosen[step[0]]]
+        chosen[step[0]] = step[1]

@@ -1,0 +1,67 @@
+"""Codes a plan: choices to payloads, each weight made, coded and dropped again, so that memory holds one weight a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from ..passes import writer
+from ..runtime.evaluate import dense_values
+from ..runtime.form import Codebook, Member
+from .model import Weight
+from .plan import Choice, Payload
+
+
+def code(choices: Sequence[Choice], threads: int) -> tuple[Payload, ...]:
+    """The payloads of all choices: small weights in pools, each other one by itself.
+
+    The same bytes for any number of threads.
+    """
+    small = [choice for choice in choices if choice.weight.view.size < writer.POOL_BELOW and not inside_subgraph(choice.weight)]
+    members = {id(choice): choice.layer.member(choice.technique) for choice in small}
+    small = [choice for choice in small if writer.poolable(members[id(choice)])]
+    pools = writer.pools([members[id(choice)] for choice in small])
+    groups = [[small[place] for place in pool] for pool in pools]
+    pooled = {id(choice) for group in groups for choice in group}
+    groups += [[choice] for choice in choices if id(choice) not in pooled]
+
+    def coded(group: list[Choice]) -> Payload:
+        return _payload(group, [members.get(id(choice)) or choice.layer.member(choice.technique) for choice in group])
+
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        return tuple(pool.map(coded, groups))
+
+
+def _payload(choices: Sequence[Choice], members: list[Member]) -> Payload:
+    biases = {}
+    for choice, made in zip(choices, members, strict=True):
+        bias = choice.layer.corrected_bias(made) if choice.technique is not None else None
+        if bias is not None:
+            biases[str(choice.layer.bias.name)] = bias  # type: ignore[union-attr]
+    return Payload(_bytes(choices, members), tuple(choices), tuple(map(_zeros, members)), biases)
+
+
+def _bytes(choices: Sequence[Choice], members: list[Member]) -> bytes:
+    if len(members) > 1:
+        return writer.write_pool(members)
+    single = writer.write(members[0], any(use.kind == "Gather" for use in choices[0].weight.uses))
+    if writer.poolable(members[0]) and not inside_subgraph(choices[0].weight):
+        return min(single, writer.write_pool(members), key=len)
+    return single
+
+
+def inside_subgraph(weight: Weight) -> bool:
+    """Whether a body of If, Loop or Scan consumes the weight: older runtimes hand its payload over anew at each run, and a pool would be decoded each time."""
+    return any(use.node.graph is not weight.value.graph for use in weight.uses)
+
+
+def _zeros(made: Member) -> float:
+    """The share of values that are exactly zero."""
+    levels = made.symbols.levels
+    if levels is None or levels.size == 0:
+        return 0.0
+    if isinstance(made.form, Codebook):
+        return float((dense_values(made.form.centroids) == 0)[levels].mean())
+    return float(np.mean(levels == 0))

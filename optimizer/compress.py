@@ -1,0 +1,192 @@
+"""The pipeline: a model in, a smaller model out, and a report of what was done. Readable top to bottom."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from ..passes.simplify import overridable, simplify
+from ..passes.technique import Context
+from .bias import bias_of, centred
+from .calibrate import Feed, load_calibration
+from .candidates import TECHNIQUES, offers
+from .emit import Emitted
+from .errors import TargetError, UsageError
+from .files import Workspace, model_bytes
+from .fit import Market, Sizer, fit
+from .model import Rules, find_weights, load, unwanted
+from .moments import Moments, measure
+from .outcome import Setting, summarize
+from .plan import Choice, Layer
+from .probe import Prober
+from .report import Progress, Report, Request, silent
+from .save import is_external, save
+from .sensitivity import predict
+from .synthetic import synthesize
+from .verify import check
+
+PROBE_SAMPLES = 32
+"""Samples in the probes: sensitivities need to be right to a few per cent, not more."""
+
+
+LEAST_BITS = 0.01
+"""A target that leaves less than this a weight is out of reach before anything is tried."""
+
+
+def compress(source: str | Path, target: str | Path, request: Request, progress: Progress = silent) -> Report:
+    """Compresses the model at `source` into `target` as `request` says.
+
+    Raises UsageError, CompressError, TargetError or VerificationError; `target` then is what it was before.
+    """
+    source, target = Path(source), Path(target)
+    clock = Clock(progress)
+    with Workspace(source, target, request.force, request.dry_run) as work:
+        clock.start("reading")
+        prepared = prepare(source, request)
+        clock.start("calibrating")
+        evidence = observe(prepared, request)
+        emitted = decide(prepared, evidence, request, clock)
+        clock.start("verifying")
+        save(emitted, work.model, work.data if is_external(emitted, request.external_data) else None)
+        checked = check(source, work.model, evidence.probes, request.max_divergence)
+        clock.stop()
+        setting = Setting(str(source), str(target), prepared.bytes, evidence.description, prepared.left_alone, prepared.notes, clock.seconds)
+        report = summarize(setting, emitted, checked, work.model)
+        work.publish()
+    return report
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A slimmed model, its weights (floats and integers) and what is left alone; `bytes` are the input's, over all files."""
+
+    model: ir.Model
+    layers: tuple[Layer, ...]
+    integers: tuple[Layer, ...]
+    left_alone: tuple[tuple[str, str, int], ...]
+    untouchable: frozenset[str]
+    notes: tuple[str, ...]
+    bytes: int
+    target_bytes: int
+
+
+def prepare(source: Path, request: Request) -> Prepared:
+    """Loads and slims the model and finds its weights. Raises UsageError, CompressError."""
+    model = load(source)
+    rules = Rules(request.include, request.exclude)
+    untouchable = unwanted(model, rules)
+    if request.keep_overridable and (names := overridable(model)):
+        raise UsageError(f"{len(names)} initializers such as {names[0]!r} are inputs too, so callers may replace them: leave out --keep-overridable to fix them")
+    notes = simplify(model, untouchable)
+    found = find_weights(model, rules)
+    if not found.weights:
+        reasons = "; ".join(sorted({reason for _, reason, _ in found.left_alone})) or "it has no large constants"
+        raise UsageError(f"{source} has no weights to compress ({reasons}): nothing was written")
+    layers = tuple(Layer(weight, Context(seed=request.seed)) for weight in found.weights)
+    floats = tuple(layer for layer in layers if layer.weight.is_float)
+    integers = tuple(layer for layer in layers if not layer.weight.is_float)
+    size = model_bytes(source)
+    target_bytes = request.target_bytes or int(size / (request.target_ratio or 1.0))
+    return Prepared(model, floats, integers, found.left_alone, untouchable, notes, size, target_bytes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """What is known of the inputs: feeds for probes and verification, moments by weight name, and a description for the report."""
+
+    probes: tuple[Feed, ...]
+    moments: dict[str, Moments]
+    description: str
+
+
+def observe(prepared: Prepared, request: Request) -> Evidence:
+    """Loads calibration data, or makes inputs, and measures what the weights are multiplied with. Raises UsageError, CompressError."""
+    if request.calibration:
+        feeds = load_calibration(request.calibration, prepared.model.graph.inputs)
+    else:
+        feeds = synthesize(prepared.model, request.seed, request.input_shapes)
+    weights = [layer.weight for layer in prepared.layers]
+    count = samples(feeds)
+    description = f"{count} {'calibration' if request.calibration else 'synthetic'} sample{'s' * (count != 1)}"
+    return Evidence(subset(feeds, PROBE_SAMPLES), measure(prepared.model, weights, feeds), description)
+
+
+def decide(prepared: Prepared, evidence: Evidence, request: Request, clock: Clock) -> Emitted:
+    """Candidates, probes and allocation: the compressed model. Raises TargetError."""
+    threads = request.threads or os.cpu_count() or 1
+    sizer = Sizer(prepared.model, prepared.untouchable, request.external_data, threads)
+    fixed = [Choice(layer, None, "lossless", 0.0) for layer in prepared.integers]
+    layers = [informed(layer, evidence.moments.get(layer.weight.name), prepared.untouchable) for layer in prepared.layers]
+    clock.start("making candidates")
+    bits = _average_bits(sizer, layers, fixed, prepared.target_bytes)
+    offered = offers(layers, TECHNIQUES[request.technique], bits, threads)
+    usable = [offer for offer in offered if offer.families]
+    clock.start("probing")
+    prober = Prober(prepared.model, [layer.weight for layer in layers], evidence.probes, threads)
+    candidates = predict(usable, prober, threads, clock.tick)
+    del prober
+    clock.start("fitting the size")
+    return fit(Market([offer.layer for offer in usable], candidates, fixed), sizer, prepared.target_bytes, clock.tick)
+
+
+def informed(layer: Layer, moments: Moments | None, untouchable: frozenset[str]) -> Layer:
+    """A layer with what was measured: errors count by the second moments, centred where a bias takes up the mean."""
+    bias = bias_of(layer.weight)
+    if moments is None or bias is None or bias.name in untouchable or not moments.mean.any():
+        square = None if moments is None else moments.square
+        return Layer(layer.weight, Context(square, seed=layer.context.seed))
+    return Layer(layer.weight, Context(centred(moments), seed=layer.context.seed), bias, moments)
+
+
+def _average_bits(sizer: Sizer, layers: Sequence[Layer], fixed: Sequence[Choice], target_bytes: int) -> float:
+    """Bits a weight that the target leaves beside the graph. Raises TargetError where it leaves none."""
+    count = sum(layer.weight.view.size for layer in layers)
+    overhead = sizer.skeleton_bytes(layers, fixed)
+    bits = 8 * (target_bytes - overhead) / max(count, 1)
+    if count and bits < LEAST_BITS:
+        raise TargetError(
+            f"{target_bytes:,} bytes cannot be reached: the graph and the tensors left alone take {overhead:,} of them; ask for a lower ratio"
+        )
+    return bits
+
+
+def samples(feeds: Sequence[Feed]) -> int:
+    """Samples in all feeds: the largest first dimension of each."""
+    return sum(max((array.shape[0] for array in feed.values() if array.ndim), default=1) for feed in feeds)
+
+
+def subset(feeds: Sequence[Feed], wanted: int) -> tuple[Feed, ...]:
+    """Whole feeds, evenly spread, with about `wanted` samples in all, at least one feed."""
+    total = samples(feeds)
+    keep = max(1, round(len(feeds) * min(1.0, wanted / max(total, 1))))
+    return tuple(feeds[(number * len(feeds)) // keep] for number in range(keep))
+
+
+class Clock:
+    """Names the phase that runs, and remembers how long each took."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._phase, self._since = "", 0.0
+        self.seconds: dict[str, float] = {}
+
+    def start(self, phase: str) -> None:
+        """Ends the running phase and begins another."""
+        self.stop()
+        self._phase, self._since = phase, time.monotonic()
+        self._progress(phase, 0.0)
+
+    def tick(self, fraction: float) -> None:
+        """Tells how much of the running phase is done, 0..1."""
+        self._progress(self._phase, fraction)
+
+    def stop(self) -> None:
+        """Ends the running phase."""
+        if self._phase:
+            self.seconds[self._phase] = time.monotonic() - self._since
+        self._phase = ""

@@ -1,0 +1,171 @@
+"""Writes a plan into a graph: payloads in place of weights, our operators in place of their consumers (FORMAT.md, section 8)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ..passes import names
+from ..passes.halve import halve
+from ..runtime.reader import FORMAT_VERSION
+from .bias import following_add
+from .model import Use, Weight
+from .plan import Payload
+from .version import package_version
+
+DOMAIN = "onnx_compress"
+FORMAT_KEY = "onnx_compress.format"
+PACKAGE_KEY = "onnx_compress.package"
+NAMES_KEY = "onnx_compress.names"
+LEAST_IR_VERSION = 8
+NAMES_SHARE = 1 / 1000
+"""The map from payloads to the weights' own names is written where it costs at most this share of the payloads."""
+
+FUSED = {"MatMul": "CompressedMatMul", "Gemm": "CompressedGemm", "Conv": "CompressedConv", "Gather": "CompressedGather"}
+KEPT_ATTRIBUTES = {
+    "CompressedConv": ("auto_pad", "dilations", "group", "pads", "strides"),
+    "CompressedGemm": ("alpha", "beta", "transA"),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Emitted:
+    """The compressed model, its payloads, and each payload's name in it."""
+
+    model: ir.Model
+    payloads: tuple[Payload, ...]
+    names: tuple[str, ...]
+
+
+def emit(model: ir.Model, payloads: Sequence[Payload], untouchable: Container[str]) -> Emitted:
+    """A compressed copy of `model`, which stays as it is; initializers that `untouchable` names keep their bytes."""
+    copy = model.clone()
+    twins = dict(zip(model.graph.all_nodes(), copy.graph.all_nodes(), strict=True))
+    for name, array in (item for payload in payloads for item in payload.biases.items()):
+        value = copy.graph.initializers[name]
+        dtype = value.const_value.dtype  # type: ignore[union-attr]
+        value.const_value = ir.Tensor(array.astype(dtype.numpy()), name=name)
+    payload_names = []
+    for number, payload in enumerate(payloads):
+        value = _payload_value(copy, payload, number)
+        payload_names.append(str(value.name))
+        for place, choice in enumerate(payload.choices):
+            _rewrite(copy, choice.weight, _Source(value, place), twins)
+    halve(copy, untouchable)
+    _drop_unused(copy)
+    copy.graph.opset_imports[DOMAIN] = 1
+    copy.ir_version = max(copy.ir_version or 0, LEAST_IR_VERSION)
+    short = names.shorten(copy)
+    final = tuple(short.get(name, name) for name in payload_names)
+    _describe(copy, payloads, final)
+    return Emitted(copy, tuple(payloads), final)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where a weight is: a payload and a member number."""
+
+    payload: ir.Value
+    member: int
+
+    def attributes(self, cast_to: int) -> dict[str, int]:
+        """The attributes that every operator of ours has, without defaults."""
+        found = {"member": self.member} if self.member else {}
+        return found | ({"to": cast_to} if cast_to else {})
+
+
+def _payload_value(model: ir.Model, payload: Payload, number: int) -> ir.Value:
+    name = f"onnx_compress.payload.{number}"
+    data = np.frombuffer(payload.data, np.uint8)
+    value = ir.Value(name=name, type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([len(data)]), const_value=ir.Tensor(data, name=name))
+    model.graph.register_initializer(value)
+    return value
+
+
+def _rewrite(model: ir.Model, weight: Weight, source: _Source, twins: dict[ir.Node, ir.Node]) -> None:
+    """Lets every consumer of a weight read the payload instead."""
+    others = [use for use in weight.uses if use.kind not in FUSED]
+    for use in weight.uses:
+        if use.kind in FUSED:
+            _fuse(use, source, twins)
+    if others:
+        _decompress(model, weight, others, source, twins)
+
+
+def _fuse(use: Use, source: _Source, twins: dict[ir.Node, ir.Node]) -> None:
+    """One consumer becomes one operator of ours; an Add of a vector behind a MatMul becomes its bias."""
+    node, kind = twins[use.node], FUSED[use.kind]
+    attributes = [ir.convenience.convert_attribute(name, value) for name, value in source.attributes(_cast_to(use)).items()]
+    attributes += [node.attributes[name] for name in KEPT_ATTRIBUTES.get(kind, ()) if name in node.attributes]
+    replaced = [node]
+    if kind == "CompressedGather":
+        inputs = [source.payload, node.inputs[1]]
+    else:
+        inputs = [node.inputs[0], source.payload, *node.inputs[2:]]
+        add = following_add(node) if kind == "CompressedMatMul" else None
+        if add is not None and _adds_to_columns(add, node, use):
+            inputs.append(next(value for value in add.inputs if value is not node.outputs[0]))
+            replaced.append(add)
+    graph = node.graph
+    assert graph is not None
+    new = ir.Node(DOMAIN, kind, inputs, attributes, num_outputs=1)
+    last = replaced[-1]
+    ir.convenience.replace_nodes_and_values(graph, last, replaced, [new], [last.outputs[0]], [new.outputs[0]])
+
+
+def _adds_to_columns(add: ir.Node, node: ir.Node, use: Use) -> bool:
+    """Whether the vector of an Add has exactly one value for each column of the product (a longer one would broadcast the product)."""
+    vector = next(value for value in add.inputs if value is not node.outputs[0])
+    return vector is not None and vector.const_value is not None and vector.const_value.size == _columns(use)
+
+
+def _columns(use: Use) -> int:
+    """Columns of the product that a MatMul makes with its weight."""
+    root = use.between[0].inputs[0] if use.between else use.node.inputs[use.index]
+    dims = list(root.const_value.shape.numpy())  # type: ignore[union-attr]
+    transposed = any(node.op_type == "Transpose" for node in use.between)
+    return int(dims[-2] if transposed else dims[-1])
+
+
+def _cast_to(use: Use) -> int:
+    """The dtype that the weight is cast to on its way to this consumer, 0 for none."""
+    casts = [node for node in use.between if node.op_type == "Cast"]
+    return casts[-1].attributes["to"].as_int() if casts else 0
+
+
+def _decompress(model: ir.Model, weight: Weight, others: Sequence[Use], source: _Source, twins: dict[ir.Node, ir.Node]) -> None:
+    """One Decompress node for all consumers without an operator of ours; it also does a Cast that all of them go through."""
+    value = model.graph.initializers[weight.name]
+    casts = {_cast_to(use) if use.between and use.between[0].op_type == "Cast" else 0 for use in others}
+    cast_to = casts.pop() if len(casts) == 1 else 0
+    attributes = [ir.convenience.convert_attribute(name, number) for name, number in source.attributes(cast_to).items()]
+    new = ir.Node(DOMAIN, "Decompress", [source.payload], attributes, num_outputs=1)
+    new.outputs[0].type = ir.TensorType(ir.DataType(cast_to or weight.dtype))
+    model.graph.insert_before(_first_node(model), new)
+    if cast_to:
+        for cast in {twins[use.between[0]] for use in others}:
+            ir.convenience.replace_all_uses_with(cast.outputs[0], new.outputs[0])
+    else:
+        ir.convenience.replace_all_uses_with(value, new.outputs[0])
+
+
+def _first_node(model: ir.Model) -> ir.Node:
+    return next(iter(model.graph))
+
+
+def _drop_unused(model: ir.Model) -> None:
+    """Casts and Transposes of weights that nothing reads any more, then initializers that nothing reads."""
+    ir.passes.common.RemoveUnusedNodesPass()(model)
+
+
+def _describe(model: ir.Model, payloads: Sequence[Payload], final: Sequence[str]) -> None:
+    """Metadata: what wrote this file, and the weights' own names where they cost next to nothing."""
+    model.metadata_props[FORMAT_KEY] = FORMAT_VERSION
+    model.metadata_props[PACKAGE_KEY] = package_version()
+    text = json.dumps({name: [choice.weight.name for choice in payload.choices] for name, payload in zip(final, payloads, strict=True)}, separators=(",", ":"))
+    if len(text) <= NAMES_SHARE * sum(len(payload.data) for payload in payloads):
+        model.metadata_props[NAMES_KEY] = text

@@ -1,0 +1,148 @@
+"""Meets the target: allocation on predicted sizes, then bisection on the real ones until the file has the size that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from ..passes.quantize import Quantize
+from .allocate import Options, allocate
+from .coding import code
+from .emit import Emitted, emit
+from .errors import TargetError
+from .plan import Choice, Layer, Payload
+from .save import is_external, size_bytes
+from .sensitivity import Scaled
+
+ALLOCATIONS = 5
+"""Rounds of allocation; each corrects what the last one guessed wrong about the real size."""
+
+FINE_ROUNDS = 7
+"""Bisections of one factor on all steps: 2^-7 of the finest reach is far below 0.1 % of the file."""
+
+FINE_REACH = 0.15
+"""The factor is at most 2^0.15 either way, 0.15 bit a weight: more than the allocator leaves over."""
+
+CLOSE_ENOUGH = 0.0015
+"""The file may stay this share below the target."""
+
+NOMINAL_DATA_NAME = "out.onnx.data"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sizer:
+    """Turns choices into the very file that would be written, to count its bytes."""
+
+    model: ir.Model
+    untouchable: frozenset[str]
+    external: bool | None
+    threads: int
+
+    def emit(self, choices: Sequence[Choice]) -> tuple[Emitted, int]:
+        """(the compressed model, its bytes over all files)."""
+        emitted = emit(self.model, code(choices, self.threads), self.untouchable)
+        name = NOMINAL_DATA_NAME if is_external(emitted, self.external) else None
+        return emitted, size_bytes(emitted, name)
+
+    def skeleton_bytes(self, layers: Sequence[Layer], fixed: Sequence[Choice]) -> int:
+        """Bytes of the file when all float weights are empty payloads: the graph, what is left alone, and the integers."""
+        empty = [Payload(b"", (Choice(layer, None, "", 0.0),), (0.0,), {}) for layer in layers]
+        emitted = emit(self.model, [*empty, *code(fixed, self.threads)], self.untouchable)
+        name = NOMINAL_DATA_NAME if is_external(emitted, self.external) else None
+        return size_bytes(emitted, name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Market:
+    """What the allocator chooses from: layers with their candidates, and integer weights, which have one candidate each."""
+
+    layers: Sequence[Layer]
+    candidates: Sequence[Sequence[Scaled]]
+    fixed: Sequence[Choice]
+
+    def options(self) -> Options:
+        """(bytes, predicted divergence) of all candidates."""
+        return [(np.array([one.candidate.bytes for one in many]), np.array([one.predicted for one in many])) for many in self.candidates]
+
+    def choices(self, numbers: Sequence[int]) -> list[Choice]:
+        """The plan that these candidate numbers stand for."""
+        chosen = [many[number] for many, number in zip(self.candidates, numbers, strict=True)]
+        mine = [Choice(layer, one.candidate.technique, one.candidate.family, one.predicted) for layer, one in zip(self.layers, chosen, strict=True)]
+        return [*mine, *self.fixed]
+
+    def bytes(self, numbers: Sequence[int]) -> float:
+        """The predicted bytes of these candidates."""
+        return sum(many[number].candidate.bytes for many, number in zip(self.candidates, numbers, strict=True))
+
+
+def fit(market: Market, sizer: Sizer, target_bytes: int, tick: Callable[[float], None]) -> Emitted:
+    """The compressed model with the least predicted divergence of at most `target_bytes`.
+
+    Raises TargetError where even the smallest candidates are too large.
+    """
+    options = market.options()
+    fixed_bytes, best, numbers, size = 0.0, None, None, 0
+    for round_number in range(ALLOCATIONS):
+        numbers = allocate(options, target_bytes - fixed_bytes)
+        if numbers is None:
+            break
+        emitted, size = sizer.emit(market.choices(numbers))
+        tick((round_number + 1) / (ALLOCATIONS + FINE_ROUNDS))
+        if size <= target_bytes and (best is None or size > best[1]):
+            best = (emitted, size)
+            if size >= target_bytes * (1 - CLOSE_ENOUGH):
+                return emitted
+        fixed_bytes = size - market.bytes(numbers)
+    if numbers is None:
+        return best[0] if best else _smallest(market, sizer, target_bytes)
+    return _refine(market.choices(numbers), sizer, target_bytes, best, tick)
+
+
+def _refine(choices: Sequence[Choice], sizer: Sizer, target_bytes: int, best: tuple[Emitted, int] | None, tick: Callable[[float], None]) -> Emitted:
+    """Bisects one factor on the steps of all grids; keeps the largest file within the target."""
+    low, high = -FINE_REACH, FINE_REACH  # log2 of the factor: larger steps, smaller file
+    for round_number in range(FINE_ROUNDS):
+        middle = (low + high) / 2
+        emitted, size = sizer.emit([_scaled(choice, 2.0**middle) for choice in choices])
+        tick((ALLOCATIONS + round_number + 1) / (ALLOCATIONS + FINE_ROUNDS))
+        if size > target_bytes:
+            low = middle
+            continue
+        high = middle
+        if best is None or size > best[1]:
+            best = (emitted, size)
+        if size >= target_bytes * (1 - CLOSE_ENOUGH):
+            return emitted
+    if best is None:
+        emitted, size = sizer.emit([_scaled(choice, 2.0**FINE_REACH) for choice in choices])
+        if size > target_bytes:
+            raise _too_large(emitted, size, target_bytes)
+        return emitted
+    return best[0]
+
+
+def _scaled(choice: Choice, factor: float) -> Choice:
+    """The choice with its grid's step times a factor, where it has one and the technique still applies."""
+    if not isinstance(choice.technique, Quantize):
+        return choice
+    return replace(choice, technique=replace(choice.technique, step=choice.technique.step * factor))
+
+
+def _smallest(market: Market, sizer: Sizer, target_bytes: int) -> Emitted:
+    """The smallest file that there is, if it fits after all; else the error that says what stands in the way."""
+    numbers = [int(np.argmin(size)) for size, _ in market.options()]
+    emitted, size = sizer.emit(market.choices(numbers))
+    if size <= target_bytes:
+        return emitted
+    raise _too_large(emitted, size, target_bytes)
+
+
+def _too_large(emitted: Emitted, size: int, target_bytes: int) -> TargetError:
+    payload = sum(len(one.data) for one in emitted.payloads)
+    return TargetError(
+        f"{target_bytes:,} bytes cannot be reached: the smallest file has {size:,} bytes, of which the graph and the tensors left alone take "
+        f"{size - payload:,}; ask for a lower ratio"
+    )

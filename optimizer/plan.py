@@ -1,0 +1,80 @@
+"""The plan: what becomes of every weight. Coding and emitting a plan takes no decision any more but the packing of small weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ..passes.technique import Context, Refusal, Technique
+from ..runtime.evaluate import viewed_values
+from ..runtime.form import Form, Member, Symbols
+from .bias import correction
+from .model import Weight
+from .moments import Moments
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """A weight with all that is known about it: the bias that can take up its mean error, and the moments of its inputs."""
+
+    weight: Weight
+    context: Context
+    bias: ir.Value | None = None
+    moments: Moments | None = None
+
+    def form(self, technique: Technique | None) -> Form | Refusal:
+        """What the technique makes of the weight; integers stay as they are (no technique)."""
+        if technique is None:
+            return Symbols(self.weight.view.see(np.asarray(self.weight.array())).astype(np.int32))
+        return technique.apply(self.weight.viewed(), self.context)
+
+    def member(self, technique: Technique | None) -> Member:
+        """The form as a member of a payload. Raises ValueError where the technique refuses."""
+        form = self.form(technique)
+        if isinstance(form, Refusal):
+            raise ValueError(f"{technique} refuses {self.weight.name}: {form.reason}")
+        return Member(self.weight.dtype, self.weight.view, form)
+
+    def corrected_bias(self, made: Member) -> NDArray[np.float32] | None:
+        """The bias, in its own dims, that takes up the mean of W - W'; None where there is none."""
+        if self.bias is None or self.moments is None or self.bias.const_value is None:
+            return None
+        old = self.bias.const_value.numpy()
+        shift = correction(self.weight, self.weight.viewed() - viewed_values(made), self.moments)
+        return (old.astype(np.float32).reshape(-1) + shift).reshape(old.shape)
+
+    def replacement(self, technique: Technique) -> dict[str, NDArray[np.float32]]:
+        """Arrays by initializer name: the weight as the technique leaves it, and the corrected bias."""
+        made = self.member(technique)
+        replaced = {self.weight.name: self.weight.view.unsee(viewed_values(made))}
+        bias = self.corrected_bias(made)
+        return replaced if bias is None else replaced | {str(self.bias.name): bias}  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """One weight with the technique that it gets (None: integers, without loss), the family that won and the divergence predicted."""
+
+    layer: Layer
+    technique: Technique | None
+    family: str
+    predicted: float
+
+    @property
+    def weight(self) -> Weight:
+        """The weight."""
+        return self.layer.weight
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Payload:
+    """The bytes of one payload, the choices that it holds by member number, the zeros among their values, and the biases that go with them."""
+
+    data: bytes
+    choices: tuple[Choice, ...]
+    zeros: tuple[float, ...]
+    biases: Mapping[str, NDArray[np.float32]]

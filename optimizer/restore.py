@@ -1,0 +1,199 @@
+"""Restores a compressed model to a plain one: standard operators, dense weights. Needs no library."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ..runtime import reader
+from ..runtime.errors import FormatError
+from ..runtime.evaluate import member_array
+from ..runtime.form import Member, Payload
+from .emit import DOMAIN, FORMAT_KEY, NAMES_KEY, PACKAGE_KEY
+from .errors import CompressError, UsageError
+from .files import Workspace, model_bytes
+from .save import IDENTITY_KEY, PROTOBUF_LIMIT_BYTES, check_identity
+
+PAYLOAD_INPUT = {"CompressedGather": 0, "Decompress": 0}
+"""Which input the payload is; 1 for all others."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """What was restored: bytes over all files before and after, and how many weights."""
+
+    source: str
+    target: str
+    bytes_before: int
+    bytes_after: int
+    weights: int
+
+
+def restore(source: Path, target: Path, force: bool = False) -> RestoreReport:
+    """Writes the plain model. Raises UsageError, CompressError."""
+    with Workspace(source, target, force) as work:
+        model = open_compressed(source)
+        count = restore_model(model, str(source))
+        large = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+        external = work.data.name if large >= PROTOBUF_LIMIT_BYTES else None
+        ir.save(model, work.model, external_data=external)
+        work.publish()
+    return RestoreReport(str(source), str(target), model_bytes(source), model_bytes(target), count)
+
+
+def open_compressed(path: Path) -> ir.Model:
+    """Loads a compressed model. Raises UsageError for one that is not, CompressError for one that cannot be read."""
+    if not path.exists():
+        raise UsageError(f"{path} does not exist: check the name and the folder")
+    try:
+        model = ir.load(path)
+    except Exception as error:  # protobuf and onnx_ir raise many kinds
+        raise CompressError(f"{path} is no ONNX model ({type(error).__name__}): export or copy it again") from error
+    written = model.metadata_props.get(FORMAT_KEY)
+    if written is None:
+        raise UsageError(f"{path} was not written by onnx-compress: there is nothing to restore or inspect")
+    if written != reader.FORMAT_VERSION:
+        raise CompressError(
+            f"{path} has payload format {written}, this version reads {reader.FORMAT_VERSION} only: install onnx-compress {model.metadata_props.get(PACKAGE_KEY, 'that wrote it')}"
+        )
+    check_identity(path, model)
+    return model
+
+
+def restore_model(model: ir.Model, where: str) -> int:
+    """Replaces, in place, every operator of ours by standard ones; gives the number of weights. Raises CompressError."""
+    weights = _Weights(model, where)
+    for node in [node for node in model.graph.all_nodes() if node.domain == DOMAIN]:
+        value, member = weights.of(node)
+        _Expansion(node, value, member).apply()
+    for name in weights.payload_names:
+        model.graph.initializers.pop(name, None)
+    for key in (FORMAT_KEY, NAMES_KEY, PACKAGE_KEY, IDENTITY_KEY):
+        model.metadata_props.pop(key, None)
+    model.graph.opset_imports.pop(DOMAIN, None)
+    return weights.count
+
+
+class _Weights:
+    """Restored initializers, each made once."""
+
+    def __init__(self, model: ir.Model, where: str) -> None:
+        self._model, self._where = model, where
+        self._names: dict[str, list[str]] = json.loads(model.metadata_props.get(NAMES_KEY, "{}"))
+        self._payloads: dict[str, Payload] = {}
+        self._values: dict[tuple[str, int], ir.Value] = {}
+
+    @property
+    def payload_names(self) -> list[str]:
+        """Initializers that nothing needs any more."""
+        return list(self._payloads)
+
+    @property
+    def count(self) -> int:
+        """How many weights were restored."""
+        return len(self._values)
+
+    def of(self, node: ir.Node) -> tuple[ir.Value, Member]:
+        """The restored weight that a node reads, and its payload's member."""
+        payload_value = node.inputs[PAYLOAD_INPUT.get(node.op_type, 1)]
+        name, number = str(payload_value.name), _integer(node, "member")  # type: ignore[union-attr]
+        payload = self._payload(name, payload_value, node)
+        if not 0 <= number < len(payload.members):
+            raise CompressError(f"{self._where}: node {node.op_type} asks for member {number} of payload {name!r}, which has {len(payload.members)}: the file is damaged")
+        if (name, number) not in self._values:
+            self._values[name, number] = self._initializer(name, number, payload.members[number])
+        return self._values[name, number], payload.members[number]
+
+    def _payload(self, name: str, value: ir.Value | None, node: ir.Node) -> Payload:
+        if name not in self._payloads:
+            if value is None or value.const_value is None:
+                raise CompressError(f"{self._where}: node {node.op_type} has no payload {name!r}: the file is damaged")
+            try:
+                self._payloads[name] = reader.read(np.ascontiguousarray(value.const_value.numpy()))
+            except FormatError as error:
+                raise CompressError(f"{self._where}: payload {name!r}: {error}; copy the file again or compress the original again") from error
+        return self._payloads[name]
+
+    def _initializer(self, payload: str, number: int, member: Member) -> ir.Value:
+        known = self._names.get(payload, [])
+        name = known[number] if number < len(known) else f"{payload}.{number}"
+        while name in self._model.graph.initializers:
+            name += "_"
+        dtype = ir.DataType(member.dtype)
+        array: NDArray = member_array(member)
+        if dtype == ir.DataType.BFLOAT16:
+            array = array.view(ml_dtypes.bfloat16)
+        elif dtype in (ir.DataType.INT4, ir.DataType.UINT4):
+            array = array.astype(dtype.numpy())
+        tensor = ir.Tensor(array, dtype=dtype, name=name)
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(member.view.dims), const_value=tensor)
+        self._model.graph.register_initializer(value)
+        return value
+
+
+class _Expansion:
+    """One node of ours as standard nodes, in order."""
+
+    def __init__(self, node: ir.Node, weight: ir.Value, member: Member) -> None:
+        self._node, self._weight, self._member = node, weight, member
+        self._new: list[ir.Node] = []
+
+    def apply(self) -> None:
+        """Puts the standard nodes in the place of the node."""
+        result = self._expand(self._add_cast(self._weight))
+        node = self._node
+        if self._new:
+            ir.convenience.replace_nodes_and_values(node.graph, node, [node], self._new, [node.outputs[0]], [result])
+            return
+        ir.convenience.replace_all_uses_with(node.outputs[0], result, replace_graph_outputs=True)
+        node.graph.remove(node, safe=True)  # type: ignore[union-attr]
+
+    def _add_cast(self, weight: ir.Value) -> ir.Value:
+        cast_to = _integer(self._node, "to")
+        return self._add("Cast", [weight], {"to": cast_to}) if cast_to and cast_to != self._member.dtype else weight
+
+    def _expand(self, weight: ir.Value) -> ir.Value:
+        node, inputs = self._node, list(self._node.inputs)
+        kept = {name: attribute for name, attribute in node.attributes.items() if name not in ("member", "to", "activation")}
+        if node.op_type == "Decompress":
+            return weight
+        if node.op_type == "CompressedGather":
+            return self._add("Gather", [weight, inputs[1]], {})
+        optional = [value if value is not None else None for value in [*inputs[2:4], None, None][:2]]
+        bias, residual = optional
+        if node.op_type == "CompressedMatMul":
+            product = self._add("MatMul", [inputs[0], self._columns(weight)], {})
+            product = product if bias is None else self._add("Add", [product, bias], {})
+        elif node.op_type == "CompressedGemm":
+            transposed = {"transB": 1} if self._rows_first() else {}
+            product = self._add("Gemm", [inputs[0], weight, *([] if bias is None else [bias])], kept | transposed)
+        elif node.op_type == "CompressedConv":
+            product = self._add("Conv", [inputs[0], weight, *([] if bias is None else [bias])], kept)
+        else:
+            raise CompressError(f"operator {node.op_type} of domain {DOMAIN} is not known to this version: install the onnx-compress that wrote the file")
+        product = product if residual is None else self._add("Add", [product, residual], {})
+        activation = node.attributes["activation"].as_string() if "activation" in node.attributes else ""
+        return self._add(activation, [product], {}) if activation else product
+
+    def _rows_first(self) -> bool:
+        """Whether the stored matrix is [rows, k], the transpose of what MatMul multiplies with."""
+        return self._member.view.permutation == tuple(range(len(self._member.view.dims)))
+
+    def _columns(self, weight: ir.Value) -> ir.Value:
+        """The weight as [k, rows]."""
+        return self._add("Transpose", [weight], {"perm": [1, 0]}) if self._rows_first() else weight
+
+    def _add(self, op_type: str, inputs: list[ir.Value | None], attributes: dict[str, object]) -> ir.Value:
+        made = [value if isinstance(value, ir.Attr) else ir.convenience.convert_attribute(name, value) for name, value in attributes.items()]  # type: ignore[arg-type]
+        self._new.append(ir.Node("", op_type, inputs, made, num_outputs=1))
+        return self._new[-1].outputs[0]
+
+
+def _integer(node: ir.Node, name: str) -> int:
+    return node.attributes[name].as_int() if name in node.attributes else 0
