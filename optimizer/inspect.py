@@ -16,14 +16,11 @@ from numpy.typing import NDArray
 from ..runtime import reader
 from ..runtime.errors import CorruptionError, FormatError
 from ..runtime.form import Codebook, Dense, Form, Grid, Member, Payload, Sparse, Symbols
+from .emit import DOMAIN, NAMES_KEY, PACKAGE_KEY
 from .errors import CompressError, UsageError
-from .files import load_graph, model_bytes
+from .files import model_bytes
+from .restore import PAYLOAD_INPUT, open_compressed
 
-DOMAIN = "onnx_compress"
-NAMES_KEY = "onnx_compress.names"
-PACKAGE_KEY = "onnx_compress.package"
-PAYLOAD_FIRST = ("CompressedGather", "Decompress")
-"""Operators whose payload is input 0; the others have their activations there."""
 PLAIN_VALUES = 64
 """Tensors of fewer values count as part of the graph."""
 
@@ -59,24 +56,24 @@ class Inspection:
 def inspect(path: Path) -> Inspection:
     """Reads the file and checks every payload. Raises UsageError where it is not compressed, CompressError where it is damaged."""
     path = Path(path)
-    model, total = load_graph(path), model_bytes(path)
+    model, total = open_compressed(path), model_bytes(path)
     uses = _uses(model)
     if not uses:
         raise UsageError(f"{path} holds no compressed weight: give a file that onnx-compress has written")
-    names = json.loads(model.metadata_props.get(NAMES_KEY, "{}"))
+    names: dict[str, list[str]] = json.loads(model.metadata_props.get(NAMES_KEY, "{}"))
     weights: list[InspectedWeight] = []
     payload_bytes = 0
     for value, members in uses.items():
         data = _bytes_of(path, value)
         payload_bytes += len(data)
         try:
-            weights += _weights(data, str(value.name), members, names)
+            weights += _weights(data, members, Names(str(value.name), names.get(str(value.name), [])))
         except FormatError as error:
             raise CompressError(f"payload {value.name!r} of {path} cannot be read: {error}; compress or copy the model again") from error
     plain = _plain_bytes(model, set(uses))
-    package = model.metadata_props.get(PACKAGE_KEY, model.producer_version or "an unknown version")
-    total_rest = total - payload_bytes - plain
-    return Inspection(str(path), reader.FORMAT_VERSION, package, total, total_rest, payload_bytes, plain, len(uses), tuple(weights))
+    package = model.metadata_props.get(PACKAGE_KEY, "an unknown version")
+    graph = total - payload_bytes - plain
+    return Inspection(str(path), reader.FORMAT_VERSION, package, total, graph, payload_bytes, plain, len(uses), tuple(weights))
 
 
 def _uses(model: ir.Model) -> dict[ir.Value, dict[int, list[str]]]:
@@ -85,7 +82,7 @@ def _uses(model: ir.Model) -> dict[ir.Value, dict[int, list[str]]]:
     for node in nodes(model):
         if node.domain != DOMAIN:
             continue
-        payload = node.inputs[0 if node.op_type in PAYLOAD_FIRST else 1]
+        payload = node.inputs[PAYLOAD_INPUT.get(node.op_type, 1)]
         if payload is None or payload.is_graph_input() and payload.const_value is None:
             continue
         member = node.attributes.get_int("member", 0)
@@ -116,17 +113,27 @@ def _bytes_of(path: Path, value: ir.Value) -> NDArray[np.uint8]:
         ) from error
 
 
-def _weights(data: NDArray[np.uint8], payload_name: str, members: dict[int, list[str]], names: dict[str, str]) -> list[InspectedWeight]:
+@dataclass(frozen=True, slots=True)
+class Names:
+    """A payload's name and, where the file keeps them, the names of its weights in the original model."""
+
+    payload: str
+    weights: list[str]
+
+    def of(self, member: int) -> str:
+        """The name of a weight: its own, else one made of the payload's."""
+        return self.weights[member] if member < len(self.weights) else f"{self.payload}.{member}"
+
+
+def _weights(data: NDArray[np.uint8], members: dict[int, list[str]], names: Names) -> list[InspectedWeight]:
     """The weights of one payload. Raises FormatError."""
     header = reader.read_header(data)
     payload = reader.read(data) if header.pool is not None else _checked(data, header)
     weights = []
     for index, (member, size) in enumerate(zip(payload.members, _shares(payload, len(data)), strict=True)):
-        key = f"{payload_name}:{index}" if payload.pooled else payload_name
-        name = names.get(key, names.get(payload_name, key) if not payload.pooled else key)
         dtype = ir.DataType(member.dtype).name.lower()
         operator = ", ".join(members.get(index, ["unused"]))
-        weights.append(InspectedWeight(name, operator, member.view.dims, dtype, form_text(member.form), size, 8 * size / member.view.size))
+        weights.append(InspectedWeight(names.of(index), operator, member.view.dims, dtype, form_text(member.form), size, 8 * size / member.view.size))
     if lost := set(members) - set(range(len(payload.members))):
         raise FormatError(f"member {min(lost)} is asked for, the payload has {len(payload.members)}")
     return weights

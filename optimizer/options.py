@@ -43,7 +43,7 @@ ExternalData: TypeAlias = Annotated[
     bool | None, typer.Option("--external-data/--inline-data", help="Weights beside the model or in it; by itself beside it from 64 MB on.")
 ]
 KeepOverridable: TypeAlias = Annotated[
-    bool, typer.Option("--keep-overridable", help="Leave weights alone that are inputs of the model too, and so may be overridden.")
+    bool, typer.Option("--keep-overridable", help="Fail, rather than fix weights that are inputs too and that callers may replace.")
 ]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="N", help="For whatever is random; the same seed gives the same bytes.")]
 Threads: TypeAlias = Annotated[int, typer.Option("-T", "--threads", metavar="N", help="Threads to work with; 0 takes all cores.")]

@@ -16,7 +16,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-
 from onnx_compress.optimizer.cli import main
 from onnx_compress.optimizer.console import Console, ProgressLine, progress_text
 from onnx_compress.optimizer.errors import CompressError, TargetError, UsageError, VerificationError

@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-
 from onnx_compress.optimizer.errors import CompressError, UsageError
 from onnx_compress.optimizer.files import Workspace, check_target, data_name, model_bytes, model_files
 

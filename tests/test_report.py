@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from onnx_compress.optimizer.errors import UsageError
 from onnx_compress.optimizer.report import Report, Request, WeightReport, from_json, to_json
 
@@ -83,7 +82,7 @@ def test_numbers_that_are_not_finite_become_null_and_come_back_as_nan() -> None:
 
 
 def test_scalars_of_numpy_are_written_as_plain_numbers() -> None:
-    text = to_json(replace(REPORT, divergence=np.float32(0.5), bytes_after=np.int64(7)))
+    text = to_json(replace(REPORT, divergence=np.float32(0.5), bytes_after=np.int64(7)))  # type: ignore[arg-type]
     assert json.loads(text)["divergence"] == 0.5
     assert json.loads(text)["bytes_after"] == 7
 
