@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections import defaultdict
 
+import numpy as np
 import onnx_ir as ir
 
 from .constants import is_constant, is_untouchable, tensor_of
@@ -55,7 +56,7 @@ def _merge_equal(graph: ir.Graph, values: list[ir.Value]) -> dict[str, str]:
 def _digest(tensor: ir.TensorProtocol) -> bytes:
     """The bytes themselves up to a digest's length, their SHA-256 beyond (2 ** -128: collisions do not happen)."""
     if tensor.dtype == ir.DataType.STRING:
-        content = b"".join(len(s).to_bytes(8, "little") + s for s in tensor.numpy().reshape(-1).tolist())
+        content: bytes | memoryview = b"".join(len(s).to_bytes(8, "little") + s for s in tensor.numpy().reshape(-1).tolist())
     else:
-        content = tensor.tobytes()
-    return content if len(content) < 32 else hashlib.sha256(content).digest()
+        content = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data  # no copy: it may be gigabytes
+    return bytes(content) if len(content) < 32 else hashlib.sha256(content).digest()

@@ -81,11 +81,11 @@ def _layer(node: ir.Node) -> _Layer | None:
             channels, rank = dims[1] * node.attributes.get_int("group", 1), len(dims)
         case _:
             channels, rank = dims[0 if node.attributes.get_int("transB", 0) == 1 else 1], 2
+    if node.op_type == "Gemm" and node.attributes.get_float("beta", 1.0) != 1.0:
+        return None
     if bias is not None:
         values = _floats(bias)
         if values is None or values.size not in (1, channels) or values.shape not in ((), (1,), (channels,), (1, channels)):
-            return None
-        if node.op_type == "Gemm" and node.attributes.get_float("beta", 1.0) != 1.0:
             return None
     return _Layer(node, weight, bias, channels, rank)
 
@@ -101,9 +101,13 @@ def _fuse_next(graph: ir.Graph, layer: _Layer, taken: set[str]) -> bool:
     affine = _affine(consumer, result, layer)
     if affine is None:
         return False
-    if affine.scale is not None:
-        set_constant(layer.weight, _rounded(_scaled(layer, affine.scale), layer.weight))
-    _set_bias(graph, layer, affine, consumer, taken)
+    weight = None if affine.scale is None else _rounded(_scaled(layer, affine.scale), layer.weight)
+    bias = _rounded(_shifted(layer, affine), layer.weight)
+    if not np.isfinite(bias).all() or (weight is not None and not np.isfinite(weight).all()):  # 65504 is the end of float16
+        return False
+    if weight is not None:
+        set_constant(layer.weight, weight)
+    _set_bias(graph, layer, bias, consumer, taken)
     return _remove(consumer, layer.node)
 
 
@@ -171,22 +175,25 @@ def _rounded(array: Floats, like: ir.Value) -> NDArray[np.generic]:
     return np.asarray(array.astype(tensor_of(like).numpy().dtype))
 
 
-def _set_bias(graph: ir.Graph, layer: _Layer, affine: _Affine, consumer: ir.Node, taken: set[str]) -> None:
-    """scale * bias + shift, under the bias's name; a new bias takes the name of the constant that it comes from."""
-    old = np.zeros(1) if layer.bias is None else _floats(layer.bias)
-    assert old is not None  # _layer has looked
-    new = old.reshape(-1) * (1.0 if affine.scale is None else affine.scale) + affine.shift
-    if layer.bias is None and not new.any():
+def _shifted(layer: _Layer, affine: _Affine) -> Floats:
+    """scale * bias + shift."""
+    old = np.zeros(1) if layer.bias is None else np.asarray(tensor_of(layer.bias).numpy(), np.float64).reshape(-1)
+    new = old * (1.0 if affine.scale is None else affine.scale) + affine.shift
+    return np.broadcast_to(new, (layer.channels,))
+
+
+def _set_bias(graph: ir.Graph, layer: _Layer, array: NDArray[np.generic], consumer: ir.Node, taken: set[str]) -> None:
+    """The new bias stands where the layer's own was, or the shift that it comes from, if nobody else reads them."""
+    if layer.bias is None and not array.any():
         return
-    array = _rounded(np.broadcast_to(new, (layer.channels,)), layer.weight)
-    if layer.bias is not None and _is_private(layer.bias):
-        set_constant(layer.bias, array)
-        return
-    shift = consumer.inputs[2] if consumer.op_type == "BatchNormalization" else layer.bias
-    name = shift.name if shift is not None and shift.name else f"{layer.weight.name}.bias"
-    value = add_constant(graph, fresh_name(name, taken), array)
+    shift = consumer.inputs[2] if consumer.op_type == "BatchNormalization" else None
+    private = next((v for v in (layer.bias, shift) if v is not None and _is_private(v)), None)
+    if private is None:
+        private = add_constant(graph, fresh_name(f"{layer.weight.name}.bias", taken), array)
+    else:
+        set_constant(private, array)
     layer.node.resize_inputs(3)
-    layer.node.replace_input_with(2, value)
+    layer.node.replace_input_with(2, private)
 
 
 def _remove(consumer: ir.Node, layer: ir.Node) -> bool:

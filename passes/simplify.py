@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from .compact import CompactTensors
-from .constants import mark_untouchable
+from .constants import WEIGHT_ELEMENTS, mark_untouchable, tensor_of
 from .deduplicate import Deduplicate, DeduplicateResult
 from .default_attributes import RemoveDefaultAttributes
 from .fold import FoldConstants
@@ -40,7 +40,7 @@ def simplify(model: ir.Model, untouchable: frozenset[str] = frozenset(), *, onnx
     mark_untouchable(model, untouchable)
     notes += _inline(model)
     ir.passes.Sequential(ClearDocumentation(), RemoveOverridable(), LiftConstants(), UniqueNames())(model)
-    notes += _duplicates_note(Deduplicate()(model))
+    notes += _duplicates_note(model, Deduplicate()(model))
     rounds = ir.passes.PassManager([_round()], steps=_ROUNDS)
     rounds(model)
     if onnxsim_seconds > 0:
@@ -85,10 +85,16 @@ def _inline(model: ir.Model) -> list[str]:
         return []
     count = len(model.functions)
     try:
-        common.InlinePass()(model)
-    except (ValueError, ir.passes.PassError) as error:
-        return [f"{count} functions were not inlined: {error.__cause__ or error}"]
-    return [f"{count} functions were inlined"]
+        common.InlinePass(lambda function: _agrees(function, model))(model)
+    except (ValueError, ir.passes.PassError) as error:  # recursion, or an attribute that is a graph
+        return [f"functions were not inlined: {error.__cause__ or error}"]
+    notes = [f"{count - len(model.functions)} functions were inlined"]
+    return notes + [f"function {name} was not inlined: its opset is not the model's" for _, name, _ in model.functions]
+
+
+def _agrees(function: ir.Function, model: ir.Model) -> bool:
+    """Its operators mean the same in the main graph."""
+    return all(model.opset_imports.get(domain, version) == version for domain, version in function.opset_imports.items())
 
 
 def _inputs_note(model: ir.Model) -> list[str]:
@@ -96,6 +102,8 @@ def _inputs_note(model: ir.Model) -> list[str]:
     return [f"{count} initializers left the graph inputs"] if count else []
 
 
-def _duplicates_note(result: ir.passes.PassResult) -> list[str]:
+def _duplicates_note(model: ir.Model, result: ir.passes.PassResult) -> list[str]:
+    """Weights by name; of shapes, axes and the like nobody wants to read."""
     assert isinstance(result, DeduplicateResult)
-    return [f"{name} is the same as {kept} and stored once" for name, kept in result.merged.items()]
+    kept = {name: model.graph.initializers[other] for name, other in result.merged.items()}
+    return [f"{name} is the same as {value.name} and stored once" for name, value in kept.items() if tensor_of(value).size >= WEIGHT_ELEMENTS]
