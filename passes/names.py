@@ -72,7 +72,7 @@ def shorten(model: ir.Model) -> dict[str, str]:
     """Give every value the shortest name, the most referenced first; empty all node names. The last edit before saving.
 
     Inputs and outputs of the main graph keep their names; model-local functions are scopes of their own and are left alone.
-    Names are unique over the whole file, so that no subgraph hides a value of an outer one. Returns {old name: new name} of all that were renamed.
+    Initializers lose `type` and `shape` of their values (their tensors keep them). Names are unique over the whole file, so that no subgraph hides a value of an outer one. Returns {old name: new name} of all that were renamed.
     """
     for graph in model.graphs():
         graph.name = "g"  # the checker wants one
@@ -85,6 +85,7 @@ def shorten(model: ir.Model) -> dict[str, str]:
     initializers = list(model.graph.initializers.values())
     _rename(order, renamed)
     _restore_order(model.graph, initializers)
+    _forget_types(model)
     return renamed
 
 
@@ -94,6 +95,14 @@ def _rename(values: list[ir.Value], renamed: dict[str, str]) -> None:
         value.name = f"\0{number}"  # in two steps: the new name may still be another one's old name
     for value, name in targets:
         value.name = name
+
+
+def _forget_types(model: ir.Model) -> None:
+    """onnx_ir writes value_info for every initializer whose value has a type, 24 bytes each; its tensor says the same."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None and not value.is_graph_input() and not value.is_graph_output():
+                value.shape, value.type = None, None
 
 
 def _restore_order(graph: ir.Graph, initializers: list[ir.Value]) -> None:
