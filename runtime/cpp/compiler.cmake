@@ -1,0 +1,10 @@
+# Chooses a C++ compiler before project() looks for one: the system's, else `python -m ziglang c++` (pip install ziglang), else a sentence.
+if(DEFINED ENV{CXX} OR CMAKE_CXX_COMPILER OR CMAKE_TOOLCHAIN_FILE)
+  return()
+endif()
+find_program(ONNX_COMPRESS_SYSTEM_CXX NAMES c++ g++ clang++)
+if(ONNX_COMPRESS_SYSTEM_CXX)
+  set(CMAKE_CXX_COMPILER "${ONNX_COMPRESS_SYSTEM_CXX}")
+  return()
+endif()
+message(FATAL_ERROR "no compiler")

@@ -1,0 +1,56 @@
+// The one entry for programs that have no onnxruntime: tests, fast restore, fuzzing.
+#include <cstring>
+
+#include "restore.h"
+
+#if defined(_WIN32)
+#define ONNX_COMPRESS_EXPORT extern "C" __declspec(dllexport)
+#else
+#define ONNX_COMPRESS_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+namespace onnx_compress {
+namespace {
+
+int64_t element_bytes(int dtype) { return dtype == FLOAT ? 4 : dtype == FLOAT16 || dtype == BFLOAT16 || dtype == UINT16 || dtype == INT16 ? 2 : 1; }
+
+void decode_into(const Weight& weight, void* out, uint64_t out_bytes) {
+  const Member& member = weight.member();
+  const uint64_t expected = static_cast<uint64_t>(member.size() * element_bytes(member.dtype));
+  const bool packed = (member.dtype == UINT4 || member.dtype == INT4) && out_bytes == (expected + 1) / 2 && out_bytes != expected;
+  if (out_bytes != expected && !packed) fail(Fault::argument, "the output has ", out_bytes, " bytes, expected ", expected);
+  const Parallel serial = [](int64_t count, const std::function<void(int64_t)>& work) {
+    for (int64_t i = 0; i < count; ++i) work(i);
+  };
+  if (!packed) return restore(weight, member.dtype, out, serial);
+  std::vector<uint8_t> values(expected);
+  restore(weight, member.dtype, values.data(), serial);
+  pack_halves(values.data(), member.size(), static_cast<uint8_t*>(out));
+}
+
+int report(int number, const char* text, char* message, uint64_t message_size) {
+  if (message == nullptr || message_size == 0) return number;
+  const size_t length = std::min<size_t>(std::strlen(text), message_size - 1);
+  std::memcpy(message, text, length);
+  message[length] = '\0';
+  return number;
+}
+
+}  // namespace
+}  // namespace onnx_compress
+
+// Decodes a whole tensor in its own dims and dtype (4-bit types: one value a byte, or packed where out_bytes says so).
+// Returns 0, or the number of FORMAT.md's error with its message.
+ONNX_COMPRESS_EXPORT int onnx_compress_decode(const uint8_t* payload, uint64_t size, uint32_t member, int verify_checksums, void* out,
+                                              uint64_t out_bytes, char* message, uint64_t message_size) {
+  using namespace onnx_compress;
+  try {
+    const Weight weight(payload, size, member, verify_checksums != 0, 0);
+    decode_into(weight, out, out_bytes);
+    return report(0, "", message, message_size);
+  } catch (const Error& error) {
+    return report(error.number(), error.what(), message, message_size);
+  } catch (const std::exception& error) {
+    return report(static_cast<int>(Fault::argument), error.what(), message, message_size);
+  }
+}

@@ -1,0 +1,85 @@
+// A parsed payload: plain structs that point into its bytes (FORMAT.md, sections 2 to 7).
+#pragma once
+
+#include <vector>
+
+#include "error.h"
+#include "stream.h"
+
+namespace onnx_compress {
+
+enum Dtype : int { FLOAT = 1, UINT8 = 2, INT8 = 3, UINT16 = 4, INT16 = 5, FLOAT16 = 10, BFLOAT16 = 16, UINT4 = 21, INT4 = 22 };
+enum DenseKind : uint8_t { DENSE_FLOAT = 0, DENSE_HALF = 1, DENSE_BFLOAT = 2, DENSE_LOG8 = 3 };
+
+constexpr int64_t PANEL_ROWS = 64;
+
+// A leaf of floats. Its bytes stay where they are in the payload; `at` evaluates one.
+struct Dense {
+  DenseKind kind = DENSE_FLOAT;
+  uint64_t count = 0;
+  int exponent = 0;
+  const uint8_t* bytes = nullptr;
+
+  float at(uint64_t index) const;
+};
+
+struct Symbols {
+  int raw_bits = 0;
+  int escape_base = 0;
+  int row_classes = 1, column_classes = 1;
+  const uint8_t* map = nullptr;           // [row class, column class], or null: all table 0
+  const uint8_t* row_class = nullptr;     // a panel, or null: all 0
+  const uint8_t* column_class = nullptr;  // a column, or null: all 0
+};
+
+struct Member {
+  int dtype = 0;
+  std::vector<int64_t> dims;
+  std::vector<int> permutation;
+  int64_t batch = 1, rows = 1, k = 1;
+  FormKind form = FORM_SYMBOLS;
+  Dense scale;                   // Grid, Codebook; count 0: none
+  Dense column_scale;            // Grid; count 0: none
+  int64_t block = 0;             // Grid
+  std::vector<float> centroids;  // Codebook
+  DenseKind value_kind = DENSE_FLOAT;  // Sparse
+  Symbols symbols;
+
+  int64_t size() const { return batch * rows * k; }
+  int64_t panels_per_batch() const { return (rows + PANEL_ROWS - 1) / PANEL_ROWS; }
+  bool integer() const { return form == FORM_SYMBOLS; }
+};
+
+// One stream of a chunked payload: which rows it codes and where its bytes are.
+struct Chunk {
+  int64_t batch = 0, first_row = 0, lanes = 0, groups = 0;
+  uint64_t offset = 0, rans_bytes = 0, raw_bytes = 0, escapes = 0, values = 0, size = 0;
+  uint32_t crc = 0;
+};
+
+struct Pool {
+  int64_t lanes = 0;
+  uint64_t offset = 0, rans_bytes = 0, raw_bytes = 0, escapes = 0;
+  uint32_t crc = 0;
+};
+
+struct Payload {
+  const uint8_t* data = nullptr;
+  uint64_t size = 0;
+  bool pooled = false;
+  std::vector<Lookup> tables;
+  std::vector<Member> members;
+  std::vector<Chunk> chunks;  // chunked
+  Pool pool;                  // pooled
+};
+
+// Parses and validates the header; reads no stream. Throws Error.
+Payload parse(const uint8_t* data, uint64_t size);
+
+// Compares every checksum of streams; throws Error (corruption) with the number of the first that differs.
+void verify_checksums(const Payload& payload);
+
+int64_t integer_low(int dtype);
+int64_t integer_high(int dtype);
+
+}  // namespace onnx_compress

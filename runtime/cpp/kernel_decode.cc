@@ -1,0 +1,153 @@
+// Decoding a group of lanes into a tile of floats. Compiled for several instruction sets, each in a namespace of its own, with
+// -ffp-contract=off: "The decoded value is defined as fp32 round(round(row_scale * col_scale) * level), so every path agrees to the bit".
+#include "number.h"
+#include "rans.h"
+
+namespace onnx_compress {
+namespace ONNX_COMPRESS_ISA {
+ONNX_COMPRESS_DECLARE_KERNELS
+namespace {
+
+// "level = (c << r) - ((1 << r) >> 1) + b", without b.
+inline void levels_of(const Lookup& table, const uint16_t* index, int raw_bits, int32_t* level) {
+  const int32_t base = (table.first * (1 << raw_bits)) - ((1 << raw_bits) >> 1);
+  for (int lane = 0; lane < PANEL; ++lane) level[lane] = base + (int32_t{index[lane]} << raw_bits);
+}
+
+// "or, for the escape, escape_base + e with e the next byte of the escape section", in ascending lane order.
+int take_escapes(Stream& stream, const Group& group, const Lookup& table, const uint16_t* index, int lanes, int32_t* level) {
+  const int last = table.index[table.count - 1];
+  int any = 0;
+  for (int lane = 0; lane < PANEL; ++lane) any |= index[lane] == last;
+  if (!any) return STREAM_OK;
+  for (int lane = 0; lane < lanes; ++lane) {
+    if (index[lane] != last) continue;
+    if (stream.escapes_left == 0) return STREAM_ESCAPES;
+    --stream.escapes_left;
+    const int32_t value = group.escape_base + *stream.escapes++;
+    level[lane] = value * (1 << group.raw_bits) - ((1 << group.raw_bits) >> 1);
+  }
+  return STREAM_OK;
+}
+
+// spread[b]: bit l of b as byte l, least significant first.
+struct Spread {
+  uint64_t bytes[256];
+  constexpr Spread() : bytes() {
+    for (int byte = 0; byte < 256; ++byte)
+      for (int bit = 0; bit < 8; ++bit) bytes[byte] |= static_cast<uint64_t>(byte >> bit & 1) << (8 * bit);
+  }
+};
+constexpr Spread SPREAD;
+
+// "The raw section has, for each step and each panel of the group, r bit planes, least significant bit first, of ceil(lanes / 8) bytes
+// each; bit l % 8 of byte l / 8 belongs to the panel's lane l. Unused bits are 0."
+int take_raw(Stream& stream, int raw_bits, int lanes, int32_t* level) {
+  const int bytes = (lanes + 7) / 8;
+  uint64_t parts[PANEL / 8] = {};  // eight lanes a word, a byte a lane
+  unsigned unused = 0;
+  for (int bit = 0; bit < raw_bits; ++bit, stream.raw += bytes) {
+    for (int i = 0; i < bytes; ++i) parts[i] |= SPREAD.bytes[stream.raw[i]] << bit;
+    if (lanes % 8) unused |= static_cast<unsigned>(stream.raw[bytes - 1] >> (lanes % 8));
+  }
+  for (int i = 0; i < PANEL / 8; ++i)
+    for (int lane = 0; lane < 8; ++lane) level[8 * i + lane] += static_cast<int32_t>(parts[i] >> (8 * lane) & 255);
+  return unused ? STREAM_UNUSED_BIT : STREAM_OK;
+}
+
+inline void grid_values(const Evaluation& form, const float* scale, int64_t step, const int32_t* level, float* out) {
+  if (form.column_scale == nullptr) {
+    for (int lane = 0; lane < PANEL; ++lane) out[lane] = scale[lane] * static_cast<float>(level[lane]);
+    return;
+  }
+  const float column = form.column_scale[step];
+  for (int lane = 0; lane < PANEL; ++lane) out[lane] = (scale[lane] * column) * static_cast<float>(level[lane]);
+}
+
+inline int outside(const Evaluation& form, const int32_t* level, int lanes) {
+  int any = 0;
+  for (int lane = 0; lane < lanes; ++lane) any |= (level[lane] < form.low) | (level[lane] > form.high);
+  return any;
+}
+
+// "value = centroids[code], or round32(scale[b,o] * centroids[code]). A code outside the centroids is R3."
+inline int codebook_values(const Evaluation& form, const float* scale, const int32_t* level, int lanes, float* out) {
+  if (outside(form, level, lanes)) return STREAM_RANGE;
+  for (int lane = 0; lane < lanes; ++lane) out[lane] = form.centroids[level[lane]];
+  if (!form.has_scale) return STREAM_OK;
+  for (int lane = 0; lane < PANEL; ++lane) out[lane] = scale[lane] * out[lane];
+  return STREAM_OK;
+}
+
+// "value = mask ? next value of the value section : 0", in ascending lane order.
+int sparse_values(Stream& stream, const Evaluation& form, const int32_t* level, int lanes, float* out) {
+  if (outside(form, level, lanes)) return STREAM_RANGE;
+  for (int lane = 0; lane < lanes; ++lane) {
+    if (level[lane] == 0) continue;
+    if (stream.values_left == 0) return STREAM_VALUES;
+    --stream.values_left;
+    out[lane] = form.value_kind == 0   ? bits_float(load32(stream.values))
+                : form.value_kind == 1 ? from_half(load16(stream.values))
+                                       : from_bfloat(load16(stream.values));
+    stream.values += form.value_kind == 0 ? 4 : 2;
+  }
+  return STREAM_OK;
+}
+
+// "A float member's value is then rounded to its dtype: nothing for float, round16 or roundbf for the 16-bit ones."
+inline void round_values(int dtype, float* out) {
+  if (dtype == 10)
+    for (int lane = 0; lane < PANEL; ++lane) out[lane] = from_half(to_half(out[lane]));
+  if (dtype == 16)
+    for (int lane = 0; lane < PANEL; ++lane) out[lane] = from_bfloat(to_bfloat(out[lane]));
+}
+
+int values_of(Stream& stream, const Evaluation& form, int panel, int64_t step, const int32_t* level, int lanes, float* out) {
+  const float* scale = form.scale + panel * PANEL;
+  if (form.form == FORM_GRID) {
+    grid_values(form, scale, step, level, out);
+    if (lanes < PANEL) std::memset(out + lanes, 0, sizeof(float) * static_cast<size_t>(PANEL - lanes));
+    return STREAM_OK;
+  }
+  std::memset(out, 0, sizeof(float) * PANEL);
+  if (form.form == FORM_CODEBOOK) return codebook_values(form, scale, level, lanes, out);
+  if (form.form == FORM_SPARSE) return sparse_values(stream, form, level, lanes, out);
+  if (outside(form, level, lanes)) return STREAM_RANGE;
+  for (int lane = 0; lane < lanes; ++lane) out[lane] = static_cast<float>(level[lane]);
+  return STREAM_OK;
+}
+
+int panel_step(Stream& stream, const Group& group, const Evaluation& form, int panel, int64_t step, int64_t first, float* out) {
+  const int lanes = group.lanes - panel * PANEL < PANEL ? group.lanes - panel * PANEL : PANEL;
+  const uint64_t active = lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << lanes) - 1;
+  const Lookup& table = *group.tables[panel][group.column_class ? group.column_class[step] : 0];
+  alignas(64) uint16_t index[PANEL];
+  alignas(64) int32_t level[PANEL];
+  step_classes(stream.states + panel * PANEL, table, index);
+  feed(stream, stream.states + panel * PANEL, active);
+  levels_of(table, index, group.raw_bits, level);
+  int fault = table.escape ? take_escapes(stream, group, table, index, lanes, level) : STREAM_OK;
+  if (group.raw_bits && fault == STREAM_OK) fault = take_raw(stream, group.raw_bits, lanes, level);
+  if (fault == STREAM_OK) fault = values_of(stream, form, panel, step - first, level, lanes, out);
+  if (form.round_first) round_values(form.round_first, out);
+  if (form.round_then) round_values(form.round_then, out);
+  return fault;
+}
+
+}  // namespace
+
+int decode(Stream* stream, const Group* group, const Evaluation* form, int64_t first, int64_t last, float* tile) {
+  for (int64_t step = first; step < last; ++step) {
+    for (int panel = 0; panel < group->panels; ++panel, tile += PANEL) {
+      const int fault = panel_step(*stream, *group, *form, panel, step, first, tile);
+      if (fault != STREAM_OK) return fault;
+    }
+    // "A step so consumes at most L rans bytes, and the heads behind them are 2 * L: one comparison after each step bounds every read
+    // (position > rans_bytes: R3)." The bytes of the raw section are counted by the header, those of escapes and values as they go.
+    if (stream->position > stream->rans_bytes) return STREAM_OVERRUN;
+  }
+  return STREAM_OK;
+}
+
+}  // namespace ONNX_COMPRESS_ISA
+}  // namespace onnx_compress

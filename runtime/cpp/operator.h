@@ -1,0 +1,84 @@
+// What our operators share: the payload, activations as floats whatever their type, and the tail (bias, residual, activation).
+#pragma once
+
+#include <memory>
+
+#include "buffer.h"
+#include "decode.h"
+#include "tensor.h"
+
+namespace onnx_compress {
+
+// ONNX's element types have the same numbers as TensorProto.DataType.
+enum ElementType : int { TYPE_FLOAT = 1, TYPE_UINT8 = 2, TYPE_INT8 = 3, TYPE_INT32 = 6, TYPE_INT64 = 7 };
+
+class Operator {
+ public:
+  Operator(const Attributes& attributes, size_t payload_input, int to, bool checksums);
+  virtual ~Operator() = default;
+  virtual void compute(const Run& run) const = 0;
+
+ protected:
+  // The weight, or one made of the payload that arrives at this run ("inside If/Loop bodies a payload from the outer scope is constant on
+  // 1.32 but not on 1.18 to 1.22").
+  std::shared_ptr<const Weight> weight(const Run& run) const;
+  // Checks what this operator needs of its weight; called once for each weight.
+  virtual void validate(const Weight&) const {}
+
+  void keep_constant(const Attributes& attributes);
+
+ private:
+  std::shared_ptr<const Weight> make(const Tensor& payload) const;
+  size_t payload_input_;
+  int64_t member_;
+  int to_;
+  bool checksums_;
+  std::shared_ptr<const Weight> constant_;
+};
+
+bool is_relu(const Attributes& attributes);
+
+// An input as floats: its own memory, or a widened copy.
+class Floats {
+ public:
+  explicit Floats(const Tensor& tensor);
+  const float* data() const { return data_; }
+
+ private:
+  std::vector<float> copy_;
+  const float* data_;
+};
+
+// An output as floats: its own memory, or a buffer that `finish` rounds into it.
+class Output {
+ public:
+  Output(const Run& run, const Shape& shape, int type);
+  float* data() { return data_; }
+  void finish();
+
+ private:
+  std::vector<float> copy_;
+  float* data_;
+  uint16_t* half_ = nullptr;
+};
+
+std::optional<Floats> optional_floats(const Run& run, size_t index, const char* what, const Shape& shape);
+
+// The memory of this thread for one tile, and for whatever the operator packs beside it.
+float* tile_memory();
+float* pack_memory(int64_t floats);
+
+// Stores `count` values of a tile, `step` floats apart, as elements of `type` from `to` on.
+void store_elements(const float* values, int64_t step, int64_t count, int type, void* to, int64_t offset);
+
+// Throws where a weight of `dtype` cannot become an output of `type`: integers become floats exactly, but floats no integers, and
+// integers no others.
+void check_cast(int dtype, int type);
+
+std::unique_ptr<Operator> make_matmul(const Attributes&, bool checksums);
+std::unique_ptr<Operator> make_gemm(const Attributes&, bool checksums);
+std::unique_ptr<Operator> make_conv(const Attributes&, bool checksums);
+std::unique_ptr<Operator> make_gather(const Attributes&, bool checksums, int type);
+std::unique_ptr<Operator> make_decompress(const Attributes&, bool checksums, int type);
+
+}  // namespace onnx_compress

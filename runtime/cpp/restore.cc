@@ -1,0 +1,76 @@
+#include "restore.h"
+
+#include <numeric>
+
+namespace onnx_compress {
+namespace {
+
+// Where the value [batch, row, k] of a view stands in the tensor. "w of shape dims is seen as transpose(w, permutation).reshape(batch, rows, k)"
+class Places {
+ public:
+  explicit Places(const Member& member) {
+    const size_t rank = member.dims.size();
+    std::vector<int64_t> strides(rank, 1);
+    for (size_t axis = rank; axis-- > 1;) strides[axis - 1] = strides[axis] * member.dims[axis];
+    for (const int axis : member.permutation) {
+      dims_.push_back(member.dims[static_cast<size_t>(axis)]);
+      strides_.push_back(strides[static_cast<size_t>(axis)]);
+    }
+    // If k is a product of whole axes, a place is the sum of one for the row and one for k.
+    int64_t inner = 1;
+    size_t axis = rank;
+    while (axis > 0 && inner < member.k) inner *= dims_[--axis];
+    if (inner != member.k) return;
+    columns_.resize(static_cast<size_t>(member.k));
+    for (int64_t k = 0; k < member.k; ++k) columns_[static_cast<size_t>(k)] = of(k);
+  }
+
+  // Of a flat index into the view.
+  int64_t of(int64_t flat) const {
+    int64_t place = 0;
+    for (size_t axis = dims_.size(); axis-- > 0; flat /= dims_[axis]) place += flat % dims_[axis] * strides_[axis];
+    return place;
+  }
+
+  const std::vector<int64_t>& columns() const { return columns_; }
+
+ private:
+  std::vector<int64_t> dims_, strides_, columns_;
+};
+
+void store_tile(const Member& member, const Places& places, const Tile& tile, int type, void* out) {
+  for (int64_t lane = 0; lane < tile.lanes; ++lane) {
+    const float* values = tile.values + lane;
+    const int64_t row = (tile.batch * member.rows + tile.row + lane) * member.k;
+    if (places.columns().empty()) {
+      for (int64_t k = tile.first; k < tile.last; ++k)
+        store_elements(values + (k - tile.first) * tile.stride, 0, 1, type, out, places.of(row + k));
+      continue;
+    }
+    const int64_t place = places.of(row);
+    const int64_t* columns = places.columns().data();
+    if (columns[member.k - 1] == member.k - 1) {
+      store_elements(values, tile.stride, tile.last - tile.first, type, out, place + tile.first);
+      continue;
+    }
+    for (int64_t k = tile.first; k < tile.last; ++k)
+      store_elements(values + (k - tile.first) * tile.stride, 0, 1, type, out, place + columns[k]);
+  }
+}
+
+}  // namespace
+
+void restore(const Weight& weight, int type, void* out, const Parallel& parallel) {
+  const Places places(weight.member());
+  parallel(weight.pieces(), [&](int64_t piece) {
+    TileSource source(weight, piece, tile_memory());
+    for (Tile tile; source.next(tile);) store_tile(weight.member(), places, tile, type, out);
+  });
+}
+
+void pack_halves(const uint8_t* values, int64_t count, uint8_t* out) {
+  for (int64_t i = 0; i < count; i += 2)
+    out[i / 2] = static_cast<uint8_t>((values[i] & 15) | (i + 1 < count ? (values[i + 1] & 15) << 4 : 0));
+}
+
+}  // namespace onnx_compress
