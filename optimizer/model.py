@@ -16,8 +16,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..runtime.form import PANEL_ROWS, View
+from ..runtime.form import View
 from .errors import CompressError, UsageError
+from .views import ACTIVATIONS, FLOATS, SIXTEEN_BITS, Stored, plain, wanted
 
 FORMAT_KEY = "onnx_compress.format"
 """The metadata_props entry of a file that this package has compressed."""
@@ -25,13 +26,7 @@ FORMAT_KEY = "onnx_compress.format"
 NAMES_KEY = "onnx_compress.names"
 """In `Model.meta`, never in the file: the constants' names as they were in the file."""
 
-SIXTEEN_BITS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-FLOATS = (ir.DataType.FLOAT, *SIXTEEN_BITS)
-ACTIVATIONS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
-
-SHORT_ROW = 16
-"""Values in a row below which a scale for each costs more than half a bit a value."""
 
 CHECKED_AT_ONCE = 1 << 20
 """Values looked at in one go for NaN: bounds the temporary arrays."""
@@ -85,6 +80,11 @@ class Weight:
     dtype: int
     view: View
     uses: tuple[Use, ...]
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it may be coded with loss; integers are coded as they are."""
+        return self.dtype in FLOATS
 
     def array(self) -> NDArray[np.generic]:
         """The stored tensor in its own dtype (ml_dtypes for bfloat16 and 4-bit integers) and dims."""
@@ -237,24 +237,23 @@ def _is_finite(array: NDArray[np.generic]) -> bool:
     return all(np.isfinite(flat[start : start + CHECKED_AT_ONCE]).all() for start in range(0, flat.size, CHECKED_AT_ONCE))
 
 
-def _uses(value: ir.Value, between: tuple[ir.Node, ...] = ()) -> Iterator[Use]:
-    """Where a constant is consumed; `kind` is what the consumer could be, before all agree on one view."""
+def _uses(value: ir.Value, stored: Stored, between: tuple[ir.Node, ...] = ()) -> Iterator[Use]:
+    """Where a constant is consumed; `kind` is settled when all uses have agreed on one view."""
     for usage in value.uses():
-        node, index = usage.node, usage.idx
-        behind = tuple(_uses(node.outputs[0], (*between, node))) if _is_transparent(node, value) else ()
-        if _is_transparent(node, value) and not node.outputs[0].is_graph_output():
-            yield from behind
+        node = usage.node
+        if _is_transparent(node, stored) and not node.outputs[0].is_graph_output():
+            yield from _uses(node.outputs[0], stored, (*between, node))
         else:
-            yield Use(node, index, "Other", between)
+            yield Use(node, usage.idx, "Other", between)
 
 
-def _is_transparent(node: ir.Node, value: ir.Value) -> bool:
-    """A widening Cast of a 16-bit weight, or a Transpose of a matrix (or of the matrices in a stack)."""
+def _is_transparent(node: ir.Node, stored: Stored) -> bool:
+    """A widening Cast of a 16-bit weight, or the Transpose of a matrix."""
     if node.domain not in ("", "ai.onnx"):
         return False
     if node.op_type == "Cast":
-        return value.dtype in SIXTEEN_BITS and node.attributes.get_int("to", 0) in ACTIVATIONS
-    return node.op_type == "Transpose" and value.shape is not None and len(value.shape) == 2 and _is_swap(node)
+        return stored.dtype in SIXTEEN_BITS and node.attributes.get_int("to", 0) in ACTIVATIONS
+    return node.op_type == "Transpose" and len(stored.dims) == 2 and _is_swap(node)
 
 
 def _is_swap(node: ir.Node) -> bool:
@@ -265,70 +264,16 @@ def _weight(value: ir.Value) -> Weight | str:
     """One view for all uses: that of an embedding if there is one, else of the first consumer that has one. Or why it is no weight."""
     tensor = value.const_value
     assert tensor is not None
-    uses, dims = tuple(_uses(value)), tuple(tensor.shape.numpy())
+    stored = Stored(tensor.dtype, tuple(tensor.shape.numpy()))
+    uses, dims = tuple(_uses(value, stored)), stored.dims
     if not uses:
         return "nothing in the graph uses it"
-    wanted = [_wanted(use, tensor.dtype, dims) for use in uses]
-    if max(dims) == tensor.size and tensor.dtype in FLOATS and all(kind == "Other" for kind, _ in wanted):
+    needs = [wanted(use.node, use.index, use.between, stored) for use in uses]
+    if max(dims) == tensor.size and tensor.dtype in FLOATS and all(kind == "Other" for kind, _ in needs):
         return "a vector, needs a matrix"
-    fused = sorted((sight for sight in wanted if sight[0] != "Other"), key=lambda sight: sight[0] != "Gather")
-    view = fused[0][1] if fused else next((sight[1] for sight in wanted if sight[1]), _plain(dims))
+    fused = sorted((sight for sight in needs if sight[0] != "Other"), key=lambda sight: sight[0] != "Gather")
+    view = fused[0][1] if fused else next((sight[1] for sight in needs if sight[1]), plain(dims))
     assert view is not None
-    kinds = [kind if seen == view else "Other" for kind, seen in wanted]
+    kinds = [kind if seen == view else "Other" for kind, seen in needs]
     agreed = tuple(Use(use.node, use.index, kind, use.between) for use, kind in zip(uses, kinds, strict=True))
     return Weight(value.name or "", value, int(tensor.dtype), view, agreed)
-
-
-def _wanted(use: Use, dtype: ir.DataType, dims: tuple[int, ...]) -> tuple[str, View | None]:
-    """The kind of a use and the view that it needs; None where any view does."""
-    node = use.node
-    casts = [n for n in use.between if n.op_type == "Cast"]
-    if node.domain not in ("", "ai.onnx") or dtype not in FLOATS:
-        return "Other", None
-    multiplied = (ir.DataType(casts[-1].attributes.get_int("to", 0)) if casts else dtype) in ACTIVATIONS
-    swapped = sum(n.op_type == "Transpose" for n in use.between) % 2 == 1
-    match node.op_type, use.index:
-        case "Gather", 0 if not swapped and node.attributes.get_int("axis", 0) in (0, -len(dims)):
-            return "Gather", View(dims, tuple(range(len(dims))), 1, dims[0])
-        case "MatMul", 1 if multiplied:
-            return "MatMul", _matrix(dims, not swapped)
-        case "Gemm", 1 if multiplied and len(dims) == 2:
-            return "Gemm", _matrix(dims, swapped == bool(node.attributes.get_int("transB", 0)))
-        case "Conv", 1 if multiplied and not swapped and 3 <= len(dims) <= 5:
-            return "Conv", _filters(dims, node.attributes.get_int("group", 1))
-        case "ConvTranspose", 1 if not swapped and len(dims) >= 2:
-            return "Other", View(dims, (1, 0, *range(2, len(dims))), 1, dims[1])
-        case ("LSTM" | "GRU" | "RNN"), (1 | 2) if not swapped and len(dims) == 3:
-            return "Other", View(dims, (0, 1, 2), dims[0], dims[1])
-    return "Other", None
-
-
-def _matrix(dims: tuple[int, ...], by_columns: bool) -> View:
-    """Stacked matrices whose outputs are the last axis (`by_columns`: [.., K, N]) or the one before it ([.., N, K])."""
-    rank = len(dims)
-    batch = int(np.prod(dims[:-2], dtype=np.int64))
-    last = (rank - 1, rank - 2) if by_columns else (rank - 2, rank - 1)
-    return View(dims, (*range(rank - 2), *last), batch, dims[last[0]])
-
-
-def _filters(dims: tuple[int, ...], group: int) -> View:
-    """Filters [O, I / group, ..]: a group is a batch of its own where it fills a panel."""
-    rows = dims[0] // max(group, 1)
-    apart = group > 1 and rows >= PANEL_ROWS and rows * group == dims[0]
-    return View(dims, tuple(range(len(dims))), group if apart else 1, rows if apart else dims[0])
-
-
-def _plain(dims: tuple[int, ...]) -> View:
-    """Rows are the first axis, and the next ones too until a panel is full, while at least a panel's width is left in a row.
-
-    A table of short records, [4420, 2], is seen the other way: two rows.
-    """
-    order = tuple(range(len(dims)))
-    rows, k, axis = 1, int(np.prod(dims, dtype=np.int64)), 0
-    while axis < len(dims) - 1 and (axis == 0 or rows < PANEL_ROWS):
-        if axis > 0 and rows > 1 and k // dims[axis] < PANEL_ROWS:
-            break
-        rows, k, axis = rows * dims[axis], k // dims[axis], axis + 1
-    if k < SHORT_ROW and dims[-1] == k:
-        return View(dims, (order[-1], *order[:-1]), 1, k)
-    return View(dims, order, 1, rows)
