@@ -34,11 +34,12 @@ KEPT_ATTRIBUTES = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Emitted:
-    """The compressed model, its payloads, and each payload's name in it."""
+    """The compressed model, its payloads, each payload's name in it, and the initializers that are now float16."""
 
     model: ir.Model
     payloads: tuple[Payload, ...]
     names: tuple[str, ...]
+    halved: tuple[str, ...]
 
 
 def emit(model: ir.Model, payloads: Sequence[Payload], untouchable: Container[str]) -> Emitted:
@@ -55,14 +56,14 @@ def emit(model: ir.Model, payloads: Sequence[Payload], untouchable: Container[st
         payload_names.append(str(value.name))
         for place, choice in enumerate(payload.choices):
             _rewrite(copy, choice.weight, _Source(value, place), twins)
-    halve(copy, untouchable)
+    halved = halve(copy, untouchable)
     _drop_unused(copy)
     copy.graph.opset_imports[DOMAIN] = 1
     copy.ir_version = max(copy.ir_version or 0, LEAST_IR_VERSION)
     short = names.shorten(copy)
     final = tuple(short.get(name, name) for name in payload_names)
     _describe(copy, payloads, final)
-    return Emitted(copy, tuple(payloads), final)
+    return Emitted(copy, tuple(payloads), final, halved)
 
 
 @dataclass(frozen=True, slots=True)

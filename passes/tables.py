@@ -136,8 +136,6 @@ def _rate(histogram: NDArray, low: int, scratch: NDArray) -> tuple[float, int]:
         bits = _fit(classes, scratch)[0] + raw * total
         if bits < best:
             best, best_raw = bits, raw
-        elif raw > best_raw + 1:
-            break
     return best, best_raw
 
 

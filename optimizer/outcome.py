@@ -1,0 +1,86 @@
+"""Makes the report: what became of every weight, counted in the bytes of the file that was written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from .emit import Emitted
+from .files import model_bytes
+from .plan import Choice, Payload
+from .report import Report, WeightReport
+from .verify import Checked
+
+SMALL_VALUES = 64
+"""Tensors below this count as graph."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What was known before anything was decided."""
+
+    source: str
+    target: str
+    bytes_before: int
+    inputs: str
+    left_alone: tuple[tuple[str, str, int], ...]
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+def summarize(setting: Setting, emitted: Emitted, checked: Checked, written: Path) -> Report:
+    """The report on a file that was written and checked."""
+    weights = tuple(row for payload in emitted.payloads for row in _rows(payload))
+    after = model_bytes(written)
+    tensors = (value.const_value for value in emitted.model.graph.initializers.values())
+    large = sum(tensor.nbytes for tensor in tensors if tensor is not None and tensor.size >= SMALL_VALUES)
+    halved = set(emitted.halved)
+    notes = setting.notes + ((f"{len(halved)} small float tensors (biases, scales) are stored in 16 bits",) if halved else ())
+    return Report(
+        source=setting.source,
+        target=setting.target,
+        bytes_before=setting.bytes_before,
+        bytes_after=after,
+        ratio=setting.bytes_before / after,
+        graph_bytes=after - large,
+        divergence=checked.divergence,
+        divergence_kind=checked.kind,
+        inputs=setting.inputs,
+        predicted=sum(row.predicted for row in weights),
+        fused_against_restored=checked.agreement,
+        weights=weights,
+        left_alone=tuple(row for row in setting.left_alone if row[0] not in halved),
+        notes=notes,
+        warnings=checked.warnings,
+        seconds=dict(setting.seconds),
+    )
+
+
+def _rows(payload: Payload) -> Iterator[WeightReport]:
+    """One row a weight; a pool's bytes are shared out by size."""
+    total = sum(choice.weight.view.size for choice in payload.choices)
+    for choice, zeros in zip(payload.choices, payload.zeros, strict=True):
+        size = choice.weight.view.size
+        share = round(len(payload.data) * size / total)
+        yield _row(choice, share, zeros)
+
+
+def _row(choice: Choice, bytes_after: int, zeros: float) -> WeightReport:
+    weight = choice.weight
+    dtype = ir.DataType(weight.dtype)
+    return WeightReport(
+        name=weight.name,
+        dims=weight.view.dims,
+        dtype=dtype.name.lower(),
+        operator="+".join(sorted({use.node.op_type for use in weight.uses})),
+        form=choice.family if choice.technique is None else f"{choice.family}: {choice.technique}",
+        bytes_before=math.ceil(weight.view.size * dtype.bitwidth / 8),
+        bytes_after=bytes_after,
+        bits_per_weight=8 * bytes_after / weight.view.size,
+        zeros=zeros,
+        predicted=choice.predicted,
+    )

@@ -1,0 +1,166 @@
+"""Runs a compressed model in a real session and compares it with its original and with its restored form."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from ..runtime import session as compressed_session
+from . import distortion
+from .calibrate import Feed, load_calibration
+from .emit import DOMAIN
+from .errors import CompressError, VerificationError
+from .model import load
+from .restore import open_compressed, restore_model
+from .synthetic import synthesize
+
+TOLERANCE = 1e-4
+"""Largest difference of fused and restored outputs, in units of the largest output: sums in another order."""
+
+TOLERANCE_FLOAT16 = 4e-3
+"""The same where activations are float16."""
+
+EQUAL_INTEGERS = 0.999
+"""Share of integer outputs that must be equal: a class may flip where two scores tie."""
+
+Outputs = Mapping[str, NDArray]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was seen: divergence from the original, its kind, and the largest difference of fused and restored outputs (relative)."""
+
+    divergence: float
+    kind: str
+    agreement: float
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What `onnx-compress verify` says."""
+
+    original: str
+    compressed: str
+    inputs: str
+    divergence: float
+    divergence_kind: str
+    fused_against_restored: float
+    warnings: tuple[str, ...]
+
+
+def verify(original: Path, compressed: Path, inputs: Sequence[Path] = (), max_divergence: float | None = None) -> VerifyReport:
+    """Compares the two files on the given inputs, or on synthetic ones. Raises UsageError, CompressError, VerificationError."""
+    model = load(original)
+    open_compressed(compressed)
+    feeds = load_calibration(inputs, model.graph.inputs) if inputs else synthesize(model, 0, {})
+    checked = check(original, compressed, feeds, max_divergence)
+    what = f"{len(feeds)} {'batches of the given' if inputs else 'synthetic'} inputs"
+    return VerifyReport(str(original), str(compressed), what, checked.divergence, checked.kind, checked.agreement, checked.warnings)
+
+
+def check(original: Path, compressed: Path, feeds: Sequence[Feed], max_divergence: float | None) -> Checked:
+    """Runs original, compressed and restored model one after the other on `feeds`.
+
+    Raises VerificationError where the compressed model gives a NaN that the original does not have, differs from its restored form, or moves
+    its outputs by more than `max_divergence`.
+    """
+    kinds = distortion.kinds(load(original))
+    reference = run(_plain_session(original), feeds)
+    fused = run(compressed_session(str(compressed)), feeds)
+    _refuse_new_nans(reference, fused)
+    divergence = distortion.mean_divergence(kinds, reference, fused, feeds)
+    agreement = _agreement(fused, _restored_outputs(compressed, feeds), _tolerance(compressed))
+    if max_divergence is not None and not divergence <= max_divergence:
+        raise VerificationError(f"the outputs differ by {divergence:.3g}, more than --max-divergence {max_divergence:g}: ask for a lower ratio, or give calibration data")
+    return Checked(divergence, distortion.main_kind(kinds), agreement, _warnings(divergence, distortion.main_kind(kinds)))
+
+
+def run(session: ort.InferenceSession, feeds: Sequence[Feed]) -> list[Outputs]:
+    """The outputs of every feed by name. Raises CompressError where the runtime fails."""
+    names = [output.name for output in session.get_outputs()]
+    try:
+        return [dict(zip(names, session.run(names, dict(feed)), strict=True)) for feed in feeds]
+    except Exception as error:  # onnxruntime raises many kinds
+        raise CompressError(f"onnxruntime cannot run the model: {error}") from error
+
+
+def _plain_session(path: Path) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _restored_outputs(compressed: Path, feeds: Sequence[Feed]) -> list[Outputs]:
+    model = open_compressed(compressed)
+    restore_model(model, str(compressed))
+    with tempfile.TemporaryDirectory(dir=compressed.parent) as folder:
+        path = Path(folder) / "restored.onnx"
+        ir.save(model, path, external_data="restored.data")
+        del model
+        return run(_plain_session(path), feeds)
+
+
+def _refuse_new_nans(reference: Sequence[Outputs], changed: Sequence[Outputs]) -> None:
+    for before, after in zip(reference, changed, strict=True):
+        for name, array in after.items():
+            if array.dtype.kind == "f" and np.isnan(array).any() and not np.isnan(before[name]).any():
+                raise VerificationError(f"output {name!r} of the compressed model holds NaN where the original's does not: ask for a lower ratio, or exclude weights")
+
+
+def _tolerance(compressed: Path) -> float:
+    """Looser where an operator of ours works on float16 activations: a 16-bit weight that is not cast."""
+    from .restore import PAYLOAD_INPUT  # the same notion of where a payload is
+
+    model = ir.load(compressed)
+    for node in model.graph.all_nodes():
+        if node.domain == DOMAIN and "to" not in node.attributes:
+            payload = node.inputs[PAYLOAD_INPUT.get(node.op_type, 1)]
+            if payload is not None and payload.const_value is not None and _is_float16(payload.const_value.numpy(), node):
+                return TOLERANCE_FLOAT16
+    return TOLERANCE
+
+
+def _is_float16(data: NDArray[np.uint8], node: ir.Node) -> bool:
+    from ..runtime.reader import read_header
+
+    number = node.attributes["member"].as_int() if "member" in node.attributes else 0
+    return read_header(data).payload.members[number].dtype == ir.DataType.FLOAT16
+
+
+def _agreement(fused: Sequence[Outputs], restored: Sequence[Outputs], tolerance: float) -> float:
+    """The largest |fused - restored| / max|restored| over all float outputs."""
+    worst = 0.0
+    for one, other in zip(fused, restored, strict=True):
+        for name, array in one.items():
+            if array.dtype.kind != "f":
+                _check_integers(name, array, other[name])
+                continue
+            a, b = array.astype(np.float64), other[name].astype(np.float64)
+            finite = np.isfinite(b)
+            largest = float(np.abs(b[finite]).max(initial=0.0))
+            apart = float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / max(largest, 1e-30)
+            if not apart <= tolerance:
+                raise VerificationError(f"output {name!r} of the compressed model differs from the restored model's by {apart:.2g} of its largest value: please report this as a bug")
+            worst = max(worst, apart)
+    return worst
+
+
+def _check_integers(name: str, array: NDArray, other: NDArray) -> None:
+    if array.size and array.shape == other.shape and float(np.mean(array == other)) < EQUAL_INTEGERS - 1 / array.size:
+        raise VerificationError(f"integers of output {name!r} differ between the compressed and the restored model: please report this as a bug")
+
+
+def _warnings(divergence: float, kind: str) -> tuple[str, ...]:
+    """A loss that can be seen is never silent."""
+    limit = distortion.WARN_ABOVE[kind]  # type: ignore[index]
+    if divergence <= limit:
+        return ()
+    return (f"the outputs moved by {divergence:.2g} ({kind}), above {limit:g}, where accuracy usually suffers: give --calibration data, or ask for a lower ratio",)
