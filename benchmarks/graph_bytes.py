@@ -1,6 +1,6 @@
 """Bytes of the graph itself: a slimmed model without the contents of its weights (tensors of 64 elements and more), against the bars of issue 3.
 
-    python benchmarks/graph_bytes.py [FOLDER]          (default: ../shared/models beside the checkout)
+python benchmarks/graph_bytes.py [FOLDER]          (default: ../shared/models beside the checkout)
 """
 
 from __future__ import annotations

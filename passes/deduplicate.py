@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import defaultdict
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from .constants import is_constant, is_untouchable, tensor_of
 
@@ -22,21 +24,25 @@ class DeduplicateResult(ir.passes.PassResult):
 class Deduplicate(ir.passes.InPlacePass):
     """Merge equal initializers of the main graph (subgraph initializers are lifted there first).
 
-    onnx_ir's own pass hashes every tensor, up to gigabytes; here bytes are read only where dtype and dims agree.
+    onnx_ir's own pass hashes every tensor, up to gigabytes; here bytes are read only where dtype, dims and a sample agree.
     An untouchable initializer is the one that is kept, so its name and bytes survive.
     """
 
     def call(self, model: ir.Model) -> DeduplicateResult:
-        groups: dict[tuple[int, tuple[int, ...]], list[ir.Value]] = defaultdict(list)
-        for value in model.graph.initializers.values():
-            if is_constant(value) and not value.is_graph_output():
-                tensor = tensor_of(value)
-                groups[tensor.dtype.value, tuple(tensor.shape.numpy())].append(value)
+        values = [v for v in model.graph.initializers.values() if is_constant(v) and not v.is_graph_output()]
         merged: dict[str, str] = {}
-        for values in groups.values():
-            if len(values) > 1:
-                merged |= _merge_equal(model.graph, values)
+        for similar in _repeated(values, lambda tensor: (tensor.dtype.value, tuple(tensor.shape.numpy()))):
+            for candidates in _repeated(similar, _sample):
+                merged |= _merge_equal(model.graph, candidates)
         return DeduplicateResult(model, bool(merged), merged)
+
+
+def _repeated(values: list[ir.Value], key: Callable[[ir.TensorProtocol], object]) -> list[list[ir.Value]]:
+    """Groups of two and more with the same key."""
+    groups: dict[object, list[ir.Value]] = defaultdict(list)
+    for value in values:
+        groups[key(tensor_of(value))].append(value)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _merge_equal(graph: ir.Graph, values: list[ir.Value]) -> dict[str, str]:
@@ -53,10 +59,20 @@ def _merge_equal(graph: ir.Graph, values: list[ir.Value]) -> dict[str, str]:
     return merged
 
 
-def _digest(tensor: ir.TensorProtocol) -> bytes:
-    """The bytes themselves up to a digest's length, their SHA-256 beyond (2 ** -128: collisions do not happen)."""
+def _content(tensor: ir.TensorProtocol) -> NDArray[np.uint8]:
+    """The bytes, without a copy where the tensor is mapped: it may be gigabytes."""
     if tensor.dtype == ir.DataType.STRING:
-        content: bytes | memoryview = b"".join(len(s).to_bytes(8, "little") + s for s in tensor.numpy().reshape(-1).tolist())
-    else:
-        content = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data  # no copy: it may be gigabytes
-    return bytes(content) if len(content) < 32 else hashlib.sha256(content).digest()
+        strings = b"".join(len(s).to_bytes(8, "little") + s for s in tensor.numpy().reshape(-1).tolist())
+        return np.frombuffer(strings, np.uint8)
+    return np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8)
+
+
+def _sample(tensor: ir.TensorProtocol) -> bytes:
+    """About 4,096 of the bytes: tells different weights of one size apart without reading them."""
+    content = _content(tensor)
+    return content[:: max(1, len(content) // 4096)].tobytes()
+
+
+def _digest(tensor: ir.TensorProtocol) -> bytes:
+    """SHA-256 (2 ** -128: collisions do not happen)."""
+    return hashlib.sha256(_content(tensor).data).digest()

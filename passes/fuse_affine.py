@@ -172,7 +172,8 @@ def _scaled(layer: _Layer, scale: Floats) -> Floats:
 
 
 def _rounded(array: Floats, like: ir.Value) -> NDArray[np.generic]:
-    return np.asarray(array.astype(tensor_of(like).numpy().dtype))
+    with np.errstate(over="ignore"):  # the caller looks for infinities
+        return np.asarray(array.astype(tensor_of(like).numpy().dtype))
 
 
 def _shifted(layer: _Layer, affine: _Affine) -> Floats:

@@ -72,7 +72,8 @@ def shorten(model: ir.Model) -> dict[str, str]:
     """Give every value the shortest name, the most referenced first; empty all node names. The last edit before saving.
 
     Inputs and outputs of the main graph keep their names; model-local functions are scopes of their own and are left alone.
-    Initializers lose `type` and `shape` of their values (their tensors keep them). Names are unique over the whole file, so that no subgraph hides a value of an outer one. Returns {old name: new name} of all that were renamed.
+    Initializers lose `type` and `shape` of their values (their tensors keep them). Names are unique over the whole file, so that no subgraph
+    hides a value of an outer one. Returns {old name: new name} of all that were renamed.
     """
     for graph in model.graphs():
         graph.name = "g"  # the checker wants one
