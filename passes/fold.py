@@ -132,7 +132,8 @@ def _names(freed: list[ir.Value], results: list[ir.Value], known: dict[ir.Value,
     names = {v: v.name or "constant" for v in results}
     largest = max(freed, key=lambda v: tensor_of(v).size, default=None)
     heir = max(results, key=lambda v: known[v].size, default=None)
-    if largest is not None and heir is not None and largest.name:
-        if min(tensor_of(largest).size, known[heir].size) >= WEIGHT_ELEMENTS:
-            names[heir] = largest.name
+    if largest is None or heir is None or not largest.name:
+        return names
+    if min(tensor_of(largest).size, known[heir].size) >= WEIGHT_ELEMENTS:
+        names[heir] = largest.name
     return names

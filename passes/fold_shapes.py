@@ -100,7 +100,7 @@ def _fold_target(graph: ir.Graph, node: ir.Node, taken: set[str]) -> int:
     if target is None or is_constant(target) or after is None or node.attributes.get_int("allowzero", 0) != 0:
         return 0
     stays = [before is not None and i < len(before) and d is not None and before[i] == d for i, d in enumerate(after)]
-    numbers = [d if isinstance(d, int) else 0 if same else -1 for d, same in zip(after, stays)]
+    numbers = [d if isinstance(d, int) else 0 if same else -1 for d, same in zip(after, stays, strict=True)]
     if numbers.count(-1) > 1 or 0 in after:
         return 0
     node.replace_input_with(1, _int64(graph, target.name, np.array(numbers, np.int64), taken))
