@@ -68,9 +68,9 @@ def _content(tensor: ir.TensorProtocol) -> NDArray[np.uint8]:
 
 
 def _sample(tensor: ir.TensorProtocol) -> bytes:
-    """About 4,096 of the bytes: tells different weights of one size apart without reading them."""
+    """16 blocks of 64 bytes: tells different weights of one size apart. Few, for each costs a page of a mapped file (1.6 s for 4,096)."""
     content = _content(tensor)
-    return content[:: max(1, len(content) // 4096)].tobytes()
+    return b"".join(content[start : start + 64].tobytes() for start in range(0, len(content), max(64, len(content) // 16)))
 
 
 def _digest(tensor: ir.TensorProtocol) -> bytes:
