@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..runtime.form import PANEL_ROWS, PROBABILITY_ONE, Table
 
 MAX_CLASSES = 16
+MAX_TABLES = 256
 BITS_OF = np.concatenate([[np.inf], -np.log2(np.arange(1, PROBABILITY_ONE + 1) / PROBABILITY_ONE)])
 """Bits of a symbol whose frequency is the index."""
 
@@ -128,7 +129,7 @@ def _rate(histogram: NDArray, low: int, scratch: NDArray) -> tuple[float, int]:
         half = (1 << raw) >> 1
         base = (low + half) >> raw
         size = ((low + len(histogram) - 1 + half) >> raw) - base + 1
-        if size > 256:
+        if size > 256 or base < -32768 or base + size > 32768:  # an escape's byte, and the range of a table's first class
             continue
         classes = np.zeros(size)
         for i in range(len(histogram)):
@@ -259,7 +260,7 @@ def share(codings: list[tuple[NDArray[np.float64], int, int]]) -> tuple[tuple[Ta
         groups.append((fit_table(padded, low)[0], padded, [number]))
     gains = {(i, j): _merge_gain(groups[i], groups[j], low) for j in range(len(groups)) for i in range(j)}
     alive = set(range(len(groups)))
-    while gains and max(gains.values()) > 0:
+    while gains and (max(gains.values()) > 0 or len(alive) > MAX_TABLES):
         i, j = max(gains, key=lambda pair: (gains[pair], pair))
         merged = groups[i][1] + groups[j][1]
         groups.append((fit_table(merged, low)[0], merged, groups[i][2] + groups[j][2]))

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.form import PANEL_ROWS, Codebook, Dense, Form, Grid, Member, Sparse, Symbols, Table
-from ..runtime.reader import (
+from ..runtime.header import (
     DENSE_KINDS,
     DRAFT,
     MAGIC,
+    POOL_MEMBERS,
     POOL_SYMBOLS,
     TAG_CODEBOOK,
     TAG_DENSE,
@@ -67,13 +68,13 @@ def poolable(member: Member) -> bool:
 
 
 def pools(members: list[Member]) -> list[list[int]]:
-    """Numbers of the poolable members, in pools of at most 65,536 symbols, filled in order."""
+    """Numbers of the poolable members, in pools of at most 65,536 symbols and 4,096 members, filled in order."""
     filled: list[list[int]] = []
     room = 0
     for number, member in enumerate(members):
         if not poolable(member):
             continue
-        if not filled or member.view.size > room:
+        if not filled or member.view.size > room or len(filled[-1]) == POOL_MEMBERS:
             filled.append([])
             room = POOL_SYMBOLS
         filled[-1].append(number)

@@ -30,8 +30,8 @@ def dense_values(dense: Dense) -> NDArray[np.float32]:
 
 def round_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     """roundbf: the bits of the nearest bfloat16, ties to even; finite values only."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    bits = np.asarray(values, np.float32).view(np.uint32)
+    return np.asarray((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, np.uint16)
 
 
 def viewed_values(member: Member) -> NDArray[np.float32]:
@@ -64,7 +64,8 @@ def member_array(member: Member) -> NDArray:
     """The tensor in its own dims and dtype; bfloat16 as its uint16 bits."""
     if isinstance(member.form, Symbols):
         return member.view.unsee(member.form.levels.astype(INTEGER_DTYPES[member.dtype]))
-    values = member.view.unsee(viewed_values(member))
-    if member.dtype == 10:
-        return values.astype(np.float16)
+    with np.errstate(over="ignore", invalid="ignore"):  # IEEE's infinities are the format's
+        values = member.view.unsee(viewed_values(member))
+        if member.dtype == 10:
+            return values.astype(np.float16)
     return round_to_bfloat16(values) if member.dtype == 16 else values

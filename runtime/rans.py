@@ -52,13 +52,20 @@ class Geometry:
     panel: int
 
 
-class Coder:
-    """Tables as lookups by (table, slot), and the table of every (row class, column class)."""
+class Lookups:
+    """Tables as arrays by 256 x table + slot, made once a payload."""
 
-    def __init__(self, tables: tuple[Table, ...], symbols: Symbols) -> None:
+    def __init__(self, tables: tuple[Table, ...]) -> None:
         lookups = [table_lookup(table) for table in tables]
         self.frequency, self.offset, self.value, self.escape = (np.concatenate([lookup[part] for lookup in lookups]) for part in range(4))
-        self.symbols = symbols
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Coder:
+    """The tables of a payload, and which of them a member's symbols use."""
+
+    lookups: Lookups
+    symbols: Symbols
 
     def lane_tables(self, panel: int, lanes: int) -> NDArray[np.int32]:
         """For lanes that start at panel `panel`: int32 [column classes, lanes], 256 x the table's number."""
@@ -80,8 +87,8 @@ def table_lookup(table: Table) -> tuple[NDArray[np.int32], NDArray[np.int32], ND
 class _Stream:
     """Steps over lanes that share one byte stream."""
 
-    def __init__(self, coder: Coder, sections: Sections) -> None:
-        self.coder = coder
+    def __init__(self, lookups: Lookups, sections: Sections) -> None:
+        self.lookups = lookups
         self.states = sections.states()
         # A step takes at most one byte a lane: the padding makes every slice of a step legal, the comparison in `step` makes it checked.
         self.bytes = np.concatenate([sections.rans, np.zeros(len(self.states), np.uint8)]).astype(np.int32)
@@ -91,7 +98,7 @@ class _Stream:
         """Decodes one symbol in each of the first len(tables) lanes; gives their (table, slot) indices."""
         states = self.states[: len(tables)]
         index = tables + (states & 255)
-        states = self.coder.frequency[index] * (states >> 8) + self.coder.offset[index]
+        states = self.lookups.frequency[index] * (states >> 8) + self.lookups.offset[index]
         (hungry,) = np.nonzero(states < STATE_LOW)
         states[hungry] = states[hungry] << 8 | self.bytes[self.position : self.position + len(hungry)]
         self.states[: len(tables)] = states
@@ -108,7 +115,7 @@ class _Stream:
 
 def decode_chunk(coder: Coder, sections: Sections, geometry: Geometry) -> NDArray[np.int32]:
     """Levels of one chunk, int32 [groups, lanes, k]."""
-    stream = _Stream(coder, sections)
+    stream = _Stream(coder.lookups, sections)
     indices = np.empty((geometry.groups, geometry.k, geometry.lanes), np.int32)
     columns = coder.symbols.column_class
     column_class = np.zeros(geometry.k, np.intp) if columns is None else columns.astype(np.intp)
@@ -125,7 +132,7 @@ def decode_chunk(coder: Coder, sections: Sections, geometry: Geometry) -> NDArra
 
 def _class_values(coder: Coder, indices: NDArray[np.int32], escapes: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Class values of decoded slots, in decoding order; the escapes' values come from their section."""
-    values, escaped = coder.value[indices], coder.escape[indices]
+    values, escaped = coder.lookups.value[indices], coder.lookups.escape[indices]
     if int(escaped.sum()) != len(escapes):
         raise CorruptionError(f"{len(escapes)} escaped values for {int(escaped.sum())} places")
     values[escaped] = coder.symbols.escape_base + escapes.astype(np.int32)
@@ -151,9 +158,10 @@ def _raw_planes(raw: NDArray[np.uint8], shape: tuple[int, ...], raw_bits: int) -
 
 def decode_pool(payload: Payload, sections: Sections) -> list[NDArray[np.int32]]:
     """Levels of every member of a pool, int32 [batch, rows, k] each."""
-    coders = [Coder(payload.tables, member.symbols) for member in payload.members]
+    lookups = Lookups(payload.tables)
+    coders = [Coder(lookups, member.symbols) for member in payload.members]
     tables = np.concatenate([_symbol_tables(coder, member.view.shape) for coder, member in zip(coders, payload.members, strict=True)])
-    stream, lanes = _Stream(coders[0], sections), len(sections.heads) // 2
+    stream, lanes = _Stream(lookups, sections), len(sections.heads) // 2
     indices = np.concatenate([stream.step(tables[at : at + lanes]) for at in range(0, len(tables), lanes)])
     stream.finish()
     raw_bits = np.repeat([member.symbols.raw_bits for member in payload.members], [member.view.size for member in payload.members])
@@ -161,7 +169,7 @@ def decode_pool(payload: Payload, sections: Sections) -> list[NDArray[np.int32]]
     levels, at, escape = [], 0, 0
     for coder, member in zip(coders, payload.members, strict=True):
         part = slice(at, at + member.view.size)
-        many = int(coder.escape[indices[part]].sum())
+        many = int(lookups.escape[indices[part]].sum())
         classes = _class_values(coder, indices[part], sections.escapes[escape : escape + many])
         bits = member.symbols.raw_bits
         levels.append(((classes << bits) - ((1 << bits) >> 1) + raw[part]).reshape(member.view.shape))

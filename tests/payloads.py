@@ -1,0 +1,238 @@
+"""Members and payloads of every form and awkward shape, from seeds: the material of the recovery, agreement, stability and corruption tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx_compress.passes import writer
+from onnx_compress.runtime.form import Codebook, Dense, Form, Grid, Member, Payload, Sparse, Symbols, Table, View
+
+from tests import assembly
+
+BITS = {"float32": np.uint32, "float16": np.uint16, "bfloat16": np.uint16, "log8": np.uint8}
+LOW_HIGH = {2: (0, 255), 3: (-128, 127), 4: (0, 60000), 5: (-30000, 30000), 21: (0, 15), 22: (-8, 7)}
+
+
+def plain_view(batch: int, rows: int, k: int) -> View:
+    return View((batch, rows, k), (0, 1, 2), batch, rows)
+
+
+def dense(values: NDArray, kind: str = "float32", exponent: int = 0) -> Dense:
+    """A leaf with these values, or with these codes where the kind is log8."""
+    array = np.asarray(values).reshape(-1)
+    if kind == "log8":
+        return Dense(kind, array.astype(np.uint8), exponent)
+    if kind == "bfloat16":
+        return Dense(kind, (array.astype("<f4").view(np.uint32) >> 16).astype(np.uint16))
+    return Dense(kind, array.astype(np.dtype(kind).newbyteorder("<")).view(BITS[kind]))
+
+
+def laplace(shape: tuple[int, ...], spread: float, seed: int = 0) -> NDArray[np.int32]:
+    """Levels with a Laplacian distribution of this scale."""
+    return np.rint(np.random.default_rng(seed).laplace(0, spread, shape)).astype(np.int32)
+
+
+def grid(view: View, spread: float = 1.5, dtype: int = 1, seed: int = 0, kind: str = "log8", block: int = 0, column: bool = False, one: bool = False) -> Member:
+    """A Grid of Laplacian levels; `one` scale for all, or one a row, or one a block."""
+    random = np.random.default_rng(seed + 1000)
+    count = 1 if one else view.batch * view.rows * (-(-view.k // block) if block else 1)
+    scale = dense(random.integers(0, 256, count), kind, -22) if kind == "log8" else dense(random.uniform(0.01, 0.3, count), kind)
+    column_scale = dense(random.uniform(0.5, 2, view.k)) if column else None
+    return Member(dtype, view, Grid(scale, Symbols(laplace(view.shape, spread, seed)), column_scale, block))
+
+
+def codebook(view: View, count: int, dtype: int = 1, seed: int = 0, row_scale: bool = False) -> Member:
+    """A Codebook of `count` centroids, its codes in a bell around the middle."""
+    random = np.random.default_rng(seed)
+    codes = np.clip(np.rint(random.normal(count / 2, count / 5 + 0.1, view.shape)), 0, count - 1).astype(np.int32)
+    scale = dense(random.integers(0, 256, view.batch * view.rows), "log8", -20) if row_scale else None
+    return Member(dtype, view, Codebook(dense(np.sort(random.normal(0, 1, count)), "float16"), Symbols(codes), scale))
+
+
+def sparse(view: View, share: float, kind: str = "float32", dtype: int = 1, seed: int = 0) -> Member:
+    """A Sparse member that keeps about `share` of its values."""
+    random = np.random.default_rng(seed)
+    mask = (random.random(view.shape) < share).astype(np.int32)
+    return Member(dtype, view, Sparse(Symbols(mask), dense(random.normal(0, 1, int(mask.sum())), kind)))
+
+
+def integers(view: View, dtype: int, seed: int = 0) -> Member:
+    """Integers over the whole range of their dtype."""
+    low, high = LOW_HIGH[dtype]
+    return Member(dtype, view, Symbols(np.random.default_rng(seed).integers(low, high, view.shape, endpoint=True).astype(np.int32)))
+
+
+def constant(view: View, level: int, dtype: int = 1) -> Member:
+    """All levels the same."""
+    levels = Symbols(np.full(view.shape, level, np.int32))
+    return Member(dtype, view, levels if dtype in LOW_HIGH else Grid(dense(np.array([0.25])), levels))
+
+
+SHAPES = [(1, 1, 1), (1, 1, 300), (1, 63, 7), (1, 64, 5), (1, 65, 5), (2, 65, 9), (1, 256, 4), (1, 257, 3), (3, 300, 2), (1, 300, 17), (2, 128, 8)]
+TRANSPOSED = View((6, 5, 70), (2, 0, 1), 1, 70)
+CONVOLUTION = View((4, 3, 3, 65), (3, 0, 1, 2), 1, 65)
+GROUPS = View((5, 2, 66), (1, 2, 0), 2, 66)
+RANK0 = View((), (), 1, 1)
+RANK8 = View((1, 2, 1, 3, 1, 2, 5, 1), (7, 6, 5, 4, 3, 2, 1, 0), 1, 10)
+
+
+def _classes_differ(seed: int = 0) -> Member:
+    """Panels of very different spread, so that several row classes pay."""
+    view = plain_view(2, 130, 40)
+    levels = laplace(view.shape, 1.0, seed)
+    levels[:, 64:128] *= 4
+    levels[1, :64] //= 3
+    return Member(1, view, Grid(dense(np.array([0.1])), Symbols(levels)))
+
+
+def _outliers() -> Member:
+    view = plain_view(1, 70, 60)
+    levels = laplace(view.shape, 0.4)
+    levels[0, 3, 7], levels[0, 69, 0], levels[0, 0, 59] = 120, -90, 33
+    return Member(1, view, Grid(dense(np.array([0.1])), Symbols(levels)))
+
+
+WRITTEN: dict[str, Callable[[], Member]] = {
+    **{f"grid {b}x{r}x{k}": lambda b=b, r=r, k=k: grid(plain_view(b, r, k)) for b, r, k in SHAPES},  # type: ignore[misc]
+    **{f"codebook {b}x{r}x{k}": lambda b=b, r=r, k=k: codebook(plain_view(b, r, k), 9) for b, r, k in SHAPES},  # type: ignore[misc]
+    **{f"sparse {b}x{r}x{k}": lambda b=b, r=r, k=k: sparse(plain_view(b, r, k), 0.4) for b, r, k in SHAPES},  # type: ignore[misc]
+    **{f"spread {s}": lambda s=s: grid(plain_view(1, 66, 20), s) for s in (0.1, 0.5, 5, 20, 100, 500, 3000)},  # type: ignore[misc]
+    **{f"codebook of {n}": lambda n=n: codebook(plain_view(1, 66, 20), n) for n in (1, 2, 3, 15, 16, 17, 64, 256, 300)},  # type: ignore[misc]
+    **{f"sparse values {kind}": lambda kind=kind: sparse(plain_view(2, 70, 9), 0.3, kind) for kind in ("float32", "float16", "bfloat16")},  # type: ignore[misc]
+    **{f"integers of dtype {d}": lambda d=d: integers(plain_view(1, 67, 30), d) for d in LOW_HIGH},  # type: ignore[misc]
+    **{f"scales {kind}": lambda kind=kind: grid(plain_view(2, 66, 8), kind=kind) for kind in BITS},  # type: ignore[misc]
+    **{f"all {level}": lambda level=level: constant(plain_view(1, 65, 6), level) for level in (0, 1, -1, 127, -128, 32767, -32768)},  # type: ignore[misc]
+    "uint16 all 65535": lambda: constant(plain_view(1, 65, 6), 65535, 4),
+    "int16 all -32768": lambda: constant(plain_view(1, 65, 6), -32768, 5),
+    "rank 0": lambda: grid(RANK0),
+    "rank 8": lambda: grid(RANK8),
+    "transposed": lambda: grid(TRANSPOSED),
+    "transposed convolution": lambda: sparse(CONVOLUTION, 0.5),
+    "transposed groups": lambda: codebook(GROUPS, 5, row_scale=True),
+    "float16": lambda: grid(plain_view(1, 66, 8), dtype=10),
+    "bfloat16": lambda: grid(plain_view(1, 66, 8), dtype=16),
+    "codebook float16, row scale": lambda: codebook(plain_view(2, 66, 8), 20, dtype=10, row_scale=True),
+    "codebook bfloat16, row scale": lambda: codebook(plain_view(2, 66, 8), 20, dtype=16, row_scale=True),
+    "sparse bfloat16": lambda: sparse(plain_view(1, 66, 8), 0.5, "bfloat16", 16),
+    "sparse, nothing kept": lambda: sparse(plain_view(1, 66, 8), 0.0),
+    "sparse, all kept": lambda: sparse(plain_view(1, 66, 8), 1.1),
+    "block scales": lambda: grid(plain_view(2, 66, 33), block=8),
+    "block scales with a column scale": lambda: grid(plain_view(1, 66, 33), block=32, column=True, kind="float16"),
+    "block of k": lambda: grid(plain_view(1, 66, 9), block=9),
+    "column scale": lambda: grid(plain_view(1, 66, 9), column=True),
+    "one scale and a column scale": lambda: grid(plain_view(2, 66, 9), column=True, one=True, kind="float32"),
+    "row classes": _classes_differ,
+    "outliers escape": _outliers,
+    "log8 extremes": lambda: Member(1, plain_view(1, 4, 3), Grid(Dense("log8", np.array([0, 255, 15, 240], np.uint8), 84), Symbols(laplace((1, 4, 3), 2)))),
+    "log8 least": lambda: Member(1, plain_view(1, 4, 3), Grid(Dense("log8", np.array([0, 255, 15, 240], np.uint8), -100), Symbols(laplace((1, 4, 3), 2)))),
+    "values that overflow": lambda: Member(10, plain_view(1, 3, 4), Grid(dense(np.array([1.0, 2000.0, 65504.0])), Symbols(laplace((1, 3, 4), 30) * 2 + 1))),
+    "float16 denormals": lambda: Member(10, plain_view(1, 3, 4), Grid(dense(np.array([2.0**-24, 3e-8, 1e-7])), Symbols(laplace((1, 3, 4), 5)))),
+}
+"""Members by name, for `writer.write`."""
+
+POOLS: dict[str, Callable[[], list[Member]]] = {
+    "of 1 value": lambda: [grid(RANK0)],
+    "of 1": lambda: [grid(plain_view(1, 7, 9))],
+    "of 2": lambda: [grid(plain_view(1, 70, 9)), codebook(plain_view(2, 3, 4), 4)],
+    "of all forms": lambda: [grid(TRANSPOSED), integers(plain_view(1, 67, 9), 3), integers(plain_view(1, 67, 9), 22), codebook(GROUPS, 40, 10), constant(RANK0, -7)],
+    "with wide levels": lambda: [grid(plain_view(1, 20, 30), 1.0), grid(plain_view(1, 20, 30), 15.0, seed=1), grid(plain_view(1, 20, 30), 0.1, seed=2)],
+    "of 60": lambda: [grid(plain_view(1, 1 + n, 60 - n), 0.3 + n / 10 % 2, (1, 10, 16)[n % 3], n) for n in range(60)],
+    "of constants": lambda: [constant(plain_view(1, 5, 5), n, 3) for n in (-128, 0, 127)],
+    "of float16 and bfloat16": lambda: [grid(plain_view(1, 9, 9), dtype=10), grid(plain_view(1, 9, 9), dtype=16, column=True), grid(plain_view(1, 9, 9), block=4)],
+}
+"""Lists of members by name, for `writer.write_pool`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Assembled:
+    """A payload of known forms and tables, and its layout: (width, groups), or (lanes,) of a pool."""
+
+    payload: Payload
+    layout: tuple[int, ...]
+
+    def bytes(self) -> bytes:
+        if self.payload.pooled:
+            return assembly.assemble_pool(self.payload, *self.layout)
+        return assembly.assemble(self.payload, *self.layout)
+
+
+THREE = (Table(-1, (60, 136, 60)), Table(-3, (10, 0, 40, 150, 40, 0, 16), True), Table(0, (256,)))
+"""Plain; with zero frequencies and an escape; a single class."""
+
+
+def _leaf(view: View, seed: int, axes: tuple[int, int], raw_bits: int = 0, base: int = -100) -> Symbols:
+    """Levels that the tables THREE can code, with row and column classes at random."""
+    random = np.random.default_rng(seed)
+    rows, columns = axes
+    row_class = random.integers(0, rows, view.panels).astype(np.uint8) if rows > 1 else None
+    column_class = random.integers(0, columns, view.k).astype(np.uint8) if columns > 1 else None
+    table_of = random.integers(0, 3, (rows, columns, 1)).astype(np.uint8)
+    panel = np.arange(view.batch)[:, None] * -(-view.rows // 64) + np.arange(view.rows) // 64
+    by_row = np.zeros(panel.shape, int) if row_class is None else row_class[panel]
+    by_column = np.zeros(view.k, int) if column_class is None else column_class
+    table = table_of[by_row[:, :, None], by_column[None, None, :], 0]
+    wide = np.where(random.random(view.shape) < 0.05, random.integers(base, base + 255, view.shape), random.integers(-2, 3, view.shape))
+    classes = np.choose(table, [np.clip(wide, -1, 1), wide, np.zeros(view.shape, int)])
+    levels = (classes << raw_bits) - ((1 << raw_bits) >> 1) + random.integers(0, 1 << raw_bits, view.shape)
+    return Symbols(levels.astype(np.int32), raw_bits, base, table_of, row_class, column_class)
+
+
+def _assembled(view: View, seed: int, axes: tuple[int, int], layout: tuple[int, ...], raw_bits: int = 0) -> Assembled:
+    form = Grid(dense(np.random.default_rng(seed).uniform(0.1, 1, view.batch * view.rows), "bfloat16"), _leaf(view, seed, axes, raw_bits))
+    return Assembled(Payload(THREE, (Member(1, view, form),), False), layout)
+
+
+def _pooled(count: int, lanes: int) -> Assembled:
+    members = []
+    for number in range(count):
+        view = plain_view(1 + number % 2, 1 + 11 * number % 90, 1 + number % 7)
+        symbols = _leaf(view, number, (1 + number % 3, 1 + number % 4), number % 2 * 3, -10)
+        symbols = Symbols(np.clip(symbols.levels, -128, 127), symbols.raw_bits, -10, *_axes(symbols))  # type: ignore[arg-type]
+        form: Form = Grid(dense(np.array([0.5])), symbols) if number % 4 else symbols
+        members.append(Member(1 if number % 4 else 5, view, form))
+    tables = (*THREE[:1], Table(-10, (*range(1, 16), 136), True), THREE[2])
+    members = [member for member in members if _codable(tables, member)]
+    return Assembled(Payload(tables, tuple(members), True), (lanes,))
+
+
+def _axes(symbols: Symbols) -> tuple[NDArray, NDArray | None, NDArray | None]:
+    return symbols.table_of, symbols.row_class, symbols.column_class
+
+
+def _codable(tables: tuple[Table, ...], member: Member) -> bool:
+    try:
+        assembly.assemble_pool(Payload(tables, (member,), True), 1)
+    except AssertionError:
+        return False
+    return True
+
+
+ASSEMBLED: dict[str, Callable[[], Assembled]] = {
+    "column classes": lambda: _assembled(plain_view(1, 66, 20), 1, (1, 4), (1, 1)),
+    "row and column classes": lambda: _assembled(plain_view(2, 200, 10), 2, (3, 5), (1, 3)),
+    "sixteen classes each way": lambda: _assembled(plain_view(1, 1100, 20), 3, (16, 16), (1, 17)),
+    "width 2": lambda: _assembled(plain_view(1, 300, 6), 4, (2, 2), (2, 2)),
+    "width 3": lambda: _assembled(plain_view(2, 400, 5), 5, (2, 3), (3, 1), 2),
+    "width 4": lambda: _assembled(plain_view(1, 700, 4), 6, (4, 2), (4, 2), 1),
+    "width 4, few rows": lambda: _assembled(plain_view(1, 70, 12), 7, (2, 2), (4, 5), 3),
+    "eight raw bits": lambda: _assembled(plain_view(1, 130, 7), 8, (2, 1), (2, 1), 8),
+    "seven raw bits, ragged": lambda: _assembled(plain_view(3, 77, 7), 9, (3, 2), (1, 1), 7),
+    "transposed, width 2": lambda: _assembled(View((3, 4, 150), (2, 1, 0), 1, 150), 10, (2, 4), (2, 1)),
+    "pool of 1, one lane": lambda: _pooled(1, 1),
+    "pool of 9, five lanes": lambda: _pooled(9, 5),
+    "pool of 30, 64 lanes": lambda: _pooled(30, 64),
+}
+"""Payloads that the writer never makes, by name."""
+
+
+def every_payload() -> dict[str, bytes]:
+    """All of the above as bytes, by name; the writer's also as a Gather reads them."""
+    found = {f"written: {name}": writer.write(make()) for name, make in WRITTEN.items()}
+    found["gathered"] = writer.write(grid(plain_view(1, 641, 20)), gathered=True)
+    found |= {f"pool: {name}": writer.write_pool(make()) for name, make in POOLS.items()}
+    return found | {f"assembled: {name}": make().bytes() for name, make in ASSEMBLED.items()}
+
+

@@ -1,0 +1,416 @@
+"""A second decoder, written from the text of runtime/FORMAT.md alone: pure Python, one symbol at a time, nothing imported from the package.
+
+Where it and `runtime/reader.py` agree, the page says what the code does. `decode` gives the tensors of all members; `Rejected.number` is the R number.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+M = [
+    *(0x3F800000, 0x3F85AAC3, 0x3F8B95C2, 0x3F91C3D3, 0x3F9837F0, 0x3F9EF532, 0x3FA5FED7, 0x3FAD583F),
+    *(0x3FB504F3, 0x3FBD08A4, 0x3FC5672A, 0x3FCE248C, 0x3FD744FD, 0x3FE0CCDF, 0x3FEAC0C7, 0x3FF5257D),
+]
+FLOATS = {1: "<f4", 10: "<f2", 16: "<u2"}
+RANGES = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767), 21: (0, 15), 22: (-8, 7)}
+STORED = {2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 21: "u1", 22: "i1"}
+VALUE_BYTES = (4, 2, 2)
+
+
+class Rejected(Exception):
+    """The bytes are to be rejected with this number."""
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(f"R{number}: {reason}")
+        self.number = number
+
+
+def require(condition: bool, number: int, reason: str) -> None:
+    if not condition:
+        raise Rejected(number, reason)
+
+
+class Bytes:
+    """Reads fields one after the other."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, count: int) -> bytes:
+        require(self.at + count <= len(self.data), 2, "ends early")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def u8(self, low: int = 0, high: int = 255) -> int:
+        value = self.take(1)[0]
+        require(low <= value <= high, 1, f"byte {value} is not in {low}..{high}")
+        return value
+
+    def varint(self, low: int = 0, high: int = 2**35 - 1) -> int:
+        value = 0
+        for i in range(5):
+            byte = self.take(1)[0]
+            value += (byte & 127) << (7 * i)
+            if byte < 128:
+                require(low <= value <= high, 1, f"varint {value} is not in {low}..{high}")
+                return value
+        raise Rejected(1, "a varint of more than 5 bytes")
+
+    def zigzag(self) -> int:
+        z = self.varint()
+        value = (z >> 1) ^ -(z & 1)
+        require(-32768 <= value <= 32767, 1, f"zigzag {value}")
+        return value
+
+
+@dataclass
+class Table:
+    first: int
+    frequency: list[int]
+    escape: bool
+    start: list[int] = field(default_factory=list)
+
+    def index(self, slot: int) -> int:
+        return next(i for i, (s, f) in enumerate(zip(self.start, self.frequency, strict=True)) if s <= slot < s + f)
+
+
+@dataclass
+class Symbols:
+    raw_bits: int
+    escape_base: int
+    columns: int
+    map: list[int]
+    row_class: bytes | None
+    column_class: bytes | None
+    levels: dict[tuple[int, int, int], int] = field(default_factory=dict)
+
+    def table(self, panel: int, column: int) -> int:
+        row_class = self.row_class[panel] if self.row_class else 0
+        column_class = self.column_class[column] if self.column_class else 0
+        return self.map[row_class * self.columns + column_class]
+
+
+@dataclass
+class Member:
+    dtype: int
+    dims: list[int]
+    permutation: list[int]
+    batch: int
+    rows: int
+    k: int
+    symbols: Symbols = None  # type: ignore[assignment]
+    value: Callable[[int, int, int, int], float] | None = None
+    sparse: int | None = None
+    values: dict[tuple[int, int, int], float] = field(default_factory=dict)
+    codes: int | None = None
+
+    def panels(self) -> int:
+        return -(-self.rows // 64)
+
+    def places(self) -> Iterator[tuple[int, int, int]]:
+        return ((b, o, c) for b in range(self.batch) for o in range(self.rows) for c in range(self.k))
+
+
+def round32(value: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
+def value_of(kind: int, code: bytes) -> float:
+    if kind == 0:
+        return float(struct.unpack("<f", code)[0])
+    if kind == 1:
+        return float(struct.unpack("<e", code)[0])
+    return float(struct.unpack("<f", b"\0\0" + code)[0])
+
+
+def read_table(r: Bytes) -> Table:
+    classes = r.u8()
+    n = classes & 127
+    require(1 <= n <= 16, 1, "classes")
+    first = r.zigzag()
+    frequency = [r.u8() for _ in range(n - 1)]
+    frequency.append(256 - sum(frequency))
+    require(frequency[-1] >= 1, 1, "frequencies")
+    return Table(first, frequency, classes > 127, [sum(frequency[:i]) for i in range(n)])
+
+
+def read_dense(r: Bytes, counts: Callable[[int], bool]) -> list[float]:
+    require(r.u8() == 0, 1, "not Dense")
+    kind, count = r.u8(0, 3), r.varint(1)
+    require(counts(count), 1, "count")
+    if kind == 3:
+        exponent = (r.u8() ^ 128) - 128
+        require(-100 <= exponent <= 84, 1, "exponent")
+        mantissas = [value_of(0, m.to_bytes(4, "little")) for m in M]
+        return [mantissas[j & 15] * 2.0 ** (exponent + (j >> 4)) for j in r.take(count)]
+    size = VALUE_BYTES[kind]
+    section = r.take(size * count)
+    values = [value_of(kind, section[i * size : i * size + size]) for i in range(count)]
+    require(all(map(math.isfinite, values)), 1, "not finite")
+    return values
+
+
+def read_symbols(r: Bytes, member: Member, tables: int, tagged: bool) -> None:
+    if tagged:
+        require(r.u8() == 4, 1, "not Symbols")
+    raw_bits, escape_base = r.u8(0, 8), r.zigzag()
+    rows, columns, quantizers = r.u8(1, 16), r.u8(1, 16), r.u8()
+    require(quantizers == 1, 4, "quantizers")
+    require(tables > 0, 1, "no table")
+    numbers = list(r.take(rows * columns)) if tables > 1 else [0] * (rows * columns)
+    require(all(number < tables for number in numbers), 1, "map")
+    row_class = r.take(member.batch * member.panels()) if rows > 1 else None
+    require(all(c < rows for c in row_class or b""), 1, "row class")
+    column_class = r.take(member.k) if columns > 1 else None
+    require(all(c < columns for c in column_class or b""), 1, "column class")
+    member.symbols = Symbols(raw_bits, escape_base, columns, numbers, row_class, column_class)
+
+
+def read_grid(r: Bytes, member: Member, tables: int) -> None:
+    flags, block = r.u8(0, 1), r.varint(0, member.k)
+    blocks = -(-member.k // block) if block else 1
+    full = member.batch * member.rows * blocks
+    scale = read_dense(r, lambda count: count in (1, full))
+    column = read_dense(r, lambda count: count == member.k) if flags else None
+
+    def value(b: int, o: int, c: int, level: int) -> float:
+        s = scale[0] if len(scale) == 1 else scale[(b * member.rows + o) * blocks + (c // block if block else 0)]
+        s = s if column is None else round32(s * column[c])
+        return round32(s * level)
+
+    member.value = value
+    read_symbols(r, member, tables, True)
+
+
+def read_codebook(r: Bytes, member: Member, tables: int) -> None:
+    flags = r.u8(0, 1)
+    centroids = read_dense(r, lambda count: count <= 65536)
+    scale = read_dense(r, lambda count: count == member.batch * member.rows) if flags else None
+
+    def value(b: int, o: int, c: int, level: int) -> float:
+        return centroids[level] if scale is None else round32(scale[b * member.rows + o] * centroids[level])
+
+    member.value, member.codes = value, len(centroids)
+    read_symbols(r, member, tables, True)
+
+
+def read_member(r: Bytes, tables: int, pool: bool) -> Member:
+    dtype = r.u8()
+    require(dtype in FLOATS or dtype in RANGES, 1, "dtype")
+    layout = r.u8()
+    rank = layout & 127
+    require(rank <= 8, 1, "rank")
+    dims = [r.varint(1, 2**31 - 1) for _ in range(rank)]
+    size = math.prod(dims)
+    require(size < 2**40, 1, "dims")
+    permutation = list(r.take(rank)) if layout > 127 else list(range(rank))
+    require(sorted(permutation) == list(range(rank)), 1, "permutation")
+    batch, rows = r.varint(1), r.varint(1)
+    require(size % (batch * rows) == 0, 1, "batch * rows")
+    member = Member(dtype, dims, permutation, batch, rows, size // (batch * rows))
+    tag = r.u8()
+    require(tag not in (5, 6), 4, "reserved form")
+    require(1 <= tag <= 4, 1, "form")
+    if tag == 1:
+        member.sparse = r.u8(0, 2)
+        read_symbols(r, member, tables, True)
+    elif tag == 2:
+        read_grid(r, member, tables)
+    elif tag == 3:
+        read_codebook(r, member, tables)
+    else:
+        read_symbols(r, member, tables, False)
+    require((tag == 4) == (dtype in RANGES), 1, "form does not fit the dtype")
+    require(not (pool and tag == 1), 1, "Sparse in a pool")
+    return member
+
+
+class Stream:
+    """The sections of one stream and their reading positions."""
+
+    def __init__(self, tables: list[Table], body: bytes, sizes: list[int]) -> None:
+        self.tables = tables
+        self.rans, heads, self.raw, self.escapes, self.values = (body[sum(sizes[:i]) : sum(sizes[: i + 1])] for i in range(5))
+        self.states = [heads[i] + 256 * heads[i + 1] for i in range(0, len(heads), 2)]
+        require(min(self.states) >= 256, 3, "a head below 256")
+        self.at = self.escape_at = self.value_at = self.raw_at = 0
+
+    def step(self, numbers: list[int]) -> list[tuple[Table, int]]:
+        """The class index of each of the first lanes, with its table."""
+        found = []
+        for lane, number in enumerate(numbers):
+            table, x = self.tables[number], self.states[lane]
+            i = table.index(x & 255)
+            self.states[lane] = table.frequency[i] * (x >> 8) + (x & 255) - table.start[i]
+            found.append((table, i))
+        for lane in range(len(numbers)):
+            if self.states[lane] < 256:
+                require(self.at < len(self.rans), 3, "rans section is too short")
+                self.states[lane] = self.states[lane] << 8 | self.rans[self.at]
+                self.at += 1
+        return found
+
+    def class_value(self, table: Table, index: int, escape_base: int) -> int:
+        if table.escape and index == len(table.frequency) - 1:
+            require(self.escape_at < len(self.escapes), 3, "escapes")
+            self.escape_at += 1
+            return escape_base + self.escapes[self.escape_at - 1]
+        return table.first + index
+
+    def planes(self, lanes: int, bits: int) -> list[int]:
+        """The raw parts of one panel's step."""
+        size, parts = -(-lanes // 8), [0] * lanes
+        for bit in range(bits):
+            plane = int.from_bytes(self.raw[self.raw_at : self.raw_at + size], "little")
+            self.raw_at += size
+            require(plane >> lanes == 0, 3, "unused bit")
+            parts = [part | (plane >> lane & 1) << bit for lane, part in enumerate(parts)]
+        return parts
+
+    def end(self) -> None:
+        require(all(x == 256 for x in self.states) and self.at == len(self.rans), 3, "the end")
+        require(self.escape_at == len(self.escapes) and self.value_at == len(self.values), 3, "sections are left over")
+
+
+def check_level(member: Member, level: int) -> None:
+    if member.codes is not None:
+        require(0 <= level < member.codes, 3, "code")
+    if member.sparse is not None:
+        require(level in (0, 1), 3, "mask")
+    if member.dtype in RANGES:
+        low, high = RANGES[member.dtype]
+        require(low <= level <= high, 3, "level")
+
+
+def decode_group(stream: Stream, member: Member, batch: int, first_row: int, lanes: int) -> None:
+    symbols = member.symbols
+    for column in range(member.k):
+        panels = [batch * member.panels() + (first_row + lane) // 64 for lane in range(lanes)]
+        found = stream.step([symbols.table(panel, column) for panel in panels])
+        classes = [stream.class_value(table, i, symbols.escape_base) for table, i in found]
+        raws = [part for at in range(0, lanes, 64) for part in stream.planes(min(64, lanes - at), symbols.raw_bits)]
+        for lane, (c, b) in enumerate(zip(classes, raws, strict=True)):
+            level = (c << symbols.raw_bits) - ((1 << symbols.raw_bits) >> 1) + b
+            check_level(member, level)
+            place = (batch, first_row + lane, column)
+            symbols.levels[place] = level
+            if member.sparse is not None and level == 1:
+                size = VALUE_BYTES[member.sparse]
+                require(stream.value_at < len(stream.values), 3, "values")
+                member.values[place] = value_of(member.sparse, stream.values[stream.value_at : stream.value_at + size])
+                stream.value_at += size
+
+
+def read_chunks(r: Bytes, member: Member) -> list[tuple[int, int, int, int, list[int], bytes]]:
+    """(batch, first row, lanes, groups, sizes of the five sections, checksum) of every chunk."""
+    width, groups = r.u8(1, 4), r.varint(1)
+    w = 64 * width
+    full = member.rows // w
+    require(full == 0 or full % groups == 0, 1, "groups_per_chunk")
+    cuts = [(g * w, w, groups) for g in range(0, full, groups)] + ([(full * w, member.rows % w, 1)] if member.rows % w else [])
+    chunks = []
+    for batch in range(member.batch):
+        for first_row, lanes, g in cuts:
+            rans, escapes = r.varint(), r.varint()
+            values = r.varint() * VALUE_BYTES[member.sparse] if member.sparse is not None else 0
+            panels = [min(64, lanes - at) for at in range(0, lanes, 64)]
+            raw = g * member.k * sum(member.symbols.raw_bits * -(-panel // 8) for panel in panels)
+            chunks.append((batch, first_row, lanes, g, [rans, 2 * lanes, raw, escapes, values], r.take(4)))
+    return chunks
+
+
+def decode_chunks(r: Bytes, member: Member, tables: list[Table], rest: bytes) -> None:
+    chunks = read_chunks(r, member)
+    require(r.at == len(r.data), 1, "header ends elsewhere")
+    expected = sum(sum(sizes) for *_, sizes, _ in chunks)
+    require(len(rest) >= expected, 2, "shorter")
+    require(len(rest) <= expected, 1, "longer")
+    at = 0
+    for batch, first_row, lanes, groups, sizes, crc in chunks:
+        body = rest[at : at + sum(sizes)]
+        at += len(body)
+        require(zlib.crc32(body) == int.from_bytes(crc, "little"), 3, "chunk_crc")
+        stream = Stream(tables, body, sizes)
+        for group in range(groups):
+            decode_group(stream, member, batch, first_row + group * lanes, lanes)
+        stream.end()
+
+
+def decode_pool(r: Bytes, members: list[Member], tables: list[Table], rest: bytes) -> None:
+    lanes, rans, escapes, crc = r.u8(1, 64), r.varint(), r.varint(), r.take(4)
+    require(r.at == len(r.data), 1, "header ends elsewhere")
+    count = sum(member.symbols.raw_bits * math.prod(member.dims) for member in members)
+    sizes = [rans, 2 * lanes, -(-count // 8), escapes, 0]
+    require(len(rest) >= sum(sizes), 2, "shorter")
+    require(len(rest) <= sum(sizes), 1, "longer")
+    require(zlib.crc32(rest) == int.from_bytes(crc, "little"), 3, "stream_crc")
+    stream = Stream(tables, rest, sizes)
+    bits, bit_at = int.from_bytes(stream.raw, "little"), 0
+    require(bits >> count == 0, 3, "unused bit")
+    order = [(member, place) for member in members for place in member.places()]
+    for at in range(0, len(order), lanes):
+        step = order[at : at + lanes]
+        found = stream.step([m.symbols.table(b * m.panels() + o // 64, c) for m, (b, o, c) in step])
+        for (member, place), (table, i) in zip(step, found, strict=True):
+            s = member.symbols
+            level = (stream.class_value(table, i, s.escape_base) << s.raw_bits) - ((1 << s.raw_bits) >> 1)
+            level += bits >> bit_at & ((1 << s.raw_bits) - 1)
+            bit_at += s.raw_bits
+            require(-128 <= level <= 127, 3, "a pooled level")
+            check_level(member, level)
+            s.levels[place] = level
+    stream.end()
+
+
+def tensor(member: Member) -> NDArray:
+    """The decoded tensor in its dims; bfloat16 as bits."""
+    viewed = np.zeros((member.batch, member.rows, member.k), FLOATS.get(member.dtype) or STORED[member.dtype])
+    for place in member.places():
+        level = member.symbols.levels[place]
+        if member.dtype in RANGES:
+            viewed[place] = level
+            continue
+        value = member.values.get(place, 0.0) if member.sparse is not None else member.value(*place, level)  # type: ignore[misc]
+        with np.errstate(over="ignore"):
+            viewed[place] = roundbf(value) if member.dtype == 16 else value
+    out = np.zeros(member.dims, viewed.dtype)
+    permuted = np.transpose(out, member.permutation)  # a view: writing it writes `out`
+    permuted[...] = viewed.reshape(permuted.shape)
+    return out
+
+
+def roundbf(value: float) -> int:
+    bits = int.from_bytes(struct.pack("<f", value), "little")
+    high, low = divmod(bits, 65536)
+    return high + (low > 32768 or (low == 32768 and high % 2 == 1))
+
+
+def decode(data: bytes) -> list[NDArray]:
+    """The tensors of all members of a payload."""
+    r = Bytes(data)
+    require(r.take(2) == b"OC", 1, "magic")
+    require(r.u8() == 1, 4, "draft")
+    kind = r.u8(0, 1)
+    header_bytes = int.from_bytes(r.take(4), "little")
+    require(header_bytes <= len(data), 2, "header_bytes")
+    require(header_bytes >= 12, 1, "header_bytes")
+    require(zlib.crc32(data[: header_bytes - 4]) == int.from_bytes(data[header_bytes - 4 : header_bytes], "little"), 3, "header_crc")
+    r.data = data[: header_bytes - 4]
+    tables = [read_table(r) for _ in range(r.varint(0, 256))]
+    members = [read_member(r, len(tables), kind == 1) for _ in range(r.varint(1, 4096) if kind else 1)]
+    symbols = sum(math.prod(member.dims) for member in members)
+    require(symbols <= 65536 * len(data), 1, "not believable")
+    if kind:
+        require(symbols <= 65536, 1, "a pool of more than 65,536 symbols")
+        decode_pool(r, members, tables, data[header_bytes:])
+    else:
+        decode_chunks(r, members[0], tables, data[header_bytes:])
+    return [tensor(member) for member in members]
