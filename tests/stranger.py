@@ -395,6 +395,11 @@ def roundbf(value: float) -> int:
 
 def decode(data: bytes) -> list[NDArray]:
     """The tensors of all members of a payload."""
+    return [array for _, array in decode_with_dtypes(data)]
+
+
+def decode_with_dtypes(data: bytes) -> list[tuple[int, NDArray]]:
+    """(dtype number, tensor) of all members of a payload."""
     r = Bytes(data)
     require(r.take(2) == b"OC", 1, "magic")
     require(r.u8() == 1, 4, "draft")
@@ -413,4 +418,4 @@ def decode(data: bytes) -> list[NDArray]:
         decode_pool(r, members, tables, data[header_bytes:])
     else:
         decode_chunks(r, members[0], tables, data[header_bytes:])
-    return [tensor(member) for member in members]
+    return [(member.dtype, tensor(member)) for member in members]

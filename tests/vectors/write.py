@@ -1,0 +1,84 @@
+"""Writes the vectors, once: `python -m tests.vectors.write`. A vector that exists stays as it is.
+
+The values come from FORMAT.md alone (`tests/stranger.py`), not through the reader.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+
+import numpy as np
+from onnx_compress.passes import writer
+
+from tests import stranger
+from tests.payloads import ASSEMBLED, POOLS, WRITTEN, codebook, grid, plain_view
+from tests.vectors import FOLDER, MANIFEST
+
+CHOSEN = {
+    "grid_1x1x1": "grid 1x1x1",
+    "grid_ragged": "grid 2x65x9",
+    "grid_panels": "grid 1x256x4",
+    "grid_batches": "grid 3x300x2",
+    "grid_blocks_column": "block scales with a column scale",
+    "grid_one_scale_column": "one scale and a column scale",
+    "grid_rank0": "rank 0",
+    "grid_rank8": "rank 8",
+    "grid_transposed": "transposed",
+    "grid_wide_levels": "spread 3000",
+    "grid_escapes": "outliers escape",
+    "grid_float16": "float16",
+    "grid_bfloat16": "bfloat16",
+    "grid_log8_high": "log8 extremes",
+    "grid_log8_low": "log8 least",
+    "grid_constant": "all -1",
+    "codebook_300": "codebook of 300",
+    "codebook_row_scale": "codebook bfloat16, row scale",
+    "sparse_float32": "sparse values float32",
+    "sparse_transposed": "transposed convolution",
+    "sparse_bfloat16": "sparse bfloat16",
+    "integers_uint8": "integers of dtype 2",
+    "integers_int16": "integers of dtype 5",
+    "integers_int4": "integers of dtype 22",
+}
+BY_HAND = {
+    "hand_classes": "row and column classes",
+    "hand_width2": "width 2",
+    "hand_width3_raw": "width 3",
+    "hand_width4_raw": "width 4",
+    "hand_raw8": "eight raw bits",
+    "hand_pool_lanes5": "pool of 9, five lanes",
+}
+
+
+def payloads() -> dict[str, bytes]:
+    """The bytes of every vector by name."""
+    found = {name: writer.write(WRITTEN[source]()) for name, source in CHOSEN.items()}
+    found |= {name: ASSEMBLED[source]().bytes() for name, source in BY_HAND.items()}
+    found["grid_gathered"] = writer.write(grid(plain_view(1, 300, 8)), gathered=True)
+    found["pool_forms"] = writer.write_pool(POOLS["of all forms"]())
+    found["pool_dtypes"] = writer.write_pool(POOLS["of float16 and bfloat16"]())
+    found["pool_codebooks"] = writer.write_pool([codebook(plain_view(1, 5, 6), count, row_scale=count > 2) for count in (1, 2, 17)])
+    return found
+
+
+def main() -> None:
+    """Adds the vectors that are missing."""
+    known = json.loads(MANIFEST.read_text()) if MANIFEST.exists() else {}
+    for name, data in payloads().items():
+        if name in known or (FOLDER / f"{name}.bin").exists():
+            sys.stderr.write(f"{name} exists and stays as it is\n")
+            continue
+        members = []
+        for number, (dtype, array) in enumerate(stranger.decode_with_dtypes(data)):
+            file = FOLDER / f"{name}.{number}.npy"
+            np.save(file, array)
+            members.append({"dtype": dtype, "dims": list(array.shape), "file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
+        (FOLDER / f"{name}.bin").write_bytes(data)
+        known[name] = {"draft": data[2], "sha256": hashlib.sha256(data).hexdigest(), "members": members}
+    MANIFEST.write_text(json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
