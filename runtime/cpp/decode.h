@@ -15,7 +15,7 @@ struct Tile {
   const float* values = nullptr;  // [last - first][stride]; lanes beyond `lanes` are zero
   int64_t stride = 0;             // lanes rounded up to 64
   int64_t batch = 0, row = 0, lanes = 0;
-  int64_t first = 0, last = 0;    // steps of k
+  int64_t first = 0, last = 0;  // steps of k
 };
 
 // One member of a payload, ready to be decoded by any number of threads: read-only once made.

@@ -10,9 +10,9 @@ namespace onnx_compress {
 class Phases {
  public:
   explicit Phases(const Geometry& geometry);
-  void fill(const float* x);                              // the group's channels, [channels, plane]
+  void fill(const float* x);  // the group's channels, [channels, plane]
   const float* source(int64_t channel, const Tap& tap) const;
-  int64_t span() const { return span_; }                  // elements to correlate
+  int64_t span() const { return span_; }  // elements to correlate
   // Adds the valid positions of `flat` to y, [positions]; or sets them.
   void collect(const float* flat, float* y, bool accumulate) const;
 

@@ -3,11 +3,11 @@
 
 namespace onnx_compress {
 
-#define ONNX_COMPRESS_SET(isa)       \
-  namespace isa {                    \
-  ONNX_COMPRESS_DECLARE_KERNELS      \
-  }                                  \
-  namespace {                        \
+#define ONNX_COMPRESS_SET(isa)                                                      \
+  namespace isa {                                                                   \
+  ONNX_COMPRESS_DECLARE_KERNELS                                                     \
+  }                                                                                 \
+  namespace {                                                                       \
   constexpr Kernels isa##_set = {#isa, isa::decode, isa::multiply, isa::correlate}; \
   }
 
@@ -23,8 +23,9 @@ const Kernels* kernels_named(int rank) {
 #if defined(ONNX_COMPRESS_X86)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
+                      __builtin_cpu_supports("avx512vbmi2");
   if (rank == 2) return avx512 ? &avx512_set : nullptr;
   if (rank == 1) return avx2 ? &avx2_set : nullptr;
 #endif

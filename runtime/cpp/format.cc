@@ -175,10 +175,12 @@ void read_view(Cursor& cursor, Member& member) {
 Member read_member(Cursor& cursor, int tables, bool pooled) {
   Member member;
   member.dtype = cursor.u8("a dtype");
-  if (!is_float(member.dtype) && !is_integer(member.dtype)) fail(Fault::format, "dtype ", member.dtype, " is not one that weights can have");
+  if (!is_float(member.dtype) && !is_integer(member.dtype))
+    fail(Fault::format, "dtype ", member.dtype, " is not one that weights can have");
   read_view(cursor, member);
   read_form(cursor, member, tables);
-  if (member.integer() == is_float(member.dtype)) fail(Fault::format, "form ", static_cast<int>(member.form), " does not fit dtype ", member.dtype);
+  if (member.integer() == is_float(member.dtype))
+    fail(Fault::format, "form ", static_cast<int>(member.form), " does not fit dtype ", member.dtype);
   if (pooled && member.form == FORM_SPARSE) fail(Fault::format, "a pool holds no Sparse members");
   return member;
 }

@@ -38,10 +38,10 @@ struct Member {
   std::vector<int> permutation;
   int64_t batch = 1, rows = 1, k = 1;
   FormKind form = FORM_SYMBOLS;
-  Dense scale;                   // Grid, Codebook; count 0: none
-  Dense column_scale;            // Grid; count 0: none
-  int64_t block = 0;             // Grid
-  std::vector<float> centroids;  // Codebook
+  Dense scale;                         // Grid, Codebook; count 0: none
+  Dense column_scale;                  // Grid; count 0: none
+  int64_t block = 0;                   // Grid
+  std::vector<float> centroids;        // Codebook
   DenseKind value_kind = DENSE_FLOAT;  // Sparse
   Symbols symbols;
 

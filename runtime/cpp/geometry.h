@@ -16,8 +16,8 @@ struct ConvAttributes {
 struct Geometry {
   size_t axes = 0;  // spatial axes of the model
   int64_t images = 0, channels = 0, outputs = 0, group = 1;
-  int64_t in[3] = {1, 1, 1}, out[3] = {1, 1, 1}, kernel[3] = {1, 1, 1}, stride[3] = {1, 1, 1}, dilation[3] = {1, 1, 1}, before[3] = {0, 0, 0},
-          after[3] = {0, 0, 0};
+  int64_t in[3] = {1, 1, 1}, out[3] = {1, 1, 1}, kernel[3] = {1, 1, 1}, stride[3] = {1, 1, 1}, dilation[3] = {1, 1, 1},
+          before[3] = {0, 0, 0}, after[3] = {0, 0, 0};
 
   // Throws where the shapes, the weight or the attributes do not fit each other.
   Geometry(const ConvAttributes& attributes, const Shape& x, const Member& member);
@@ -32,7 +32,8 @@ struct Geometry {
 // Position of tap t in the kernel, by axis.
 struct Tap {
   int64_t at[3];
-  Tap(const Geometry& geometry, int64_t tap) : at{tap / (geometry.kernel[1] * geometry.kernel[2]), tap / geometry.kernel[2] % geometry.kernel[1], tap % geometry.kernel[2]} {}
+  Tap(const Geometry& geometry, int64_t tap)
+      : at{tap / (geometry.kernel[1] * geometry.kernel[2]), tap / geometry.kernel[2] % geometry.kernel[1], tap % geometry.kernel[2]} {}
 };
 
 }  // namespace onnx_compress

@@ -27,8 +27,8 @@ inline uint32_t load32(const uint8_t* bytes) { return uint32_t{load16(bytes)} | 
 // After: Giesen, "Float->half variants", float_to_half_fast3_rtne.
 inline uint16_t to_half(float value) {
   const uint32_t all = float_bits(value), sign = all & 0x80000000u, bits = all ^ sign;
-  const uint32_t special = bits > 0x7F800000u ? 0x7E00u : 0x7C00u;                                // NaN, or beyond 65536
-  const uint32_t small = float_bits(bits_float(bits) + bits_float(126u << 23)) - (126u << 23);    // the addition rounds at 2^-24
+  const uint32_t special = bits > 0x7F800000u ? 0x7E00u : 0x7C00u;                              // NaN, or beyond 65536
+  const uint32_t small = float_bits(bits_float(bits) + bits_float(126u << 23)) - (126u << 23);  // the addition rounds at 2^-24
   const uint32_t normal = (bits + (static_cast<uint32_t>(15 - 127) << 23) + 0xFFFu + ((bits >> 13) & 1u)) >> 13;
   const uint32_t half = bits >= 0x47800000u ? special : bits < 0x38800000u ? small : normal;
   return static_cast<uint16_t>(half | sign >> 16);

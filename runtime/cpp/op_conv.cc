@@ -122,7 +122,8 @@ class Conv : public Operator {
   void validate(const Weight& weight) const override {
     const Member& member = weight.member();
     for (size_t axis = 0; axis < member.permutation.size(); ++axis)
-      if (member.permutation[axis] != static_cast<int>(axis)) fail(Fault::argument, "a weight with permuted axes is not one that Conv multiplies with");
+      if (member.permutation[axis] != static_cast<int>(axis))
+        fail(Fault::argument, "a weight with permuted axes is not one that Conv multiplies with");
   }
 
  private:

@@ -53,7 +53,8 @@ class Gather : public Operator {
     const Member& member = weight.member();
     bool plain = member.batch == 1 && !member.dims.empty() && member.rows == member.dims[0];
     for (size_t axis = 0; axis < member.permutation.size(); ++axis) plain = plain && member.permutation[axis] == static_cast<int>(axis);
-    if (!plain) fail(Fault::argument, "a weight of dims ", text_of(member.dims), " does not have its first axis in rows: use Decompress and Gather");
+    if (!plain)
+      fail(Fault::argument, "a weight of dims ", text_of(member.dims), " does not have its first axis in rows: use Decompress and Gather");
     check_cast(member.dtype, type_);
   }
 

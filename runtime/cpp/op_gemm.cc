@@ -38,7 +38,8 @@ class Gemm : public Operator {
     const Member& member = held->member();
     const Tensor a = run.input(0).value();
     if (a.shape.size() != 2 || a.shape[transposed_ ? 0 : 1] != member.k)
-      fail(Fault::argument, "A has shape ", text_of(a.shape), ", it needs two axes, ", member.k, " long the ", transposed_ ? "first" : "last");
+      fail(Fault::argument, "A has shape ", text_of(a.shape), ", it needs two axes, ", member.k, " long the ",
+           transposed_ ? "first" : "last");
     const int64_t m = a.shape[transposed_ ? 1 : 0], rows = member.rows;
     const Floats activations(a);
     const auto addend = read_addend(run, m, rows);
@@ -60,7 +61,8 @@ class Gemm : public Operator {
 
  protected:
   void validate(const Weight& weight) const override {
-    if (weight.member().batch != 1) fail(Fault::argument, "a weight in ", weight.member().batch, " batches is not one that Gemm multiplies with");
+    if (weight.member().batch != 1)
+      fail(Fault::argument, "a weight in ", weight.member().batch, " batches is not one that Gemm multiplies with");
   }
 
  private:

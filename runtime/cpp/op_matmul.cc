@@ -80,7 +80,8 @@ class MatMul : public Operator {
   void validate(const Weight& weight) const override {
     const Member& member = weight.member();
     if (count_of(batch_axes(member)) != member.batch)
-      fail(Fault::argument, "a weight of dims ", text_of(member.dims), " seen in ", member.batch, " batches is not one that MatMul multiplies with");
+      fail(Fault::argument, "a weight of dims ", text_of(member.dims), " seen in ", member.batch,
+           " batches is not one that MatMul multiplies with");
   }
 
  private:
@@ -104,6 +105,8 @@ class MatMul : public Operator {
 
 }  // namespace
 
-std::unique_ptr<Operator> make_matmul(const Attributes& attributes, bool checksums) { return std::make_unique<MatMul>(attributes, checksums); }
+std::unique_ptr<Operator> make_matmul(const Attributes& attributes, bool checksums) {
+  return std::make_unique<MatMul>(attributes, checksums);
+}
 
 }  // namespace onnx_compress

@@ -17,8 +17,8 @@ void Operator::keep_constant(const Attributes& attributes) {
 }
 
 std::shared_ptr<const Weight> Operator::make(const Tensor& payload) const {
-  const auto made = std::make_shared<Weight>(static_cast<const uint8_t*>(payload.data), static_cast<uint64_t>(payload.count()), member_,
-                                             checksums_, to_);
+  const auto made =
+      std::make_shared<Weight>(static_cast<const uint8_t*>(payload.data), static_cast<uint64_t>(payload.count()), member_, checksums_, to_);
   validate(*made);
   return made;
 }
@@ -37,7 +37,8 @@ void check_cast(int dtype, int type) {
 
 bool is_relu(const Attributes& attributes) {
   const std::string activation = attributes.string("activation");
-  if (!activation.empty() && activation != "Relu") fail(Fault::argument, "activation '", activation, "' is unknown, legal is Relu or nothing");
+  if (!activation.empty() && activation != "Relu")
+    fail(Fault::argument, "activation '", activation, "' is unknown, legal is Relu or nothing");
   return !activation.empty();
 }
 

@@ -1,5 +1,6 @@
 // The part of onnxruntime's C interface that we use, declared by ourselves: no package registry ships the header. The table of function
-// pointers is append-only; slots are those of API 18 and have run on onnxruntime 1.20.1, 1.22.1 and 1.32.0 (docs: FACTS, "The C interface").
+// pointers is append-only; slots are those of API 18 and have run on onnxruntime 1.20.1, 1.22.1 and 1.32.0 (docs: FACTS, "The C
+// interface").
 #pragma once
 
 #include <cstddef>

@@ -71,7 +71,8 @@ void check_finished(const Reader& reader, const Payload& payload) {
   bool ended = reader.position == reader.rans_bytes && reader.escapes_left == 0;
   for (int64_t lane = 0; lane < payload.pool.lanes; ++lane) ended = ended && reader.states[lane] == 256;
   for (uint64_t bit = reader.bit; bit < 8 * payload.pool.raw_bytes; ++bit) ended = ended && !(reader.raw[bit / 8] >> (bit % 8) & 1);
-  if (!ended) fail(Fault::corruption, "the pool's stream does not end where its encoder began: the payload was changed after it was written");
+  if (!ended)
+    fail(Fault::corruption, "the pool's stream does not end where its encoder began: the payload was changed after it was written");
 }
 
 }  // namespace

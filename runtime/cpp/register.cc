@@ -143,8 +143,8 @@ bool wants_checksums(const OrtApi* api, const OrtSessionOptions* options) {
 OrtStatus* refuse(const OrtApiBase* base) {
   for (uint32_t version = ort::API_VERSION; version-- > 1;)
     if (const OrtApi* old = base->GetApi(version))
-      return make_status(old, std::string("onnx-compress needs onnxruntime 1.18 or newer, this is ") + base->GetVersionString() +
-                                  ": upgrade onnxruntime");
+      return make_status(
+          old, std::string("onnx-compress needs onnxruntime 1.18 or newer, this is ") + base->GetVersionString() + ": upgrade onnxruntime");
   return nullptr;
 }
 

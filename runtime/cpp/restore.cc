@@ -5,7 +5,8 @@
 namespace onnx_compress {
 namespace {
 
-// Where the value [batch, row, k] of a view stands in the tensor. "w of shape dims is seen as transpose(w, permutation).reshape(batch, rows, k)"
+// Where the value [batch, row, k] of a view stands in the tensor. "w of shape dims is seen as transpose(w, permutation).reshape(batch,
+// rows, k)"
 class Places {
  public:
   explicit Places(const Member& member) {

@@ -12,9 +12,9 @@ constexpr int LANES_MAX = 256;
 
 // A table without its classes of frequency zero, which no slot can find.
 struct Lookup {
-  int count = 1;        // classes left
-  int first = 0;        // class value of class index 0
-  int escape = 0;       // 1: the last class is the escape
+  int count = 1;   // classes left
+  int first = 0;   // class value of class index 0
+  int escape = 0;  // 1: the last class is the escape
   uint16_t start[16] = {};
   uint16_t frequency[16] = {};
   uint16_t index[16] = {};  // class index in the full table
@@ -23,10 +23,10 @@ struct Lookup {
 // The sections of a chunk while it is being decoded.
 struct Stream {
   alignas(64) uint16_t states[LANES_MAX];
-  const uint8_t* bytes;     // rans section
+  const uint8_t* bytes;  // rans section
   uint64_t position;
   uint64_t rans_bytes;
-  uint64_t readable;        // bytes from `bytes` to the end of the payload: nothing beyond may be touched
+  uint64_t readable;  // bytes from `bytes` to the end of the payload: nothing beyond may be touched
   const uint8_t* raw;
   const uint8_t* escapes;
   uint64_t escapes_left;
@@ -47,11 +47,11 @@ struct Group {
 // How levels become floats.
 struct Evaluation {
   FormKind form;
-  int value_kind;              // Sparse: a DenseKind
-  int round_first, round_then; // dtypes to round to, 0: none
-  int low, high;               // legal levels of Symbols, Codebook
+  int value_kind;               // Sparse: a DenseKind
+  int round_first, round_then;  // dtypes to round to, 0: none
+  int low, high;                // legal levels of Symbols, Codebook
   const float* centroids;
-  const float* column_scale;   // of the first step, or null
+  const float* column_scale;  // of the first step, or null
   int has_scale;
   alignas(64) float scale[LANES_MAX];
 };
@@ -71,7 +71,7 @@ struct Product {
   int64_t x_row, x_step;  // strides of m and k
   int64_t m, k;
   const float* tile;
-  int64_t tile_step;      // stride of k
+  int64_t tile_step;  // stride of k
   float* y;
   int64_t y_row;
   int accumulate;
@@ -80,9 +80,9 @@ struct Product {
 // The functions that exist once for each instruction set:
 // decode: steps `first` to `last` of a group into tile [step, panels * 64]; gives a StreamFault.
 // correlate: y[i] (+)= sum over taps of weights[tap] * sources[tap][i].
-#define ONNX_COMPRESS_DECLARE_KERNELS                                                                                              \
-  int decode(Stream* stream, const Group* group, const Evaluation* evaluation, int64_t first, int64_t last, float* tile);          \
-  void multiply(const Product* product);                                                                                           \
+#define ONNX_COMPRESS_DECLARE_KERNELS                                                                                     \
+  int decode(Stream* stream, const Group* group, const Evaluation* evaluation, int64_t first, int64_t last, float* tile); \
+  void multiply(const Product* product);                                                                                  \
   void correlate(float* y, int64_t count, const float* const* sources, const float* weights, int64_t taps, int accumulate);
 
 struct Kernels {

@@ -80,7 +80,8 @@ std::string Attributes::node_name() const {
 std::optional<Tensor> Attributes::constant(size_t input) const {
   int is_constant = 0;
   const OrtValue* value = nullptr;
-  if (absent(ort::KernelInfoGetConstantInput_tensor(api_, info_, input, &is_constant, &value)) || !is_constant || value == nullptr) return {};
+  if (absent(ort::KernelInfoGetConstantInput_tensor(api_, info_, input, &is_constant, &value)) || !is_constant || value == nullptr)
+    return {};
   return read_tensor(api_, value);
 }
 
