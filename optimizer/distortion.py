@@ -63,7 +63,7 @@ def _one(kind: Kind, original: NDArray[np.generic], changed: NDArray[np.generic]
         return 1.0
     if mask is not None and original.shape[: mask.ndim] == mask.shape and original.ndim > 0:
         original, changed = original[mask], changed[mask]
-    if original.size == 0:
+    if original.size == 0 or np.array_equal(original, changed):
         return 0.0
     if kind == "integer":
         return float(np.mean(original != changed))
