@@ -98,8 +98,6 @@ def _read_body(cursor: Cursor, pooled: bool) -> Header:
         raise FormatError(f"{symbols} symbols in a payload of {len(cursor.data)} bytes are not believable")
     payload, header_bytes = Payload(tables, members, pooled), cursor.end + 4
     if pooled:
-        if symbols > POOL_SYMBOLS:
-            raise FormatError(f"a pool of {symbols} symbols, at most {POOL_SYMBOLS} are legal")
         return Header(payload, header_bytes, (), _read_pool_layout(cursor, members, header_bytes))
     return Header(payload, header_bytes, _read_chunk_layout(cursor, members[0], header_bytes), None)
 
@@ -263,6 +261,8 @@ def raw_bytes(member: Member, chunk: Chunk) -> int:
 def _read_pool_layout(cursor: Cursor, members: tuple[Member, ...], offset: int) -> Pool:
     lanes = cursor.byte_in("lanes", 1, 64)
     pool = Pool(lanes, cursor.varint("rans_bytes"), cursor.varint("escape_count"), cursor.u32("stream_crc"), offset)
+    if (symbols := sum(member.view.size for member in members)) > POOL_SYMBOLS:
+        raise FormatError(f"a pool of {symbols} symbols, at most {POOL_SYMBOLS} are legal")
     raw_bits = sum(member.symbols.raw_bits * member.view.size for member in members)
     _check_end(offset + pool.rans_bytes + 2 * lanes + -(-raw_bits // 8) + pool.escapes, len(cursor.data))
     return pool

@@ -329,10 +329,10 @@ def read_chunks(r: Bytes, member: Member) -> list[tuple[int, int, int, int, list
 
 def decode_chunks(r: Bytes, member: Member, tables: list[Table], rest: bytes) -> None:
     chunks = read_chunks(r, member)
-    require(r.at == len(r.data), 1, "header ends elsewhere")
     expected = sum(sum(sizes) for *_, sizes, _ in chunks)
     require(len(rest) >= expected, 2, "shorter")
     require(len(rest) <= expected, 1, "longer")
+    require(r.at == len(r.data), 1, "header ends elsewhere")
     at = 0
     for batch, first_row, lanes, groups, sizes, crc in chunks:
         body = rest[at : at + sum(sizes)]
@@ -346,11 +346,12 @@ def decode_chunks(r: Bytes, member: Member, tables: list[Table], rest: bytes) ->
 
 def decode_pool(r: Bytes, members: list[Member], tables: list[Table], rest: bytes) -> None:
     lanes, rans, escapes, crc = r.u8(1, 64), r.varint(), r.varint(), r.take(4)
-    require(r.at == len(r.data), 1, "header ends elsewhere")
+    require(sum(math.prod(member.dims) for member in members) <= 65536, 1, "a pool of more than 65,536 symbols")
     count = sum(member.symbols.raw_bits * math.prod(member.dims) for member in members)
     sizes = [rans, 2 * lanes, -(-count // 8), escapes, 0]
     require(len(rest) >= sum(sizes), 2, "shorter")
     require(len(rest) <= sum(sizes), 1, "longer")
+    require(r.at == len(r.data), 1, "header ends elsewhere")
     require(zlib.crc32(rest) == int.from_bytes(crc, "little"), 3, "stream_crc")
     stream = Stream(tables, rest, sizes)
     bits, bit_at = int.from_bytes(stream.raw, "little"), 0
@@ -414,7 +415,6 @@ def decode_with_dtypes(data: bytes) -> list[tuple[int, NDArray]]:
     symbols = sum(math.prod(member.dims) for member in members)
     require(symbols <= 65536 * len(data), 1, "not believable")
     if kind:
-        require(symbols <= 65536, 1, "a pool of more than 65,536 symbols")
         decode_pool(r, members, tables, data[header_bytes:])
     else:
         decode_chunks(r, members[0], tables, data[header_bytes:])

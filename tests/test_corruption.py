@@ -1,0 +1,201 @@
+"""Corruption: changed bytes are refused, or decoded to something; no decoder crashes, hangs or allocates what the bytes have not earned."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx_compress.runtime.errors import CorruptionError, FormatError, TruncatedError, UnsupportedVersionError
+from onnx_compress.runtime.evaluate import member_array
+from onnx_compress.runtime.reader import read, read_header
+
+from tests import isolation, stranger
+from tests.assembly import dense_bytes, framed, symbols_bytes, table_bytes, varint, zigzag
+from tests.mutation import MOST_SYMBOLS, SMALL, mutants, symbols
+from tests.payloads import ASSEMBLED, THREE, dense, plain_view
+from tests.test_agreement import equal_bits
+
+PLAIN, REPAIRED, STRANGE = 250, 500, 120
+LIMIT_SECONDS = 60.0
+HEADER_BYTES = 4 << 20
+"""What parsing a header of less than a kilobyte may allocate."""
+
+Outcome = tuple[int, list[NDArray]]
+
+
+def outcome(data: bytes) -> Outcome:
+    """(0, tensors) or (error number, [])."""
+    try:
+        payload = read(np.frombuffer(data, np.uint8))
+    except FormatError as error:
+        return error.number, []
+    return 0, [member_array(member) for member in payload.members]
+
+
+def quick(name: str, repair: bool) -> list[bytes]:
+    """The mutants that are small enough to be decoded."""
+    return [data for data in mutants(name, REPAIRED if repair else PLAIN, repair) if symbols(data) <= MOST_SYMBOLS]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_changed_payload_is_refused(name: str) -> None:
+    original = SMALL[name]()
+    for data in mutants(name, PLAIN, repair=False):
+        if data != original:
+            with pytest.raises(FormatError):
+                read(np.frombuffer(data, np.uint8))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_changed_payload_with_repaired_checksums_is_refused_or_decoded(name: str) -> None:
+    numbers = [outcome(data)[0] for data in quick(name, repair=True)]
+    assert len(numbers) > REPAIRED * 0.8
+    assert {0, 1, 3} <= set(numbers) <= {0, 1, 2, 3, 4}, "the mutations reach no deep check"
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_changed_header_allocates_little(name: str) -> None:
+    payloads = [np.frombuffer(data, np.uint8) for data in mutants(name, REPAIRED, repair=True)]
+    tracemalloc.start()
+    try:
+        for data in payloads:
+            try:
+                read_header(data)
+            except FormatError:
+                continue
+        assert tracemalloc.get_traced_memory()[1] < HEADER_BYTES
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_stranger_refuses_and_decodes_the_same_changed_payloads(name: str) -> None:
+    for data in quick(name, repair=True)[:STRANGE]:
+        number, arrays = outcome(data)
+        try:
+            strange = stranger.decode(data)
+        except stranger.Rejected as rejected:
+            assert number == rejected.number, f"{rejected} against {number}: {data.hex()}"
+            continue
+        assert number == 0
+        assert all(equal_bits(*pair) for pair in zip(strange, arrays, strict=True))
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[bytes, Outcome, isolation.Answer]]:
+    """What reader and library say to all mutants, one entry for each member that the reader decodes."""
+    try:
+        isolation.library.library_path()
+    except FileNotFoundError as error:
+        pytest.skip(f"the operator library is not built: {error}")
+    requests, expected = [], []
+    for name in SMALL:
+        for data in quick(name, repair=False) + quick(name, repair=True):
+            number, arrays = outcome(data)
+            for member, array in enumerate(arrays or templates(data)):
+                requests.append((data, member, array.shape, array.dtype.str))
+                expected.append((number, [array]))
+    return list(zip([request[0] for request in requests], expected, isolation.ask(requests, tmp_path_factory.mktemp("isolation"), LIMIT_SECONDS), strict=True))
+
+
+def templates(data: bytes) -> list[NDArray]:
+    """An array like the first member's tensor, where the header is legal, else any."""
+    try:
+        member = read_header(np.frombuffer(data, np.uint8)).payload.members[0]
+    except FormatError:
+        return [np.zeros(1, np.uint8)]
+    return [np.zeros(member.view.dims, {1: "<f4", 10: "<f2", 3: "i1", 2: "u1", 21: "u1", 22: "i1"}.get(member.dtype, "<u2"))]
+
+
+def test_the_library_survives_changed_payloads(answers: list[tuple[bytes, Outcome, isolation.Answer]]) -> None:
+    assert len(answers) > len(SMALL) * (PLAIN + REPAIRED) * 0.8
+
+
+def test_the_library_refuses_what_the_reader_refuses_with_the_same_number(answers: list[tuple[bytes, Outcome, isolation.Answer]]) -> None:
+    differing = [(number, found, data.hex()) for data, (number, _), (found, _) in answers if number != found]
+    assert not differing, f"{len(differing)} of {len(answers)}: {differing[:5]}"
+
+
+def test_the_library_decodes_changed_payloads_to_the_same_bits(answers: list[tuple[bytes, Outcome, isolation.Answer]]) -> None:
+    both = [(expected[0], found) for _, (number, expected), (_, found) in answers if number == 0 and found is not None]
+    assert len(both) > 100
+    assert all(equal_bits(found, expected) for expected, found in both)
+
+
+def grid_payload(dims: tuple[int, int, int] = (1, 1, 1), **changes: bytes) -> bytes:
+    """A payload of one constant Grid, with some of its parts replaced."""
+    view = plain_view(*dims)
+    leaf = symbols_bytes(ASSEMBLED["pool of 1, one lane"]().payload.members[0].symbols, 1)
+    parts = {
+        "tables": varint(1) + table_bytes(THREE[2]),
+        "member": bytes([1, 3]) + b"".join(map(varint, dims)) + varint(dims[0]) + varint(dims[1]),
+        "scale": bytes([2, 0, 0]) + dense_bytes(dense(np.array([1.0]))),
+        "leaf": leaf,
+        "layout": bytes([1, 1]),
+        "directory": b"\0\0" + b"\0\0\0\0",
+        "stream": b"\0\1" * min(view.rows, 64),
+    } | changes
+    stream = parts.pop("stream")
+    return framed(0, b"".join(parts.values())) + stream
+
+
+REFUSED: dict[str, tuple[type[FormatError], bytes]] = {
+    "dims that no byte has earned": (FormatError, grid_payload((1, 2**20, 2**10))),
+    "dims of 2^40 values": (FormatError, grid_payload((2**20, 2**10, 2**10))),
+    "rows that need a huge directory": (TruncatedError, grid_payload((1, 2**20, 1))),
+    "batches that need a huge directory": (TruncatedError, grid_payload((2**20, 1, 1))),
+    "a dimension of zero": (FormatError, grid_payload(member=bytes([1, 3, 1, 0, 1, 1, 1]))),
+    "rank 9": (FormatError, grid_payload(member=bytes([1, 9]) + bytes([1] * 11))),
+    "no permutation": (FormatError, grid_payload(member=bytes([1, 131, 1, 1, 1, 0, 0, 1, 1, 1]))),
+    "rows that do not divide": (FormatError, grid_payload(member=bytes([1, 1, 4, 1, 3]))),
+    "dtype double": (FormatError, grid_payload(member=bytes([11, 1, 1, 1, 1]))),
+    "a float form in an integer dtype": (FormatError, grid_payload(member=bytes([3, 1, 1, 1, 1]))),
+    "form Planes": (UnsupportedVersionError, grid_payload(scale=bytes([5]))),
+    "form Mapped": (UnsupportedVersionError, grid_payload(scale=bytes([6]))),
+    "form 7": (FormatError, grid_payload(scale=bytes([7]))),
+    "form Dense": (FormatError, grid_payload(scale=bytes([0]))),
+    "an infinite scale": (FormatError, grid_payload(scale=bytes([2, 0, 0, 0, 0, 1]) + np.float32(np.inf).tobytes())),
+    "two scales for one row": (FormatError, grid_payload(scale=bytes([2, 0, 0]) + dense_bytes(dense(np.array([1.0, 2.0]))))),
+    "a block beyond k": (FormatError, grid_payload(scale=bytes([2, 0, 2]) + dense_bytes(dense(np.array([1.0]))))),
+    "log8 of exponent 85": (FormatError, grid_payload(scale=bytes([2, 0, 0, 0, 3, 1, 85, 0]))),
+    "log8 of exponent -101": (FormatError, grid_payload(scale=bytes([2, 0, 0, 0, 3, 1, 256 - 101, 0]))),
+    "nine raw bits": (FormatError, grid_payload(leaf=bytes([4, 9, 0, 1, 1, 1]))),
+    "two quantizers": (UnsupportedVersionError, grid_payload(leaf=bytes([4, 0, 0, 1, 1, 2]))),
+    "an escape base beyond 16 bits": (FormatError, grid_payload(leaf=bytes([4, 0]) + zigzag(32768) + bytes([1, 1, 1]))),
+    "no row class": (FormatError, grid_payload(leaf=bytes([4, 0, 0, 0, 1, 1]))),
+    "seventeen column classes": (FormatError, grid_payload(leaf=bytes([4, 0, 0, 1, 17, 1]))),
+    "a column class beyond its number": (FormatError, grid_payload(leaf=bytes([4, 0, 0, 1, 2, 1, 2]))),
+    "no tables": (FormatError, grid_payload(tables=b"\0")),
+    "257 tables": (FormatError, grid_payload(tables=varint(257) + table_bytes(THREE[2]) * 257)),
+    "a table of no class": (FormatError, grid_payload(tables=bytes([1, 0, 0]))),
+    "a table of 17 classes": (FormatError, grid_payload(tables=bytes([1, 17, 0, *[1] * 16]))),
+    "frequencies that leave nothing to the last class": (FormatError, grid_payload(tables=bytes([1, 3, 0, 128, 128]))),
+    "width 5": (FormatError, grid_payload(layout=bytes([5, 1]))),
+    "no groups in a chunk": (FormatError, grid_payload(layout=bytes([1, 0]))),
+    "a varint of six bytes": (FormatError, grid_payload(layout=bytes([1, 129, 128, 128, 128, 128, 0]))),
+    "a start state below 256": (CorruptionError, grid_payload(stream=b"\xff\0", directory=b"\0\0" + (0).to_bytes(4, "little"))),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_each_rule_of_the_page_is_refused_with_its_error(name: str) -> None:
+    error, data = REFUSED[name]
+    begin = time.perf_counter()
+    with pytest.raises(error) as caught:
+        read(np.frombuffer(data, np.uint8))
+    assert type(caught.value) is error
+    assert time.perf_counter() - begin < 1
+
+
+def test_the_library_refuses_each_rule_with_the_same_number(tmp_path: Path) -> None:
+    try:
+        isolation.library.library_path()
+    except FileNotFoundError as error:
+        pytest.skip(f"the operator library is not built: {error}")
+    requests: list[isolation.Request] = [(data, 0, (1, 1, 1), "<f4") for _, data in REFUSED.values()]
+    found = [number for number, _ in isolation.ask(requests, tmp_path, LIMIT_SECONDS)]
+    assert dict(zip(REFUSED, found, strict=True)) == {name: error.number for name, (error, _) in REFUSED.items()}
