@@ -25,10 +25,10 @@ class LibraryNotFoundError(FileNotFoundError):
 def library_path() -> str:
     """The path of the operator library, for `SessionOptions.register_custom_ops_library`.
 
-    Looks beside this package (where an installed wheel has it), then for the newest build in the checkout.
+    Looks beside this package (where an installed wheel has it), then for the newest build in the checkout, then in site-packages.
     Raises LibraryNotFoundError.
     """
-    places = [_HERE / _NAME, *_editable_places()]
+    places = [_HERE / _NAME, *_built_places(), *_installed_places()]
     for place in places:
         if place.is_file():
             return str(place)
@@ -39,13 +39,14 @@ def library_path() -> str:
     )
 
 
-def _editable_places() -> list[Path]:
-    """Where else the library can be: beside the package's other installed files, and in build folders, newest first."""
-    package = sys.modules.get(__package__.rpartition(".")[0])
-    installed = [Path(folder) / "runtime" / _NAME for folder in getattr(package, "__path__", ())]
-    installed += [Path(folder) / "onnx_compress" / "runtime" / _NAME for folder in sys.path]
-    built = sorted((_HERE.parent / "build").glob(f"*/{_NAME}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return [*built, *installed]
+def _built_places() -> list[Path]:
+    """The library in the build folders of a checkout, newest first."""
+    return sorted((_HERE.parent / "build").glob(f"*/{_NAME}"), key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _installed_places() -> list[Path]:
+    """Where an editable installation puts the library: site-packages has the package's folder, but the Python files are elsewhere."""
+    return [Path(folder) / "onnx_compress" / "runtime" / _NAME for folder in sys.path]
 
 
 @cache

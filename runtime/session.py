@@ -19,6 +19,9 @@ FORMAT_VERSION = "0.1"
 CHECKSUMS_KEY = "onnx_compress.verify_checksums"
 """The session config entry that makes the operators verify every checksum when they are created."""
 
+REGISTERED_KEY = "onnx_compress.registered"
+"""The session config entry by which `session` knows options that it has used before."""
+
 
 def session(
     path: str | Path,
@@ -28,11 +31,11 @@ def session(
 ) -> onnxruntime.InferenceSession:
     """A session that runs the compressed (or any other) model at `path`.
 
-    `options` are yours; the library is registered in them unless it already is.
+    `options` are yours; the library is registered in them unless an earlier call of this function did.
     Raises UnsupportedVersionError where another version wrote the model.
     """
     options = onnxruntime.SessionOptions() if options is None else options
-    if verify_checksums:
+    if verify_checksums and not _has_entry(options, CHECKSUMS_KEY):
         options.add_session_config_entry(CHECKSUMS_KEY, "1")
     _register(options)
     try:
@@ -51,9 +54,15 @@ def session(
 
 
 def _register(options: onnxruntime.SessionOptions) -> None:
-    try:
+    """Registers the library once: options that serve a second session fail if it is done again ("Domain already set in registry")."""
+    if not _has_entry(options, REGISTERED_KEY):
         options.register_custom_ops_library(library_path())
-    except Exception as error:
-        # Options that were used for one session serve for the next.
-        if "already" not in str(error):
-            raise
+        options.add_session_config_entry(REGISTERED_KEY, "1")
+
+
+def _has_entry(options: onnxruntime.SessionOptions, key: str) -> bool:
+    try:
+        options.get_session_config_entry(key)
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,225 @@
+// Parsing and validation of tables and members (FORMAT.md, sections 3 to 5). Rules marked R there are the throws here.
+#include <algorithm>
+
+#include "cursor.h"
+#include "number.h"
+#include "sections.h"
+
+namespace onnx_compress {
+namespace {
+
+enum Tag : uint8_t { TAG_DENSE = 0, TAG_SPARSE = 1, TAG_GRID = 2, TAG_CODEBOOK = 3, TAG_SYMBOLS = 4, TAG_PLANES = 5, TAG_MAPPED = 6 };
+
+// "M[i] = round32(2^(i/16))"
+constexpr uint32_t LOG8_MANTISSAS[16] = {0x3F800000, 0x3F85AAC3, 0x3F8B95C2, 0x3F91C3D3, 0x3F9837F0, 0x3F9EF532, 0x3FA5FED7, 0x3FAD583F,
+                                         0x3FB504F3, 0x3FBD08A4, 0x3FC5672A, 0x3FCE248C, 0x3FD744FD, 0x3FE0CCDF, 0x3FEAC0C7, 0x3FF5257D};
+
+bool is_float(int dtype) { return dtype == FLOAT || dtype == FLOAT16 || dtype == BFLOAT16; }
+bool is_integer(int dtype) {
+  return dtype == UINT8 || dtype == INT8 || dtype == UINT16 || dtype == INT16 || dtype == UINT4 || dtype == INT4;
+}
+
+}  // namespace
+
+// "frequency: of indices 0..n-2, zero allowed; index n-1 has 256 minus their sum, which must be >= 1, else R1"
+Lookup read_table(Cursor& cursor) {
+  const uint8_t code = cursor.u8("a table");
+  const int classes = code & 127;
+  if (classes < 1 || classes > 16) fail(Fault::format, "a table has ", classes, " classes, legal is 1..16");
+  Lookup table;
+  table.escape = code >> 7;
+  table.first = cursor.zigzag("a table's first class");
+  const uint8_t* frequencies = cursor.take(static_cast<uint64_t>(classes) - 1, "a table's frequencies");
+  int start = 0;
+  table.count = 0;
+  for (int index = 0; index < classes; ++index) {
+    const int frequency = index + 1 < classes ? frequencies[index] : 256 - start;
+    if (index + 1 == classes && frequency < 1) fail(Fault::format, "a table's frequencies sum to more than 255 before the last class");
+    if (frequency == 0) continue;
+    table.start[table.count] = static_cast<uint16_t>(start);
+    table.frequency[table.count] = static_cast<uint16_t>(frequency);
+    table.index[table.count++] = static_cast<uint16_t>(index);
+    start += frequency;
+  }
+  return table;
+}
+
+namespace {
+
+const uint8_t* read_classes(Cursor& cursor, uint64_t count, int limit, const char* what) {
+  const uint8_t* codes = cursor.take(count, what);
+  for (uint64_t i = 0; i < count; ++i)
+    if (codes[i] >= limit) fail(Fault::format, what, " is ", int{codes[i]}, ", legal is 0..", limit - 1);
+  return codes;
+}
+
+Symbols read_symbols(Cursor& cursor, const Member& member, int tables) {
+  Symbols symbols;
+  symbols.raw_bits = cursor.byte_in("raw_bits", 0, 8);
+  symbols.escape_base = cursor.zigzag("escape_base");
+  symbols.row_classes = cursor.byte_in("row classes", 1, 16);
+  symbols.column_classes = cursor.byte_in("column classes", 1, 16);
+  const int quantizers = cursor.u8("quantizers");
+  if (quantizers != 1) fail(Fault::version, quantizers, " quantizers: trellis-coded levels are reserved in draft ", DRAFT);
+  if (tables == 0) fail(Fault::format, "symbols without a table");
+  if (tables > 1)
+    symbols.map = read_classes(cursor, static_cast<uint64_t>(symbols.row_classes) * symbols.column_classes, tables, "a table number");
+  if (symbols.row_classes > 1) {
+    const uint64_t panels = static_cast<uint64_t>(member.batch) * static_cast<uint64_t>(member.panels_per_batch());
+    symbols.row_class = read_classes(cursor, panels, symbols.row_classes, "a row class");
+  }
+  if (symbols.column_classes > 1)
+    symbols.column_class = read_classes(cursor, static_cast<uint64_t>(member.k), symbols.column_classes, "a column class");
+  return symbols;
+}
+
+Symbols read_leaf(Cursor& cursor, const Member& member, int tables) {
+  if (cursor.u8("a form's tag") != TAG_SYMBOLS) fail(Fault::format, "a leaf of integers must be Symbols");
+  return read_symbols(cursor, member, tables);
+}
+
+// "Values are finite, else R1."
+void check_finite(const Dense& dense, const char* what) {
+  for (uint64_t i = 0; i < dense.count; ++i) {
+    const bool special = dense.kind == DENSE_FLOAT  ? (load32(dense.bytes + 4 * i) & 0x7F800000u) == 0x7F800000u
+                         : dense.kind == DENSE_HALF ? (load16(dense.bytes + 2 * i) & 0x7C00u) == 0x7C00u
+                                                    : (load16(dense.bytes + 2 * i) & 0x7F80u) == 0x7F80u;
+    if (special) fail(Fault::format, what, " holds a value that is not finite");
+  }
+}
+
+Dense read_dense(Cursor& cursor, uint64_t low, uint64_t high, const char* what) {
+  if (cursor.u8(what) != TAG_DENSE) fail(Fault::format, what, " must be Dense");
+  Dense dense;
+  dense.kind = static_cast<DenseKind>(cursor.byte_in(what, 0, 3));
+  dense.count = cursor.varint(what, low, high);
+  if (dense.kind == DENSE_LOG8) {
+    dense.exponent = static_cast<int8_t>(cursor.u8(what));
+    if (dense.exponent < -100 || dense.exponent > 84) fail(Fault::format, what, ": exponent ", dense.exponent, ", legal is -100..84");
+  }
+  const uint64_t bytes = dense.kind == DENSE_FLOAT ? 4 : dense.kind == DENSE_LOG8 ? 1 : 2;
+  dense.bytes = cursor.take(dense.count * bytes, what);
+  if (dense.kind != DENSE_LOG8) check_finite(dense, what);
+  return dense;
+}
+
+// "scale has batch * rows * blocks values in that order, or one value for all"
+void read_grid(Cursor& cursor, Member& member, int tables) {
+  const int flags = cursor.byte_in("Grid flags", 0, 1);
+  member.block = static_cast<int64_t>(cursor.varint("a grid's block", 0, static_cast<uint64_t>(member.k)));
+  const uint64_t blocks = member.block ? static_cast<uint64_t>((member.k + member.block - 1) / member.block) : 1;
+  const uint64_t scales = static_cast<uint64_t>(member.batch * member.rows) * blocks;
+  member.scale = read_dense(cursor, 1, scales, "a grid's scale");
+  if (member.scale.count != 1 && member.scale.count != scales)
+    fail(Fault::format, "a grid's scale has ", member.scale.count, " values, expected 1 or ", scales);
+  const uint64_t k = static_cast<uint64_t>(member.k);
+  if (flags & 1) member.column_scale = read_dense(cursor, k, k, "a column scale");
+  member.symbols = read_leaf(cursor, member, tables);
+}
+
+void read_codebook(Cursor& cursor, Member& member, int tables) {
+  const int flags = cursor.byte_in("Codebook flags", 0, 1);
+  const Dense centroids = read_dense(cursor, 1, 65536, "centroids");
+  member.centroids.resize(centroids.count);
+  for (uint64_t i = 0; i < centroids.count; ++i) member.centroids[i] = centroids.at(i);
+  const uint64_t rows = static_cast<uint64_t>(member.batch * member.rows);
+  if (flags & 1) member.scale = read_dense(cursor, rows, rows, "a codebook's scale");
+  member.symbols = read_leaf(cursor, member, tables);
+}
+
+void read_form(Cursor& cursor, Member& member, int tables) {
+  const uint8_t tag = cursor.u8("a form's tag");
+  if (tag == TAG_PLANES || tag == TAG_MAPPED) fail(Fault::version, "form ", int{tag}, " is reserved in draft ", DRAFT);
+  if (tag < TAG_SPARSE || tag > TAG_SYMBOLS) fail(Fault::format, "tag ", int{tag}, " is no form of a weight");
+  member.form = static_cast<FormKind>(tag);
+  if (tag == TAG_GRID) return read_grid(cursor, member, tables);
+  if (tag == TAG_CODEBOOK) return read_codebook(cursor, member, tables);
+  if (tag == TAG_SYMBOLS) {
+    member.symbols = read_symbols(cursor, member, tables);
+    return;
+  }
+  member.value_kind = static_cast<DenseKind>(cursor.byte_in("Sparse kind", 0, 2));
+  member.symbols = read_leaf(cursor, member, tables);
+}
+
+void read_view(Cursor& cursor, Member& member) {
+  const uint8_t layout = cursor.u8("a layout");
+  const int rank = layout & 127;
+  if (rank > 8) fail(Fault::format, "rank ", rank, ", at most 8 is legal");
+  uint64_t size = 1;
+  for (int axis = 0; axis < rank; ++axis) {
+    const uint64_t dim = cursor.varint("a dimension", 1, (uint64_t{1} << 31) - 1);
+    // size < 2^40 and dim < 2^31 would overflow: divide instead.
+    if (dim > ((uint64_t{1} << 40) - 1) / size) fail(Fault::format, "dims have 2^40 values or more");
+    size *= dim;
+    member.dims.push_back(static_cast<int64_t>(dim));
+    member.permutation.push_back(axis);
+  }
+  if (layout & 128) {
+    uint32_t seen = 0;
+    for (int axis = 0; axis < rank; ++axis) {
+      const int place = cursor.byte_in("a permutation", 0, static_cast<uint8_t>(std::max(rank - 1, 0)));
+      if (seen >> place & 1) fail(Fault::format, "axis ", place, " occurs twice in a permutation");
+      seen |= 1u << place;
+      member.permutation[static_cast<size_t>(axis)] = place;
+    }
+  }
+  const uint64_t batch = cursor.varint("batch", 1), rows = cursor.varint("rows", 1);
+  if (batch > size || rows > size / batch || size % (batch * rows) != 0)  // so compared, the product cannot overflow
+    fail(Fault::format, "batch ", batch, " x rows ", rows, " does not divide the ", size, " values of the dims");
+  member.batch = static_cast<int64_t>(batch);
+  member.rows = static_cast<int64_t>(rows);
+  member.k = static_cast<int64_t>(size / (batch * rows));
+}
+
+}  // namespace
+
+Member read_member(Cursor& cursor, int tables, bool pooled) {
+  Member member;
+  member.dtype = cursor.u8("a dtype");
+  if (!is_float(member.dtype) && !is_integer(member.dtype))
+    fail(Fault::format, "dtype ", member.dtype, " is not one that weights can have");
+  read_view(cursor, member);
+  read_form(cursor, member, tables);
+  if (member.integer() == is_float(member.dtype))
+    fail(Fault::format, "form ", static_cast<int>(member.form), " does not fit dtype ", member.dtype);
+  if (pooled && member.form == FORM_SPARSE) fail(Fault::format, "a pool holds no Sparse members");
+  return member;
+}
+
+float Dense::at(uint64_t index) const {
+  switch (kind) {
+    case DENSE_FLOAT:
+      return bits_float(load32(bytes + 4 * index));
+    case DENSE_HALF:
+      return from_half(load16(bytes + 2 * index));
+    case DENSE_BFLOAT:
+      return from_bfloat(load16(bytes + 2 * index));
+    case DENSE_LOG8:
+      break;
+  }
+  // "M[j & 15] * 2^(exponent + (j >> 4))": exact, so that adding to the exponent's bits is the product.
+  const int power = exponent + (bytes[index] >> 4);
+  return bits_float(LOG8_MANTISSAS[bytes[index] & 15] + static_cast<uint32_t>(power) * (1u << 23));
+}
+
+int64_t integer_low(int dtype) { return dtype == INT8 ? -128 : dtype == INT16 ? -32768 : dtype == INT4 ? -8 : 0; }
+
+int64_t integer_high(int dtype) {
+  switch (dtype) {
+    case UINT8:
+      return 255;
+    case INT8:
+      return 127;
+    case UINT16:
+      return 65535;
+    case INT16:
+      return 32767;
+    case UINT4:
+      return 15;
+    default:
+      return 7;
+  }
+}
+
+}  // namespace onnx_compress
