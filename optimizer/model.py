@@ -28,6 +28,9 @@ NAMES_KEY = "onnx_compress.names"
 
 INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
 
+RECURRENT, LAST_MATRIX = ("LSTM", "GRU", "RNN"), 2
+"""Operators whose inputs 1 and 2 are matrices, and later ones biases."""
+
 CHECKED_AT_ONCE = 1 << 20
 """Values looked at in one go for NaN: bounds the temporary arrays."""
 
@@ -271,6 +274,8 @@ def _weight(value: ir.Value) -> Weight | str:
     needs = [wanted(use.node, use.index, use.between, stored) for use in uses]
     if max(dims) == tensor.size and tensor.dtype in FLOATS and all(kind == "Other" for kind, _ in needs):
         return "a vector, needs a matrix"
+    if all(use.node.op_type in RECURRENT and use.index > LAST_MATRIX for use in uses):
+        return "the biases of a recurrent layer, needs a matrix"
     fused = sorted((sight for sight in needs if sight[0] != "Other"), key=lambda sight: sight[0] != "Gather")
     view = fused[0][1] if fused else next((sight[1] for sight in needs if sight[1]), plain(dims))
     assert view is not None

@@ -78,7 +78,7 @@ def measure(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed]) -
     inner = [name for name in sources if name not in inputs]
     groups = [inner[start : start + WATCHED] for start in range(0, len(inner), WATCHED)] or [[]]
     for number, group in enumerate(groups):
-        rig = Rig(model, (weight.value for weight in weights), group)
+        rig = Rig(model, (weight.value for weight in weights if weight.is_float), group)
         ready = [tap for tap in taps if tap.source in group or (number == 0 and tap.source in inputs)]
         for feed in feeds:
             values = feed | rig.run(feed, group) if group else feed
@@ -92,7 +92,8 @@ def _collect(taps: Sequence[Tap], values: Mapping[str, Array], mask: NDArray[np.
         if mask is not None and x.shape[: mask.ndim] == mask.shape and (x.ndim > mask.ndim or tap.use.node.op_type == "Gather"):
             x = x[mask]
         if x.size:
-            tap.total.add(*_sums(tap, x))
+            with np.errstate(over="ignore", invalid="ignore"):  # infinite activations: no moments
+                tap.total.add(*_sums(tap, x))
 
 
 def _taps(model: ir.Model, weight: Weight) -> Iterator[Tap]:

@@ -36,7 +36,8 @@ class Prober:
     def __init__(self, model: ir.Model, weights: Sequence[Weight | ir.Value], feeds: Sequence[Feed], threads: int = 0) -> None:
         fed = {str(value.name): value for value in _biases(model)}
         for one in weights:
-            fed[one.name or ""] = one.value if isinstance(one, Weight) else one
+            if isinstance(one, ir.Value) or one.is_float:
+                fed[one.name or ""] = one if isinstance(one, ir.Value) else one.value
         self._fed = fed
         self._rig = Rig(model, fed.values())
         self._feeds, self._masks = tuple(feeds), tuple(map(masked, feeds))

@@ -25,6 +25,17 @@ FATAL = 4
 """onnxruntime's log level: everything below is a matter of its own graph, not of the user."""
 
 
+class RunError(CompressError):
+    """The model loads but does not run on a feed; `said` is onnxruntime's reason."""
+
+    def __init__(self, feed: Mapping[str, NDArray[np.generic]], said: str) -> None:
+        super().__init__(
+            f"the model does not run on inputs of {shapes(feed)} in onnxruntime ({said}): check the calibration data, "
+            "or say what the inputs look like with --input-shape"
+        )
+        self.said = said
+
+
 class Rig:
     """`Rig(model, fed, watched)`: `fed` are initializers that runs may replace, `watched` inner values that runs can ask for.
 
@@ -44,17 +55,14 @@ class Rig:
     ) -> dict[str, NDArray[np.generic]]:
         """The values called `names` for one feed; `replaced` (see `as_input`) stand for constants of their names.
 
-        Raises CompressError with onnxruntime's reason where the feed does not fit the model.
+        Raises RunError where the feed does not fit the model.
         """
         values = {name: value for name, value in (self._constants | dict(replaced or {})).items() if name in self._inputs}
         try:
             values |= {name: _input(array) for name, array in feed.items() if name in self._inputs}
             results = self._session.run_with_ort_values(list(names), values)
         except Exception as error:  # onnxruntime's exceptions have no common base but this
-            raise CompressError(
-                f"the model does not run on inputs of {_shapes(feed)} in onnxruntime ({reason(error)}): check the calibration data, "
-                "or say what the inputs look like with --input-shape"
-            ) from None
+            raise RunError(feed, reason(error)) from None
         return dict(zip(names, (result.numpy() for result in results), strict=True))
 
 
@@ -79,7 +87,8 @@ def _input(array: NDArray[np.generic]) -> ort.OrtValue:
     return as_input(array, 0)
 
 
-def _shapes(feed: Mapping[str, NDArray[np.generic]]) -> str:
+def shapes(feed: Mapping[str, NDArray[np.generic]]) -> str:
+    """The shapes of a feed, for a message."""
     return ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items()) or "no inputs"
 
 
