@@ -6,7 +6,6 @@ The layer error is sum of E[x^2] * (w - w')^2, in arbitrary units: a probe of th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,7 @@ from ..passes.quantize import Quantize
 from ..passes.technique import Context, Refusal, Technique
 from ..runtime.evaluate import viewed_values
 from ..runtime.form import Member, View
+from .parallel import spread
 from .plan import Layer
 
 OCTAVE = 4
@@ -52,8 +52,7 @@ class Offer:
 
 def offers(layers: Sequence[Layer], families: Sequence[str], average_bits: float, threads: int) -> list[Offer]:
     """The candidates of every weight, in order; `average_bits` a weight is what the target leaves."""
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
-        return list(pool.map(lambda layer: _offer(layer, families, average_bits), layers))
+    return spread(lambda layer: _offer(layer, families, average_bits), layers, lambda layer: layer.weight.view.size, threads)
 
 
 def _offer(layer: Layer, families: Sequence[str], average_bits: float) -> Offer:

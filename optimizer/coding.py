@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from ..passes import writer
 from ..runtime.evaluate import dense_values
 from ..runtime.form import Codebook, Member
 from .model import Weight
+from .parallel import spread
 from .plan import Choice, Payload
 
 
@@ -30,8 +30,7 @@ def code(choices: Sequence[Choice], threads: int) -> tuple[Payload, ...]:
     def coded(group: list[Choice]) -> Payload:
         return _payload(group, [members.get(id(choice)) or choice.layer.member(choice.technique) for choice in group])
 
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
-        return tuple(pool.map(coded, groups))
+    return tuple(spread(coded, groups, lambda group: sum(choice.weight.view.size for choice in group), threads))
 
 
 def _payload(choices: Sequence[Choice], members: list[Member]) -> Payload:

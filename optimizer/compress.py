@@ -21,7 +21,7 @@ from .files import Workspace, model_bytes
 from .fit import Market, Sizer, fit
 from .model import Rules, find_weights, load, unwanted
 from .moments import Moments, measure
-from .outcome import Setting, summarize
+from .outcome import Contents, Setting, contents, summarize
 from .plan import Choice, Layer
 from .probe import Prober
 from .report import Progress, Report, Request, silent
@@ -46,19 +46,26 @@ def compress(source: str | Path, target: str | Path, request: Request, progress:
     source, target = Path(source), Path(target)
     clock = Clock(progress)
     with Workspace(source, target, request.force, request.dry_run) as work:
-        clock.start("reading")
-        prepared = prepare(source, request)
-        clock.start("calibrating")
-        evidence = observe(prepared, request)
-        emitted = decide(prepared, evidence, request, clock)
+        held, setting, probes = _write(source, target, request, work, clock)
         clock.start("verifying")
-        save(emitted, work.model, work.data if is_external(emitted, request.external_data) else None)
-        checked = check(source, work.model, evidence.probes, request.max_divergence)
+        checked = check(source, work.model, probes, request.max_divergence)
         clock.stop()
-        setting = Setting(str(source), str(target), prepared.bytes, evidence.description, prepared.left_alone, prepared.notes, clock.seconds)
-        report = summarize(setting, emitted, checked, work.model)
+        report = summarize(setting, held, checked, work.model)
         work.publish()
     return report
+
+
+def _write(source: Path, target: Path, request: Request, work: Workspace, clock: Clock) -> tuple[Contents, Setting, tuple[Feed, ...]]:
+    """Writes the compressed model into the workspace; no weight is in memory any more when this returns."""
+    clock.start("reading")
+    prepared = prepare(source, request)
+    clock.start("calibrating")
+    evidence = observe(prepared, request)
+    emitted, refused = decide(prepared, evidence, request, clock)
+    save(emitted, work.model, work.data if is_external(emitted, request.external_data) else None)
+    left_alone = (*prepared.left_alone, *refused)
+    setting = Setting(str(source), str(target), prepared.bytes, evidence.description, left_alone, prepared.notes, clock.seconds)
+    return contents(emitted), setting, evidence.probes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,8 +123,11 @@ def observe(prepared: Prepared, request: Request) -> Evidence:
     return Evidence(subset(feeds, PROBE_SAMPLES), measure(prepared.model, weights, feeds), description)
 
 
-def decide(prepared: Prepared, evidence: Evidence, request: Request, clock: Clock) -> Emitted:
-    """Candidates, probes and allocation: the compressed model. Raises TargetError."""
+def decide(prepared: Prepared, evidence: Evidence, request: Request, clock: Clock) -> tuple[Emitted, list[tuple[str, str, int]]]:
+    """Candidates, probes and allocation: the compressed model, and (name, reason, bytes) of weights that no technique took.
+
+    Raises TargetError.
+    """
     threads = request.threads or os.cpu_count() or 1
     sizer = Sizer(prepared.model, prepared.untouchable, request.external_data, threads)
     fixed = [Choice(layer, None, "lossless", 0.0) for layer in prepared.integers]
@@ -131,7 +141,15 @@ def decide(prepared: Prepared, evidence: Evidence, request: Request, clock: Cloc
     candidates = predict(usable, prober, threads, clock.tick)
     del prober
     clock.start("fitting the size")
-    return fit(Market([offer.layer for offer in usable], candidates, fixed), sizer, prepared.target_bytes, clock.tick)
+    market = Market([offer.layer for offer in usable], candidates, fixed)
+    refused = [(offer.layer.weight.name, offer.refusal, stored_bytes(offer.layer)) for offer in offered if not offer.families]
+    return fit(market, sizer, prepared.target_bytes, clock.tick), refused
+
+
+def stored_bytes(layer: Layer) -> int:
+    """Bytes of a weight in the input."""
+    tensor = layer.weight.value.const_value
+    return 0 if tensor is None else tensor.nbytes
 
 
 def informed(layer: Layer, moments: Moments | None, untouchable: frozenset[str]) -> Layer:

@@ -55,7 +55,7 @@ def emit(model: ir.Model, payloads: Sequence[Payload], untouchable: Container[st
         value = _payload_value(copy, payload, number)
         payload_names.append(str(value.name))
         for place, choice in enumerate(payload.choices):
-            _rewrite(copy, choice.weight, _Source(value, place), twins)
+            _rewrite(copy, choice.weight, _Source(copy, value, place), twins)
     halved = halve(copy, untouchable)
     _drop_unused(copy)
     copy.graph.opset_imports[DOMAIN] = 1
@@ -70,6 +70,7 @@ def emit(model: ir.Model, payloads: Sequence[Payload], untouchable: Container[st
 class _Source:
     """Where a weight is: a payload and a member number."""
 
+    model: ir.Model
     payload: ir.Value
     member: int
 
@@ -77,6 +78,18 @@ class _Source:
         """The attributes that every operator of ours has, without defaults."""
         found = {"member": self.member} if self.member else {}
         return found | ({"to": cast_to} if cast_to else {})
+
+    def like(self, dtype: int) -> list[ir.Value]:
+        """The input that gives a Gather or Decompress its output type: none for float, else a tiny initializer shared by all."""
+        if dtype == ir.DataType.FLOAT:
+            return []
+        name = f"onnx_compress.like.{dtype}"
+        if name not in self.model.graph.initializers:
+            kind = ir.DataType(dtype)
+            tensor = ir.Tensor(np.zeros(1, kind.numpy()), dtype=kind, name=name)
+            value = ir.Value(name=name, type=ir.TensorType(kind), shape=ir.Shape([1]), const_value=tensor)
+            self.model.graph.register_initializer(value)
+        return [self.model.graph.initializers[name]]
 
 
 def _payload_value(model: ir.Model, payload: Payload, number: int) -> ir.Value:
@@ -92,19 +105,19 @@ def _rewrite(model: ir.Model, weight: Weight, source: _Source, twins: dict[ir.No
     others = [use for use in weight.uses if use.kind not in FUSED]
     for use in weight.uses:
         if use.kind in FUSED:
-            _fuse(use, source, twins)
+            _fuse(weight, use, source, twins)
     if others:
         _decompress(model, weight, others, source, twins)
 
 
-def _fuse(use: Use, source: _Source, twins: dict[ir.Node, ir.Node]) -> None:
+def _fuse(weight: Weight, use: Use, source: _Source, twins: dict[ir.Node, ir.Node]) -> None:
     """One consumer becomes one operator of ours; an Add of a vector behind a MatMul becomes its bias."""
     node, kind = twins[use.node], FUSED[use.kind]
     attributes = [ir.convenience.convert_attribute(name, value) for name, value in source.attributes(_cast_to(use)).items()]
     attributes += [node.attributes[name] for name in KEPT_ATTRIBUTES.get(kind, ()) if name in node.attributes]
     replaced = [node]
     if kind == "CompressedGather":
-        inputs = [source.payload, node.inputs[1]]
+        inputs = [source.payload, node.inputs[1], *source.like(_cast_to(use) or weight.dtype)]
     else:
         inputs = [node.inputs[0], source.payload, *node.inputs[2:]]
         add = following_add(node) if kind == "CompressedMatMul" else None
@@ -144,7 +157,7 @@ def _decompress(model: ir.Model, weight: Weight, others: Sequence[Use], source: 
     casts = {_cast_to(use) if use.between and use.between[0].op_type == "Cast" else 0 for use in others}
     cast_to = casts.pop() if len(casts) == 1 else 0
     attributes = [ir.convenience.convert_attribute(name, number) for name, number in source.attributes(cast_to).items()]
-    new = ir.Node(DOMAIN, "Decompress", [source.payload], attributes, num_outputs=1)
+    new = ir.Node(DOMAIN, "Decompress", [source.payload, *source.like(cast_to or weight.dtype)], attributes, num_outputs=1)
     new.outputs[0].type = ir.TensorType(ir.DataType(cast_to or weight.dtype))
     model.graph.insert_before(_first_node(model), new)
     if cast_to:

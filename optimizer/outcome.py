@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ SMALL_VALUES = 64
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What was known before anything was decided."""
+    """What was known before anything was decided, and the time that phases took."""
 
     source: str
     target: str
@@ -29,32 +29,45 @@ class Setting:
     inputs: str
     left_alone: tuple[tuple[str, str, int], ...]
     notes: tuple[str, ...]
-    seconds: dict[str, float]
+    seconds: Mapping[str, float]
 
 
-def summarize(setting: Setting, emitted: Emitted, checked: Checked, written: Path) -> Report:
-    """The report on a file that was written and checked."""
-    weights = tuple(row for payload in emitted.payloads for row in _rows(payload))
-    after = model_bytes(written)
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a compressed model holds; keeps no weight in memory."""
+
+    weights: tuple[WeightReport, ...]
+    large_bytes: int
+    halved: frozenset[str]
+
+
+def contents(emitted: Emitted) -> Contents:
+    """Reads off a compressed model what the report says of it."""
+    rows = tuple(row for payload in emitted.payloads for row in _rows(payload))
     tensors = (value.const_value for value in emitted.model.graph.initializers.values())
     large = sum(tensor.nbytes for tensor in tensors if tensor is not None and tensor.size >= SMALL_VALUES)
-    halved = set(emitted.halved)
-    notes = setting.notes + ((f"{len(halved)} small float tensors (biases, scales) are stored in 16 bits",) if halved else ())
+    return Contents(rows, large, frozenset(emitted.halved))
+
+
+def summarize(setting: Setting, held: Contents, checked: Checked, written: Path) -> Report:
+    """The report on a file that was written and checked."""
+    after = model_bytes(written)
+    count = len(held.halved)
     return Report(
         source=setting.source,
         target=setting.target,
         bytes_before=setting.bytes_before,
         bytes_after=after,
         ratio=setting.bytes_before / after,
-        graph_bytes=after - large,
+        graph_bytes=after - held.large_bytes,
         divergence=checked.divergence,
         divergence_kind=checked.kind,
         inputs=setting.inputs,
-        predicted=sum(row.predicted for row in weights),
+        predicted=sum(row.predicted for row in held.weights),
         fused_against_restored=checked.agreement,
-        weights=weights,
-        left_alone=tuple(row for row in setting.left_alone if row[0] not in halved),
-        notes=notes,
+        weights=held.weights,
+        left_alone=tuple(row for row in setting.left_alone if row[0] not in held.halved),
+        notes=setting.notes + ((f"{count} small float tensors (biases, scales) are stored in 16 bits",) if count else ()),
         warnings=checked.warnings,
         seconds=dict(setting.seconds),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common
 from numpy.typing import NDArray
 
 from ..runtime import reader
@@ -74,6 +75,7 @@ def restore_model(model: ir.Model, where: str) -> int:
         _Expansion(node, value, member).apply()
     for name in weights.payload_names:
         model.graph.initializers.pop(name, None)
+    ir.passes.common.RemoveUnusedNodesPass()(model)  # the tensors that only gave our operators their types
     for key in (FORMAT_KEY, NAMES_KEY, PACKAGE_KEY, IDENTITY_KEY):
         model.metadata_props.pop(key, None)
     model.graph.opset_imports.pop(DOMAIN, None)

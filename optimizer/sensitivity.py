@@ -9,12 +9,12 @@ would get is part of the replacement. The divergence of any other candidate of t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from .candidates import Candidate, Offer
+from .parallel import spread
 from .probe import Prober
 
 LEAST = 1e-12
@@ -42,8 +42,7 @@ def predict(offers: Sequence[Offer], prober: Prober, threads: int, tick: Callabl
         tick(len(done) / len(jobs))
         return max(divergence, LEAST) / reference.error if reference.error > 0 else LEAST
 
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
-        found = list(pool.map(sensitivity, jobs))
+    found = spread(sensitivity, jobs, lambda job: job[0].layer.weight.view.size, threads)
     finite = [value for value in found if np.isfinite(value)]
     worst = 10 * max(finite, default=1.0)  # a probe that broke the model: finer candidates must look better than coarser ones
     scaled: dict[int, list[Scaled]] = {id(offer): [] for offer in offers}
