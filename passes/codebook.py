@@ -41,14 +41,16 @@ class Cluster:
         normal = weight if scale is None else weight / log8_values(scale).reshape(*weight.shape[:2], 1)
         importance = context.importance(weight.shape)
         if scale is not None:
-            importance = importance * log8_values(scale).reshape(*weight.shape[:2], 1) ** 2
+            relative = log8_values(scale) / log8_values(scale).max()  # only ratios matter, and squares of large scales overflow
+            importance = importance * relative.reshape(*weight.shape[:2], 1) ** 2
         chosen = normal if kept is None else normal[kept]
         if chosen.size == 0:
             return Refusal("nothing is left to cluster")
         centroids = _train(chosen.reshape(-1), (importance if kept is None else importance[kept]).reshape(-1), self.count - (kept is not None))
         if kept is not None:
             centroids = np.unique(np.append(centroids, np.float32(0)))
-        centroids = np.unique(centroids.astype(np.float16).astype(np.float32))
+        with np.errstate(over="ignore"):
+            centroids = np.unique(centroids.astype(np.float16).astype(np.float32) + np.float32(0))  # + 0: no negative zero
         if not np.isfinite(centroids).all():
             return Refusal("centroids are outside the range of float16")
         codes = _nearest(normal, centroids)
@@ -84,12 +86,12 @@ def _train(values: NDArray[np.float32], weights: NDArray[np.float32], count: int
     """Weighted k-means in one dimension on a histogram; empty clusters disappear. Sorted, float32 [<= count]."""
     low, high = float(values.min()), float(values.max())
     if high == low or count < 2:
-        return np.array([np.average(values, weights=np.maximum(weights, 1e-12))], np.float32)
+        return np.array([np.average(values.astype(np.float64), weights=np.maximum(weights, 1e-12))], np.float32)
     mass, sums = np.zeros(BINS), np.zeros(BINS)
     _bin(values, weights, np.array([low, (BINS - 1) / (high - low)]), mass, sums)
     used = mass > 0
+    means = sums[used] / mass[used]
     mass, sums = np.cumsum(mass[used]), np.cumsum(sums[used])
-    means = np.diff(sums, prepend=0) / np.diff(mass, prepend=0)
     centroids = np.linspace(low, high, count)
     for _ in range(ITERATIONS):
         edges = np.searchsorted(means, (centroids[1:] + centroids[:-1]) / 2)

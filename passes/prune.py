@@ -16,7 +16,10 @@ from .technique import Context, Refusal
 
 @dataclass(frozen=True, slots=True)
 class Prune:
-    """Zeroes the share `sparsity` of a weight with the least |w| * sqrt(E[x^2]) (|w| alone without calibration)."""
+    """Zeroes the share `sparsity` of a weight with the least |w| * sqrt(E[x^2]) (|w| alone without calibration).
+
+    Exactly that share: of equal ones the first stay. More only where more are zero already.
+    """
 
     sparsity: float
 
@@ -36,4 +39,7 @@ class Prune:
         if dropped == 0:
             return weight != 0
         threshold = np.partition(score, dropped - 1, axis=None)[dropped - 1]
-        return score > threshold
+        kept = score > threshold
+        ties = np.flatnonzero(score == threshold)[: score.size - dropped - int(kept.sum())]
+        np.put(kept, ties, threshold > 0)
+        return kept

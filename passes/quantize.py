@@ -35,10 +35,9 @@ class Quantize:
         if isinstance(scale, Refusal):
             return scale
         dense, values = scale
-        levels = np.rint(weight / values[..., None])
-        if np.abs(levels).max(initial=0) > MAX_LEVEL:
+        if _peak(weight, values) > MAX_LEVEL:
             return Refusal(f"step {self.step:g} gives levels beyond {MAX_LEVEL}")
-        return Grid(dense, Symbols(levels.astype(np.int32)))
+        return Grid(dense, Symbols(np.rint(weight / values[..., None]).astype(np.int32)))
 
     def scales(self, weight: NDArray[np.float32]):  # type: ignore[no-untyped-def]
         """(log8 leaf, its values [batch, rows] or [1, 1])."""
@@ -47,7 +46,9 @@ class Quantize:
         if whole == 0:
             return Refusal("all values are zero")
         wanted = np.full((1, 1), whole, np.float32) if self.power == 0 else whole * np.maximum(rms / whole, 1e-4) ** self.power
-        dense = log8((self.step * wanted).astype(np.float32))
+        with np.errstate(over="ignore"):  # log8 refuses an infinity
+            steps = (self.step * wanted).astype(np.float32)
+        dense = log8(steps)
         if isinstance(dense, Refusal):
             return dense
         return dense, log8_values(dense).reshape(wanted.shape)
@@ -58,16 +59,22 @@ class Quantize:
         if isinstance(scale, Refusal):
             return scale
         values = np.ascontiguousarray(np.broadcast_to(scale[1], weight.shape[:2]))
-        peak = int(np.rint(np.abs(weight).max(axis=2) / values).max()) + 1
-        if peak > MAX_LEVEL:
+        if (most := _peak(weight, values)) > MAX_LEVEL:
             return Refusal(f"step {self.step:g} gives levels beyond {MAX_LEVEL}")
+        peak = int(most) + 1
         batch, rows, _ = weight.shape
         histograms = np.zeros((batch * -(-rows // PANEL_ROWS), 2 * peak + 1))
         error = _trial(weight, values, context.importance(weight.shape), histograms)
         return histograms, -peak, float(error)
 
 
-@numba.njit(cache=True, nogil=True)
+def _peak(weight: NDArray[np.float32], values: NDArray[np.float32]) -> float:
+    """The largest |level|; infinite where the division overflows."""
+    with np.errstate(over="ignore"):
+        return float(np.rint(np.abs(weight).max(axis=2, initial=0) / values).max(initial=0))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # divisions by a scale, which is never zero, need no check
 def _trial(weight: NDArray, scale: NDArray, importance: NDArray, histograms: NDArray) -> float:
     """Histograms of round(w / scale) per panel, and the sum of importance * (w - scale * level)^2."""
     batch, rows, k = weight.shape
@@ -76,12 +83,12 @@ def _trial(weight: NDArray, scale: NDArray, importance: NDArray, histograms: NDA
     total = 0.0
     for b in range(batch):
         for row in range(rows):
-            step, inverse = scale[b, row], np.float32(1) / scale[b, row]
+            step = scale[b, row]
             target, error = histograms[b * panels + row // PANEL_ROWS], 0.0
             for column in range(k):
                 value = weight[b, row, column]
-                level = np.rint(value * inverse)
-                difference = value - step * level
+                level = np.rint(value / step)
+                difference = np.float64(value - step * level)  # whose square float32 may not hold
                 error += importance[b, row, column] * difference * difference
                 target[min(max(int(level) + peak, 0), 2 * peak)] += 1
             total += error

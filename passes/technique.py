@@ -38,7 +38,7 @@ class Context:
         """`square`, or ones, scaled to mean 1, as a read-only view of `shape`."""
         if self.square is None or not self.square.any():
             return np.broadcast_to(np.float32(1), shape)
-        return np.broadcast_to(self.square / self.square.mean(dtype=np.float64).astype(np.float32), shape)
+        return np.broadcast_to((self.square / self.square.mean(dtype=np.float64)).astype(np.float32), shape)
 
 
 class Technique(Protocol):

@@ -1,0 +1,305 @@
+"""Contract of the techniques: every technique and every awkward tensor give a form that fits, or a refusal with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx_compress.passes import writer
+from onnx_compress.passes.codebook import Chain, Cluster
+from onnx_compress.passes.prune import Prune
+from onnx_compress.passes.quantize import Quantize
+from onnx_compress.passes.technique import Context, Refusal, Technique, log8, log8_values
+from onnx_compress.runtime.evaluate import viewed_values
+from onnx_compress.runtime.form import Form, Member, Symbols
+from onnx_compress.runtime.reader import read
+
+from tests.payloads import plain_view
+
+TECHNIQUES: tuple[Technique, ...] = (
+    *(Quantize(step, power) for step in (0.05, 0.5, 4.0) for power in (0.0, 0.5, 1.0)),
+    *(Prune(share) for share in (0.0, 0.5, 0.97)),
+    *(Cluster(count, row_scale) for count in (1, 2, 16, 256) for row_scale in (False, True)),
+    *(Chain(Prune(share), Cluster(count, row_scale)) for share in (0.0, 0.8) for count in (2, 16) for row_scale in (False, True)),
+)
+
+
+def normal(*shape: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(0, 1, shape).astype(np.float32)
+
+
+def _with(weight: NDArray[np.float32], value: float) -> NDArray[np.float32]:
+    weight[0, 0, 0] = value
+    return weight
+
+
+def _read_only(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    weight.flags.writeable = False
+    return weight
+
+
+def _thinned(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    weight[np.random.default_rng(1).random(weight.shape) < 0.9] = 0
+    return weight
+
+
+def _rows(scale: float) -> NDArray[np.float32]:
+    """Rows of very different magnitude, one of them zero."""
+    weight = normal(1, 40, 20) * (np.float32(scale) ** np.linspace(-1, 1, 40, dtype=np.float32))[None, :, None]
+    weight[0, 3] = 0
+    return weight
+
+
+AWKWARD: dict[str, NDArray[np.float32]] = {
+    "normal": normal(1, 70, 30),
+    "three batches": normal(3, 65, 9),
+    "zeros": np.zeros((1, 10, 10), np.float32),
+    "constant": np.full((1, 10, 10), 0.37, np.float32),
+    "constant, negative": np.full((2, 3, 7), -2.5, np.float32),
+    "one value": np.full((1, 1, 1), 0.1, np.float32),
+    "one zero": np.zeros((1, 1, 1), np.float32),
+    "huge": normal(1, 20, 20) * np.float32(1e30),
+    "largest": np.full((1, 4, 4), np.finfo(np.float32).max, np.float32),
+    "large": normal(1, 20, 20) * np.float32(1e22),
+    "tiny": normal(1, 20, 20) * np.float32(1e-30),
+    "small": normal(1, 20, 20) * np.float32(1e-22),
+    "denormals": (normal(1, 20, 20) * np.float32(1e-40)).astype(np.float32),
+    "smallest denormal": np.full((1, 4, 4), 1e-45, np.float32),
+    "a denormal among ones": _with(np.ones((1, 6, 6), np.float32), 1e-42),
+    "negative zeros": np.full((1, 5, 5), -0.0, np.float32),
+    "negative zeros among others": np.where(normal(1, 9, 9) > 0, normal(1, 9, 9), np.float32(-0.0)).astype(np.float32),
+    "an outlier of 1e6": _with(normal(1, 30, 30), 1e6),
+    "an outlier of 1e30": _with(normal(1, 30, 30), 1e30),
+    "transposed": normal(1, 30, 70).transpose(0, 2, 1),
+    "every second": normal(2, 40, 40)[:, ::2, ::-2],
+    "read-only": _read_only(normal(1, 20, 20)),
+    "nine tenths zero": _thinned(normal(1, 40, 40)),
+    "a single row": normal(1, 1, 200),
+    "a single column": normal(1, 200, 1),
+    "rows of any magnitude": _rows(1e6),
+    "two values": np.sign(normal(1, 12, 12)),
+}
+IMPORTANCE = {
+    "none": None,
+    "ones": np.ones((1, 1, 1), np.float32),
+    "zeros": np.zeros((1, 1, 1), np.float32),
+    "huge": np.full((1, 1, 1), 1e30, np.float32),
+    "denormal": np.full((1, 1, 1), 1e-45, np.float32),
+}
+SPREAD = normal(1, 64, 200)
+COLUMNS = np.where(np.arange(200) < 20, 1000.0, 1.0).astype(np.float32)[None, None]
+
+
+def values(form: Form, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.broadcast_to(viewed_values(member(form, shape)), shape)
+
+
+def member(form: Form, shape: tuple[int, ...]) -> Member:
+    return Member(1, plain_view(*shape), form)
+
+
+def error(technique: Technique, weight: NDArray[np.float32], context: Context = Context()) -> float:  # noqa: B008  (frozen)
+    form = technique.apply(weight, context)
+    assert not isinstance(form, Refusal)
+    return float(((values(form, weight.shape) - weight).astype(np.float64) ** 2).sum())
+
+
+def accepted(found: Form | Refusal) -> Form:
+    assert not isinstance(found, Refusal), found
+    return found
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+@pytest.mark.parametrize("technique", TECHNIQUES, ids=repr)
+def test_a_technique_gives_a_form_that_fits_or_a_reason(technique: Technique, name: str) -> None:
+    weight = AWKWARD[name]
+    before = weight.tobytes()
+    for importance, square in IMPORTANCE.items():
+        found = technique.apply(weight, Context(square))
+        assert weight.tobytes() == before, "the input was changed"
+        if isinstance(found, Refusal):
+            assert found.reason, importance
+            continue
+        levels = member(found, weight.shape).symbols.levels
+        assert levels is not None and levels.shape == weight.shape and levels.dtype == np.int32, importance
+        assert np.isfinite(values(found, weight.shape)).all(), importance
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+@pytest.mark.parametrize("technique", TECHNIQUES, ids=repr)
+def test_the_same_input_gives_the_same_form_and_its_payload_is_read_back(technique: Technique, name: str) -> None:
+    weight = AWKWARD[name]
+    forms = [technique.apply(weight.copy(), Context()) for _ in range(2)]
+    if isinstance(forms[0], Refusal):
+        assert forms[0] == forms[1]
+        return
+    one, other = (writer.write(member(accepted(form), weight.shape)) for form in forms)
+    assert one == other
+    (found,) = read(np.frombuffer(one, np.uint8)).members
+    assert np.array_equal(viewed_values(found), viewed_values(member(forms[0], weight.shape)))
+
+
+@pytest.mark.parametrize("name", ["normal", "three batches", "transposed", "a single row", "an outlier of 1e6", "two values", "constant"])
+@pytest.mark.parametrize("technique", TECHNIQUES, ids=repr)
+def test_ordinary_weights_are_not_refused(technique: Technique, name: str) -> None:
+    found = technique.apply(AWKWARD[name], Context())
+    without_scale = isinstance(technique, Cluster | Chain) and not getattr(technique, "cluster", technique).row_scale
+    if not (isinstance(found, Refusal) and name == "an outlier of 1e6" and without_scale):
+        accepted(found)
+
+
+@pytest.mark.parametrize("technique", [Quantize(0.1), Prune(0.5), Cluster(4), Chain(Prune(0.5), Cluster(4))], ids=repr)
+def test_a_technique_is_its_parameters(technique: Technique) -> None:
+    from dataclasses import fields, replace
+
+    assert replace(technique) == technique and hash(replace(technique)) == hash(technique)  # type: ignore[type-var]
+    with pytest.raises(FrozenInstanceError):
+        setattr(technique, fields(technique)[0].name, 0.3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_the_error_falls_as_the_step_falls(power: float) -> None:
+    errors = [error(Quantize(step, power), SPREAD) for step in (2.0, 1.0, 0.5, 0.25, 0.1, 0.02)]
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-3 * errors[0]
+
+
+def test_the_error_of_a_small_step_is_a_twelfth_of_its_square() -> None:
+    form = accepted(Quantize(0.1, 0.0).apply(SPREAD, Context()))
+    step = float(log8_values(form.scale)[0])  # type: ignore[union-attr]
+    assert error(Quantize(0.1, 0.0), SPREAD) / SPREAD.size == pytest.approx(step**2 / 12, rel=0.05)
+
+
+@pytest.mark.parametrize("row_scale", [False, True])
+def test_the_error_falls_as_centroids_are_added(row_scale: bool) -> None:
+    errors = [error(Cluster(count, row_scale), SPREAD) for count in (1, 2, 4, 8, 16, 32, 64)]
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.01 * errors[0]
+
+
+def test_levels_beyond_sixteen_bits_are_refused_with_the_step() -> None:
+    found = Quantize(1e-6).apply(SPREAD, Context())
+    assert isinstance(found, Refusal) and "1e-06" in found.reason
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("weight", [SPREAD, np.full((1, 30, 30), 0.5, np.float32), np.sign(SPREAD), np.round(SPREAD * 2) / 2 + np.float32(0.25)])
+def test_prune_drops_exactly_its_share(weight: NDArray[np.float32], share: float) -> None:
+    form = accepted(Prune(share).apply(weight, Context()))
+    found = values(form, weight.shape)
+    assert int((found == 0).sum()) == round(share * weight.size)
+    assert np.array_equal(found[found != 0], weight[found != 0])
+
+
+def test_prune_drops_what_is_zero_already_and_keeps_the_largest() -> None:
+    weight = AWKWARD["nine tenths zero"]
+    assert np.array_equal(values(accepted(Prune(0.5).apply(weight, Context())), weight.shape), weight)
+    found = values(accepted(Prune(0.95).apply(weight, Context())), weight.shape)
+    assert np.abs(weight[(found == 0)]).max() <= np.abs(found[found != 0]).min()
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, float("nan")])
+def test_an_impossible_sparsity_is_refused(share: float) -> None:
+    for technique in (Prune(share), Chain(Prune(share), Cluster(4))):
+        assert isinstance(technique.apply(SPREAD, Context()), Refusal)
+
+
+@pytest.mark.parametrize("row_scale", [False, True])
+@pytest.mark.parametrize("share", [0.3, 0.8, 0.95])
+def test_chain_has_exact_positive_zeros_where_prune_drops(share: float, row_scale: bool) -> None:
+    kept = Prune(share).kept(SPREAD, Context())
+    assert not isinstance(kept, Refusal)
+    found = values(accepted(Chain(Prune(share), Cluster(16, row_scale)).apply(SPREAD, Context())), SPREAD.shape)
+    assert not found[~kept].view(np.uint32).any()
+    assert (found == 0).mean() >= round(share * SPREAD.size) / SPREAD.size
+
+
+def test_chain_uses_at_most_its_number_of_centroids() -> None:
+    for count in (2, 3, 16):
+        form = accepted(Chain(Prune(0.5), Cluster(count)).apply(SPREAD, Context()))
+        assert len(form.centroids.codes) <= count  # type: ignore[union-attr]
+
+
+def columns_error(technique: Technique, context: Context) -> float:
+    form = accepted(technique.apply(SPREAD, context))
+    return float(((values(form, SPREAD.shape) - SPREAD)[..., :20] ** 2).sum())
+
+
+def test_important_columns_are_better_reproduced_by_cluster() -> None:
+    skewed = SPREAD.copy()
+    skewed[..., :20] = np.abs(skewed[..., :20]) + 3  # where few of the others are
+    for row_scale in (False, True):
+        plain, aware = (accepted(Cluster(6, row_scale).apply(skewed, Context(square))) for square in (None, COLUMNS))
+        errors = [((values(form, skewed.shape) - skewed)[..., :20] ** 2).sum() for form in (plain, aware)]
+        assert errors[1] < 0.7 * errors[0]
+
+
+def test_important_columns_are_kept_by_prune() -> None:
+    kept = Prune(0.8).kept(SPREAD, Context(COLUMNS))
+    plain = Prune(0.8).kept(SPREAD, Context())
+    assert not isinstance(kept, Refusal) and not isinstance(plain, Refusal)
+    assert kept[..., :20].mean() > 0.95 > plain[..., :20].mean()
+    assert kept.sum() == plain.sum()
+
+
+def test_columns_that_never_matter_do_not_disturb_the_centroids() -> None:
+    square = np.where(np.arange(200) < 100, 1e6, 0.0).astype(np.float32)[None, None]
+    form = accepted(Cluster(16, row_scale=False).apply(SPREAD, Context(square)))
+    assert ((values(form, SPREAD.shape) - SPREAD)[..., :100] ** 2).mean() < 0.02
+
+
+@dataclass(frozen=True)
+class Tried:
+    histograms: NDArray[np.float64]
+    low: int
+    error: float
+
+
+def tried(technique: Quantize, weight: NDArray[np.float32], context: Context) -> Tried | Refusal:
+    found = technique.trial(weight, context)
+    return found if isinstance(found, Refusal) else Tried(*found)
+
+
+@pytest.mark.parametrize("square", [None, COLUMNS[..., :1]], ids=["plain", "weighted"])
+@pytest.mark.parametrize("name", AWKWARD)
+@pytest.mark.parametrize("technique", [t for t in TECHNIQUES if isinstance(t, Quantize)], ids=repr)
+def test_a_trial_foresees_levels_error_and_refusal_of_the_real_thing(technique: Quantize, name: str, square: NDArray[np.float32] | None) -> None:
+    weight, context = AWKWARD[name], Context(square)
+    form, trial = technique.apply(weight, context), tried(technique, weight, context)
+    if isinstance(form, Refusal) or isinstance(trial, Refusal):
+        assert form == trial
+        return
+    levels: Symbols = form.levels
+    assert levels.levels is not None
+    panels = -(-weight.shape[1] // 64)
+    for number, histogram in enumerate(trial.histograms):
+        batch, panel = divmod(number, panels)
+        rows = levels.levels[batch, panel * 64 : panel * 64 + 64]
+        assert np.array_equal(np.bincount(rows.reshape(-1) - trial.low, minlength=len(histogram)), histogram)
+    difference = (values(form, weight.shape) - weight).astype(np.float64)
+    expected = (context.importance(weight.shape) * difference**2).sum()
+    assert trial.error == pytest.approx(expected, rel=1e-5, abs=1e-30)
+
+
+def test_a_trial_refuses_exactly_where_the_real_thing_does() -> None:
+    weight = np.array([[[1.0, 0.001]]], np.float32)
+    for step in np.geomspace(3e-5, 6e-5, 60):
+        technique = Quantize(float(step), 0.0)
+        assert isinstance(technique.trial(weight, Context()), Refusal) == isinstance(technique.apply(weight, Context()), Refusal)
+
+
+def test_log8_is_within_half_its_ratio() -> None:
+    sample = np.exp(np.random.default_rng(0).uniform(-8, 2, 999)).astype(np.float32)
+    leaf = log8(sample)
+    assert not isinstance(leaf, Refusal)
+    assert np.abs(np.log2(log8_values(leaf) / sample)).max() <= 1 / 32 + 1e-6
+
+
+@pytest.mark.parametrize("largest", [0.0, 1e-26, 1e26, np.inf])
+def test_log8_refuses_what_its_exponent_cannot_say(largest: float) -> None:
+    assert isinstance(log8(np.array([largest], np.float32)), Refusal)
+
+
+def test_importance_has_mean_one_and_is_read_only() -> None:
+    found = Context(COLUMNS).importance(SPREAD.shape)
+    assert found.mean() == pytest.approx(1, rel=1e-5) and not found.flags.writeable
