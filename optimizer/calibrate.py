@@ -102,7 +102,8 @@ def _files(paths: Sequence[str | Path]) -> list[Path]:
 def _read(file: Path) -> dict[str, NDArray[np.generic]]:
     """All arrays of an .npz file; nothing in it is ever executed."""
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream:  # numpy leaves a broken file open
+            archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise UsageError(f"{file} is a single array: save it by the name of its input, numpy.savez({str(file)!r}, INPUT=array)")
             return {name: _entry(file, archive, name) for name in archive.files}
