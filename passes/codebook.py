@@ -46,7 +46,9 @@ class Cluster:
         chosen = normal if kept is None else normal[kept]
         if chosen.size == 0:
             return Refusal("nothing is left to cluster")
-        centroids = _train(chosen.reshape(-1), (importance if kept is None else importance[kept]).reshape(-1), self.count - (kept is not None))
+        centroids = _train(
+            chosen.reshape(-1), (importance if kept is None else importance[kept]).reshape(-1), self.count - (kept is not None)
+        )
         if kept is not None:
             centroids = np.unique(np.append(centroids, np.float32(0)))
         with np.errstate(over="ignore"):

@@ -124,7 +124,8 @@ def _casts(value: ir.Value) -> list[ir.Node] | None:
     """The nodes that consume a 16-bit value, if all of them cast it to float for other nodes alone."""
     nodes = [use.node for use in value.uses()]
     to_float = all(
-        node.op_type == "Cast" and node.attributes["to"].as_int() == ir.DataType.FLOAT and not node.outputs[0].is_graph_output() for node in nodes
+        node.op_type == "Cast" and node.attributes["to"].as_int() == ir.DataType.FLOAT and not node.outputs[0].is_graph_output()
+        for node in nodes
     )
     return nodes if nodes and to_float else None
 

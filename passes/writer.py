@@ -232,7 +232,9 @@ def _classify(
     coding = coded.coding
     shifted = levels.reshape(-1) + ((1 << coding.raw_bits) >> 1)
     values = shifted >> coding.raw_bits
-    numbers = np.full(len(values), coded.table_numbers[0], np.uint8) if classes is None else np.array(coded.table_numbers, np.uint8)[classes]
+    numbers = (
+        np.full(len(values), coded.table_numbers[0], np.uint8) if classes is None else np.array(coded.table_numbers, np.uint8)[classes]
+    )
     index = np.empty(len(values), np.uint8)
     escaped = np.zeros(len(values), np.bool_)
     for number in set(coded.table_numbers):

@@ -73,7 +73,9 @@ def read_header(data: NDArray[np.uint8]) -> Header:
     if cursor.take(2, "the magic").tobytes() != MAGIC:
         raise FormatError("these bytes are no onnx-compress payload (the magic is missing)")
     if (draft := cursor.u8("the draft")) != DRAFT:
-        raise UnsupportedVersionError(f"payload of format draft {draft}; this version reads draft {DRAFT} only: install the onnx-compress that wrote it")
+        raise UnsupportedVersionError(
+            f"payload of format draft {draft}; this version reads draft {DRAFT} only: install the onnx-compress that wrote it"
+        )
     pooled = bool(cursor.byte_in("the kind", 0, 1))
     header_bytes = cursor.u32("header_bytes")
     if header_bytes > len(data):

@@ -70,7 +70,11 @@ class Coder:
     def lane_tables(self, panel: int, lanes: int) -> NDArray[np.int32]:
         """For lanes that start at panel `panel`: int32 [column classes, lanes], 256 x the table's number."""
         symbols = self.symbols
-        classes = np.zeros(lanes, np.intp) if symbols.row_class is None else symbols.row_class[panel + np.arange(lanes) // PANEL_ROWS].astype(np.intp)
+        classes = (
+            np.zeros(lanes, np.intp)
+            if symbols.row_class is None
+            else symbols.row_class[panel + np.arange(lanes) // PANEL_ROWS].astype(np.intp)
+        )
         return np.ascontiguousarray(symbols.table_of[classes, :, 0].T).astype(np.int32) * PROBABILITY_ONE
 
 

@@ -94,7 +94,8 @@ def classify(tables: tuple[Table, ...], symbols: Symbols, place: tuple[int, int]
     if 0 <= index < plain and table.frequencies[index]:
         return number, index, raw, None
     escape = value - symbols.escape_base
-    assert table.escape and 0 <= escape < 256, "the table cannot code this level"
+    assert table.escape, "the table cannot code this level"
+    assert 0 <= escape < 256, "no escape of the table can code this level"
     return number, len(table.frequencies) - 1, raw, escape
 
 
@@ -152,7 +153,10 @@ def stored_values(member: Member) -> dict[tuple[int, int], bytes]:
     if not isinstance(member.form, Sparse):
         return {}
     flat = member.form.mask.levels.reshape(-1, member.view.k)  # type: ignore[union-attr]
-    return {(int(row), int(column)): code.tobytes() for (row, column), code in zip(np.argwhere(flat == 1), member.form.values.codes, strict=True)}
+    return {
+        (int(row), int(column)): code.tobytes()
+        for (row, column), code in zip(np.argwhere(flat == 1), member.form.values.codes, strict=True)
+    }
 
 
 def assemble(payload: Payload, width: int = 1, groups: int = 1) -> bytes:
@@ -179,7 +183,7 @@ def assemble_pool(payload: Payload, lanes: int) -> bytes:
     bits, escapes, count = 0, b"", 0
     for member in payload.members:
         view, symbols = member.view, member.symbols
-        for (batch, row, column), level in np.ndenumerate(symbols.levels):  # type: ignore[arg-type]
+        for (batch, row, column), level in np.ndenumerate(symbols.levels):
             place = (batch * -(-view.rows // 64) + row // 64, column)
             number, index, part, escape = classify(payload.tables, symbols, place, int(level))
             coded.append((len(coded) % lanes, number, index))

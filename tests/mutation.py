@@ -26,7 +26,9 @@ SMALL: dict[str, Callable[[], bytes]] = {
     "integers": lambda: writer.write(integers(plain_view(1, 10, 20), 22)),
     "constant": lambda: writer.write(constant(plain_view(1, 4, 4), 1)),
     "escapes and column classes": lambda: ASSEMBLED["column classes"]().bytes(),
-    "pool": lambda: writer.write_pool([grid(plain_view(1, 5, 9)), integers(plain_view(1, 5, 9), 3), codebook(plain_view(2, 3, 5), 5), constant(plain_view(1, 2, 2), 3)]),
+    "pool": lambda: writer.write_pool(
+        [grid(plain_view(1, 5, 9)), integers(plain_view(1, 5, 9), 3), codebook(plain_view(2, 3, 5), 5), constant(plain_view(1, 2, 2), 3)]
+    ),
     "pool by hand": lambda: ASSEMBLED["pool of 9, five lanes"]().bytes(),
 }
 """Short payloads of every form."""

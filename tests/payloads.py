@@ -35,7 +35,16 @@ def laplace(shape: tuple[int, ...], spread: float, seed: int = 0) -> NDArray[np.
     return np.rint(np.random.default_rng(seed).laplace(0, spread, shape)).astype(np.int32)
 
 
-def grid(view: View, spread: float = 1.5, dtype: int = 1, seed: int = 0, kind: str = "log8", block: int = 0, column: bool = False, one: bool = False) -> Member:
+def grid(  # noqa: PLR0917  (the axes of a Grid)
+    view: View,
+    spread: float = 1.5,
+    dtype: int = 1,
+    seed: int = 0,
+    kind: str = "log8",
+    block: int = 0,
+    column: bool = False,
+    one: bool = False,
+) -> Member:
     """A Grid of Laplacian levels; `one` scale for all, or one a row, or one a block."""
     random = np.random.default_rng(seed + 1000)
     count = 1 if one else view.batch * view.rows * (-(-view.k // block) if block else 1)
@@ -71,7 +80,19 @@ def constant(view: View, level: int, dtype: int = 1) -> Member:
     return Member(dtype, view, levels if dtype in LOW_HIGH else Grid(dense(np.array([0.25])), levels))
 
 
-SHAPES = [(1, 1, 1), (1, 1, 300), (1, 63, 7), (1, 64, 5), (1, 65, 5), (2, 65, 9), (1, 256, 4), (1, 257, 3), (3, 300, 2), (1, 300, 17), (2, 128, 8)]
+SHAPES = [
+    (1, 1, 1),
+    (1, 1, 300),
+    (1, 63, 7),
+    (1, 64, 5),
+    (1, 65, 5),
+    (2, 65, 9),
+    (1, 256, 4),
+    (1, 257, 3),
+    (3, 300, 2),
+    (1, 300, 17),
+    (2, 128, 8),
+]
 TRANSPOSED = View((6, 5, 70), (2, 0, 1), 1, 70)
 CONVOLUTION = View((4, 3, 3, 65), (3, 0, 1, 2), 1, 65)
 GROUPS = View((5, 2, 66), (1, 2, 0), 2, 66)
@@ -126,10 +147,18 @@ WRITTEN: dict[str, Callable[[], Member]] = {
     "one scale and a column scale": lambda: grid(plain_view(2, 66, 9), column=True, one=True, kind="float32"),
     "row classes": _classes_differ,
     "outliers escape": _outliers,
-    "log8 extremes": lambda: Member(1, plain_view(1, 4, 3), Grid(Dense("log8", np.array([0, 255, 15, 240], np.uint8), 84), Symbols(laplace((1, 4, 3), 2)))),
-    "log8 least": lambda: Member(1, plain_view(1, 4, 3), Grid(Dense("log8", np.array([0, 255, 15, 240], np.uint8), -100), Symbols(laplace((1, 4, 3), 2)))),
-    "values that overflow": lambda: Member(10, plain_view(1, 3, 4), Grid(dense(np.array([1.0, 2000.0, 65504.0])), Symbols(laplace((1, 3, 4), 30) * 2 + 1))),
-    "float16 denormals": lambda: Member(10, plain_view(1, 3, 4), Grid(dense(np.array([2.0**-24, 3e-8, 1e-7])), Symbols(laplace((1, 3, 4), 5)))),
+    "log8 extremes": lambda: Member(
+        1, plain_view(1, 4, 3), Grid(Dense("log8", np.array([0, 255, 15, 240], np.uint8), 84), Symbols(laplace((1, 4, 3), 2)))
+    ),
+    "log8 least": lambda: Member(
+        1, plain_view(1, 4, 3), Grid(Dense("log8", np.array([0, 255, 15, 240], np.uint8), -100), Symbols(laplace((1, 4, 3), 2)))
+    ),
+    "values that overflow": lambda: Member(
+        10, plain_view(1, 3, 4), Grid(dense(np.array([1.0, 2000.0, 65504.0])), Symbols(laplace((1, 3, 4), 30) * 2 + 1))
+    ),
+    "float16 denormals": lambda: Member(
+        10, plain_view(1, 3, 4), Grid(dense(np.array([2.0**-24, 3e-8, 1e-7])), Symbols(laplace((1, 3, 4), 5)))
+    ),
 }
 """Members by name, for `writer.write`."""
 
@@ -137,11 +166,25 @@ POOLS: dict[str, Callable[[], list[Member]]] = {
     "of 1 value": lambda: [grid(RANK0)],
     "of 1": lambda: [grid(plain_view(1, 7, 9))],
     "of 2": lambda: [grid(plain_view(1, 70, 9)), codebook(plain_view(2, 3, 4), 4)],
-    "of all forms": lambda: [grid(TRANSPOSED), integers(plain_view(1, 67, 9), 3), integers(plain_view(1, 67, 9), 22), codebook(GROUPS, 40, 10), constant(RANK0, -7)],
-    "with wide levels": lambda: [grid(plain_view(1, 20, 30), 1.0), grid(plain_view(1, 20, 30), 15.0, seed=1), grid(plain_view(1, 20, 30), 0.1, seed=2)],
+    "of all forms": lambda: [
+        grid(TRANSPOSED),
+        integers(plain_view(1, 67, 9), 3),
+        integers(plain_view(1, 67, 9), 22),
+        codebook(GROUPS, 40, 10),
+        constant(RANK0, -7),
+    ],
+    "with wide levels": lambda: [
+        grid(plain_view(1, 20, 30), 1.0),
+        grid(plain_view(1, 20, 30), 15.0, seed=1),
+        grid(plain_view(1, 20, 30), 0.1, seed=2),
+    ],
     "of 60": lambda: [grid(plain_view(1, 1 + n, 60 - n), 0.3 + n / 10 % 2, (1, 10, 16)[n % 3], n) for n in range(60)],
     "of constants": lambda: [constant(plain_view(1, 5, 5), n, 3) for n in (-128, 0, 127)],
-    "of float16 and bfloat16": lambda: [grid(plain_view(1, 9, 9), dtype=10), grid(plain_view(1, 9, 9), dtype=16, column=True), grid(plain_view(1, 9, 9), block=4)],
+    "of float16 and bfloat16": lambda: [
+        grid(plain_view(1, 9, 9), dtype=10),
+        grid(plain_view(1, 9, 9), dtype=16, column=True),
+        grid(plain_view(1, 9, 9), block=4),
+    ],
 }
 """Lists of members by name, for `writer.write_pool`."""
 
@@ -234,5 +277,3 @@ def every_payload() -> dict[str, bytes]:
     found["gathered"] = writer.write(grid(plain_view(1, 641, 20)), gathered=True)
     found |= {f"pool: {name}": writer.write_pool(make()) for name, make in POOLS.items()}
     return found | {f"assembled: {name}": make().bytes() for name, make in ASSEMBLED.items()}
-
-

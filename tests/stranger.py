@@ -24,7 +24,7 @@ STORED = {2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 21: "u1", 22: "i1"}
 VALUE_BYTES = (4, 2, 2)
 
 
-class Rejected(Exception):
+class Rejected(Exception):  # noqa: N818  (what happened, not what went wrong)
     """The bytes are to be rejected with this number."""
 
     def __init__(self, number: int, reason: str) -> None:
@@ -195,7 +195,7 @@ def read_codebook(r: Bytes, member: Member, tables: int) -> None:
     centroids = read_dense(r, lambda count: count <= 65536)
     scale = read_dense(r, lambda count: count == member.batch * member.rows) if flags else None
 
-    def value(b: int, o: int, c: int, level: int) -> float:
+    def value(b: int, o: int, _: int, level: int) -> float:
         return centroids[level] if scale is None else round32(scale[b * member.rows + o] * centroids[level])
 
     member.value, member.codes = value, len(centroids)

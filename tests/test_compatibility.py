@@ -34,7 +34,9 @@ def test_a_vector_decodes_to_its_values_or_is_refused_as_another_draft(name: str
     for member, published, values in zip(read(data).members, entry["members"], vectors.values(name), strict=True):
         found = member_array(member)
         assert (member.dtype, list(member.view.dims)) == (published["dtype"], published["dims"])
-        assert found.dtype == values.dtype and found.shape == values.shape and found.tobytes() == values.tobytes()
+        assert found.dtype == values.dtype
+        assert found.shape == values.shape
+        assert found.tobytes() == values.tobytes()
 
 
 @pytest.mark.parametrize("name", vectors.names())
@@ -55,5 +57,7 @@ def test_the_vectors_are_small() -> None:
 
 
 def test_every_file_of_the_folder_is_in_the_manifest() -> None:
-    known = {f"{name}.bin" for name in vectors.names()} | {member["file"] for entry in vectors.manifest().values() for member in entry["members"]}
+    known = {f"{name}.bin" for name in vectors.names()} | {
+        member["file"] for entry in vectors.manifest().values() for member in entry["members"]
+    }
     assert {file.name for file in vectors.FOLDER.iterdir() if file.suffix in (".bin", ".npy")} == known

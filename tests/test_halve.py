@@ -30,7 +30,9 @@ CASTS = ("widened", "widened_again")
 KEPT = ("few", "excluded", "too_large", "too_fine", "divisor")
 
 
-def model(opset: int, tensors: dict[str, NDArray], extra: tuple[onnx.NodeProto, ...] = (), outputs: tuple[str, ...] = ("y",)) -> onnx.ModelProto:
+def model(
+    opset: int, tensors: dict[str, NDArray], extra: tuple[onnx.NodeProto, ...] = (), outputs: tuple[str, ...] = ("y",)
+) -> onnx.ModelProto:
     """x [2, 16] through every tensor, in order: matrix first, then Add, Mul or Div."""
     nodes = [helper.make_node("Cast", ["stored_in_16"], [name], to=TensorProto.FLOAT) for name in CASTS if "stored_in_16" in tensors]
     last = "x"
@@ -128,7 +130,8 @@ def test_the_file_becomes_smaller(opset: int) -> None:
 def test_a_single_vector_is_left_alone() -> None:
     before = model(13, {"shift": TENSORS["shift"]})
     after, moved = halved(before)
-    assert moved == () and initializers(after).keys() == {"shift"}
+    assert moved == ()
+    assert initializers(after).keys() == {"shift"}
 
 
 def test_nothing_moves_where_all_is_excluded() -> None:
@@ -139,7 +142,8 @@ def test_nothing_moves_where_all_is_excluded() -> None:
 def test_a_graph_output_stays() -> None:
     tensors = {"shift": TENSORS["shift"], "factor": TENSORS["factor"], "third": TENSORS["excluded"]}
     after, moved = halved(model(13, tensors, outputs=("y", "shift")))
-    assert set(moved) == {"factor", "third"} and "shift" in initializers(after)
+    assert set(moved) == {"factor", "third"}
+    assert "shift" in initializers(after)
 
 
 def test_a_float16_vector_whose_cast_is_a_graph_output_keeps_that_output() -> None:
@@ -150,7 +154,10 @@ def test_a_float16_vector_whose_cast_is_a_graph_output_keeps_that_output() -> No
 
 
 def test_a_float16_vector_with_another_consumer_stays() -> None:
-    other = helper.make_node("Add", ["stored_in_16", "stored_in_16"], ["z16"]), helper.make_node("Cast", ["z16"], ["z"], to=TensorProto.FLOAT)
+    other = (
+        helper.make_node("Add", ["stored_in_16", "stored_in_16"], ["z16"]),
+        helper.make_node("Cast", ["z16"], ["z"], to=TensorProto.FLOAT),
+    )
     before = model(14, {name: TENSORS[name] for name in ("shift", "factor", "stored_in_16")}, other, ("y", "z"))
     after, moved = halved(before)
     assert "stored_in_16" not in moved
@@ -159,7 +166,7 @@ def test_a_float16_vector_with_another_consumer_stays() -> None:
 
 def test_names_that_are_taken_already_do_no_harm() -> None:
     taken = ("small_floats", "small_float_sizes", "matrix.half", "shift.float")
-    tensors = {name: TENSORS[name] for name in ("shift", "factor", "matrix")} | {name: TENSORS["excluded"] for name in taken}
+    tensors = {name: TENSORS[name] for name in ("shift", "factor", "matrix")} | dict.fromkeys(taken, TENSORS["excluded"])
     before = model(13, tensors)
     after, _ = halved(before, taken)
     (expected,), (found,) = run(before), run(after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -37,9 +38,12 @@ def assert_same_member(found: Member, expected: Member) -> None:
     np.testing.assert_array_equal(found.symbols.levels, expected.symbols.levels)
     match found.form, expected.form:
         case (Grid() as a, Grid() as b):
-            assert a.block == b.block and same_dense(a.scale, b.scale) and same_dense(a.column_scale, b.column_scale)
+            assert a.block == b.block
+            assert same_dense(a.scale, b.scale)
+            assert same_dense(a.column_scale, b.column_scale)
         case (Codebook() as a, Codebook() as b):
-            assert same_dense(a.centroids, b.centroids) and same_dense(a.scale, b.scale)
+            assert same_dense(a.centroids, b.centroids)
+            assert same_dense(a.scale, b.scale)
         case (Sparse() as a, Sparse() as b):
             assert same_dense(a.values, b.values)
     assert bits(member_array(found)) == bits(member_array(expected))
@@ -69,7 +73,8 @@ def test_a_gathered_payload_is_read_back_and_has_one_panel_side_by_side(name: st
     data = writer.write(member, gathered=True)
     assert_recovered(data, [member])
     chunks = read_header(np.frombuffer(data, np.uint8)).chunks
-    assert max(chunk.lanes for chunk in chunks) <= 64 and max(chunk.groups for chunk in chunks) <= 4
+    assert max(chunk.lanes for chunk in chunks) <= 64
+    assert max(chunk.groups for chunk in chunks) <= 4
 
 
 @pytest.mark.parametrize("name", POOLS)
@@ -118,7 +123,8 @@ def test_the_spread_of_levels_decides_over_all_raw_bits() -> None:
 
 def test_panels_of_different_spread_get_row_classes() -> None:
     (found,) = parsed(writer.write(WRITTEN["row classes"]()))
-    assert found.symbols.row_class is not None and len(set(found.symbols.row_class.tolist())) > 1
+    assert found.symbols.row_class is not None
+    assert len(set(found.symbols.row_class.tolist())) > 1
 
 
 def test_rare_outliers_escape() -> None:
@@ -138,7 +144,7 @@ def test_pools_hold_at_most_65536_symbols_and_4096_members() -> None:
     big = [grid(plain_view(1, 100, 150)) for _ in range(6)]
     for members in (many, big):
         filled = writer.pools(members)
-        assert sorted(sum(filled, [])) == list(range(len(members)))
+        assert sorted(itertools.chain(*filled)) == list(range(len(members)))
         assert all(len(pool) <= 4096 and sum(members[n].view.size for n in pool) <= 65536 for pool in filled)
 
 
@@ -164,7 +170,16 @@ def members(draw: st.DrawFn) -> Member:
     dtype = draw(st.sampled_from([1, 10, 16]))
     kind = draw(st.sampled_from(["grid", "blocks", "codebook", "sparse", "integers"]))
     if kind == "grid":
-        return grid(view, draw(st.sampled_from([0.2, 1.0, 8.0, 300.0])), dtype, seed, draw(st.sampled_from(["log8", "float16"])), 0, draw(st.booleans()), draw(st.booleans()))
+        return grid(
+            view,
+            draw(st.sampled_from([0.2, 1.0, 8.0, 300.0])),
+            dtype,
+            seed,
+            draw(st.sampled_from(["log8", "float16"])),
+            0,
+            draw(st.booleans()),
+            draw(st.booleans()),
+        )
     if kind == "blocks":
         return grid(view, 1.0, dtype, seed, block=draw(st.integers(1, view.k)))
     if kind == "codebook":
@@ -174,7 +189,9 @@ def members(draw: st.DrawFn) -> Member:
     return integers(view, draw(st.sampled_from([2, 3, 4, 5, 21, 22])), seed)
 
 
-RELAXED = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+RELAXED = settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 
 @RELAXED
@@ -203,7 +220,9 @@ def test_any_pool_is_read_back_and_means_the_same_to_a_stranger(drawn: list[Memb
 
 def test_log8_is_exact_at_both_ends_of_its_exponent() -> None:
     for exponent, code, expected in ((-100, 0, 2.0**-100), (84, 240, 2.0**99), (0, 16, 2.0)):
-        member = Member(1, plain_view(1, 1, 1), Grid(Dense("log8", np.array([code], np.uint8), exponent), Symbols(np.ones((1, 1, 1), np.int32))))
+        member = Member(
+            1, plain_view(1, 1, 1), Grid(Dense("log8", np.array([code], np.uint8), exponent), Symbols(np.ones((1, 1, 1), np.int32)))
+        )
         (found,) = parsed(writer.write(member))
         assert member_array(found).item() == expected
 

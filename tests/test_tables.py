@@ -18,7 +18,8 @@ COUNTS = st.lists(st.one_of(st.just(0.0), st.integers(0, 10**9).map(float)), min
 def test_frequencies_sum_to_256_and_no_used_class_has_none(counts: list[float]) -> None:
     frequencies = np.zeros(len(counts), np.int64)
     bits = tables.normalize(np.array(counts), frequencies)
-    assert frequencies.sum() == 256 and frequencies.min() >= 0
+    assert frequencies.sum() == 256
+    assert frequencies.min() >= 0
     assert all(frequency >= 1 for frequency, count in zip(frequencies, counts, strict=True) if count)
     used = np.array(counts) > 0
     assert bits == pytest.approx(-(np.array(counts)[used] * np.log2(frequencies[used] / 256)).sum(), abs=1e-6)
@@ -37,8 +38,11 @@ def test_frequencies_are_within_a_thousandth_of_the_best_of_all_for_three_classe
 @given(st.lists(st.integers(0, 3000), min_size=1, max_size=256).filter(any), st.integers(-300, 300))
 def test_a_fitted_table_is_legal_and_codes_every_value(counts: list[int], low: int) -> None:
     bits, table = tables.fit_table(np.array(counts, float), low)
-    assert np.isfinite(bits) and 1 <= len(table.frequencies) <= 16
-    assert sum(table.frequencies) == 256 and min(table.frequencies) >= 0 and table.frequencies[-1] >= 1
+    assert np.isfinite(bits)
+    assert 1 <= len(table.frequencies) <= 16
+    assert sum(table.frequencies) == 256
+    assert min(table.frequencies) >= 0
+    assert table.frequencies[-1] >= 1
     plain = table.frequencies[: len(table.frequencies) - table.escape]
     for value, count in enumerate(counts, low):
         coded = 0 <= value - table.first < len(plain) and plain[value - table.first] > 0
@@ -51,10 +55,12 @@ def test_a_plan_keeps_its_classes_within_the_ranges_of_the_page(low: int, width:
     levels = np.random.default_rng(seed).integers(low, min(low + width, 65536), (1, 3, 50)).astype(np.int32)
     plan = tables.plan(levels)
     assert plan is not None
-    assert -32768 <= plan.escape_base <= 32767 and 0 <= plan.raw_bits <= 8
+    assert -32768 <= plan.escape_base <= 32767
+    assert 0 <= plan.raw_bits <= 8
     assert all(-32768 <= table.first <= 32767 for table in plan.tables)
     classes = (levels + ((1 << plan.raw_bits) >> 1)) >> plan.raw_bits
-    assert 0 <= classes.min() - plan.escape_base and classes.max() - plan.escape_base <= 255
+    assert classes.min() - plan.escape_base >= 0
+    assert classes.max() - plan.escape_base <= 255
 
 
 def test_levels_beyond_sixteen_bits_have_an_infinite_rate_and_no_plan() -> None:
@@ -64,14 +70,19 @@ def test_levels_beyond_sixteen_bits_have_an_infinite_rate_and_no_plan() -> None:
 
 
 def test_raw_bits_grow_with_the_spread() -> None:
-    raws = [tables.rate(*tables.histogram(np.rint(np.random.default_rng(0).normal(0, 3.0 * 2**n, 20000)).astype(np.int32)))[1] for n in range(9)]
-    assert raws == sorted(raws) and raws[0] <= 1 and raws[-1] >= 7
+    raws = [
+        tables.rate(*tables.histogram(np.rint(np.random.default_rng(0).normal(0, 3.0 * 2**n, 20000)).astype(np.int32)))[1] for n in range(9)
+    ]
+    assert raws == sorted(raws)
+    assert raws[0] <= 1
+    assert raws[-1] >= 7
 
 
 def test_wide_raw_bits_are_found_where_few_ones_are_impossible() -> None:
     levels = np.repeat(np.array([-30000, 30000], np.int32), 500)
     bits, raw = tables.rate(*tables.histogram(levels))
-    assert np.isfinite(bits) and raw == 8
+    assert np.isfinite(bits)
+    assert raw == 8
 
 
 def total_bits(codings: list[tuple[NDArray[np.float64], int, int]]) -> float:
@@ -112,7 +123,8 @@ def test_sharing_never_increases_the_total(seed: int) -> None:
 def test_equal_members_share_one_table() -> None:
     codings = random_codings(3, 1) * 10
     found, owners = tables.share(codings)
-    assert len(found) == 1 and owners == [0] * 10
+    assert len(found) == 1
+    assert owners == [0] * 10
 
 
 def test_sharing_is_the_same_on_every_run() -> None:
@@ -126,13 +138,18 @@ def test_at_most_256_tables_are_made() -> None:
         counts[(number * 7) % 256], counts[(number * 7 + 3 + number // 256) % 256] = 1e4 + number, 1e4
         codings.append((counts, -128, 0))
     found, owners = tables.share(codings)
-    assert len(found) <= 256 and max(owners) < len(found)
+    assert len(found) <= 256
+    assert max(owners) < len(found)
 
 
 def test_a_plan_by_histograms_costs_what_the_plan_of_the_levels_costs() -> None:
-    levels = np.concatenate([np.rint(np.random.default_rng(n).laplace(0, 0.5 * 4**n, (1, 64, 300))) for n in range(3)], axis=1).astype(np.int32)
+    levels = np.concatenate([np.rint(np.random.default_rng(n).laplace(0, 0.5 * 4**n, (1, 64, 300))) for n in range(3)], axis=1).astype(
+        np.int32
+    )
     low, high = int(levels.min()), int(levels.max())
-    histograms = np.stack([np.bincount(panel.reshape(-1) - low, minlength=high - low + 1) for panel in np.split(levels, 3, axis=1)]).astype(float)
+    histograms = np.stack([np.bincount(panel.reshape(-1) - low, minlength=high - low + 1) for panel in np.split(levels, 3, axis=1)]).astype(
+        float
+    )
     plan = tables.plan(levels, (1, 2, 4))
     assert plan is not None
     assert tables.plan_histograms(histograms, low, (1, 2, 4)) == pytest.approx(plan.bits)
@@ -141,5 +158,6 @@ def test_a_plan_by_histograms_costs_what_the_plan_of_the_levels_costs() -> None:
 def test_planning_is_the_same_on_every_run() -> None:
     levels = np.rint(np.random.default_rng(0).laplace(0, 2, (2, 200, 50))).astype(np.int32)
     one, other = tables.plan(levels), tables.plan(levels)
-    assert one is not None and other is not None
+    assert one is not None
+    assert other is not None
     assert (one.raw_bits, one.tables, one.bits) == (other.raw_bits, other.tables, other.bits)

@@ -74,7 +74,9 @@ def main() -> None:
         for number, (dtype, array) in enumerate(stranger.decode_with_dtypes(data)):
             file = FOLDER / f"{name}.{number}.npy"
             np.save(file, array)
-            members.append({"dtype": dtype, "dims": list(array.shape), "file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
+            members.append(
+                {"dtype": dtype, "dims": list(array.shape), "file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+            )
         (FOLDER / f"{name}.bin").write_bytes(data)
         known[name] = {"draft": data[2], "sha256": hashlib.sha256(data).hexdigest(), "members": members}
     MANIFEST.write_text(json.dumps(known, indent=1) + "\n")
