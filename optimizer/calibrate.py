@@ -65,7 +65,9 @@ def load_calibration(paths: Sequence[str | Path], inputs: Sequence[ir.Value]) ->
 def masked(feed: Mapping[str, NDArray[np.generic]]) -> NDArray[np.bool_] | None:
     """Which positions count: the input called *mask* that is made of zeros and ones, [N, T]; None where all count."""
     for name, array in sorted(feed.items()):
-        mask = array.reshape(array.shape[0], array.shape[-1]) if array.ndim >= 2 and array.size == array.shape[0] * array.shape[-1] else array
+        mask = (
+            array.reshape(array.shape[0], array.shape[-1]) if array.ndim >= 2 and array.size == array.shape[0] * array.shape[-1] else array
+        )
         if "mask" in name.lower() and mask.ndim and np.isin(mask, (0, 1)).all() and not mask.all() and mask.any():
             return np.asarray(mask, dtype=np.bool_)
     return None
@@ -154,7 +156,9 @@ def _fitted(what: str, array: NDArray[np.generic], one: Wanted) -> NDArray[np.ge
         raise UsageError(f"{found}: save it as {one.dtype}, with values as the model gets them after preprocessing")
     if _is_float(converted.dtype) and not np.isfinite(converted).all():
         sample = int(np.argwhere(~np.isfinite(np.atleast_1d(converted)))[0, 0])
-        raise UsageError(f"{what} holds NaN or infinite values, or numbers too large for {one.dtype}, first in sample {sample}: leave such samples out")
+        raise UsageError(
+            f"{what} holds NaN or infinite values, or numbers too large for {one.dtype}, first in sample {sample}: leave such samples out"
+        )
     return converted
 
 
@@ -196,7 +200,11 @@ def _sampled(file: Path | str, arrays: Mapping[str, NDArray[np.generic]], inputs
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise UsageError(f"{file}: the numbers of samples differ ({listed}): give every input the same number along axis 0")
     whole = next(iter(counts.values()), 0)
-    fixed = {name: whole for name, array in arrays.items() if name not in counts and array.ndim and array.shape[0] == _first(inputs[name]) == whole}
+    fixed = {
+        name: whole
+        for name, array in arrays.items()
+        if name not in counts and array.ndim and array.shape[0] == _first(inputs[name]) == whole
+    }
     return counts | (fixed if whole > 1 else {})
 
 
@@ -208,7 +216,9 @@ def _trimmed(feed: Feed, sampled: Mapping[str, int], inputs: Mapping[str, Wanted
     padded, used = mask.shape[1], int(np.flatnonzero(mask.any(axis=0))[-1]) + 1
     along = {name for name, array in feed.items() if name in sampled and array.shape[1:] == (padded,)}
     open_ended = all(not isinstance((inputs[name].dims or (0, 0))[1], int) for name in along)
-    if not open_ended or any(padded in array.shape[1:] or array.shape[:1] == (padded,) for name, array in feed.items() if name not in along):
+    if not open_ended or any(
+        padded in array.shape[1:] or array.shape[:1] == (padded,) for name, array in feed.items() if name not in along
+    ):
         return feed
     return {name: array[:, :used] if name in along else array for name, array in feed.items()}
 

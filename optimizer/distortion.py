@@ -109,13 +109,21 @@ def _log_softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _cosine(original: NDArray[np.float64], changed: NDArray[np.float64]) -> float:
-    """Mean of 1 - cosine over rows; two zero vectors agree."""
+    """Mean of 1 - cosine over rows, as half the squared distance of the unit vectors, which keeps its digits near zero; two zero vectors agree."""
     a, b = _rows(original), _rows(changed)
     usable = np.isfinite(a).all(axis=-1)
-    a, b = a[usable], b[usable]
-    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    cosines = np.where(norms > TINY, (a * b).sum(-1) / np.maximum(norms, TINY), (a == b).all(axis=-1))
-    return float(np.mean(np.maximum(1 - cosines, 0))) if a.size else 0.0
+    if not usable.any():
+        return 0.0
+    a, b = _unit(a[usable]), _unit(b[usable])
+    distances = ((a - b) ** 2).sum(-1)
+    one_is_zero = a.any(axis=-1) != b.any(axis=-1)
+    return float(np.mean(np.where(one_is_zero, 1.0, distances / 2)))
+
+
+def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each row divided by its norm; zero rows stay."""
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.where(norms > 0, norms, 1))
 
 
 def _quotient(original: NDArray[np.float64], changed: NDArray[np.float64]) -> float:

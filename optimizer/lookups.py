@@ -8,7 +8,22 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-MOVING = ("Cast", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Identity", "Transpose", "Slice", "Expand", "Concat", "Tile", "Split", "Clip", "Where")
+MOVING = (
+    "Cast",
+    "Unsqueeze",
+    "Squeeze",
+    "Reshape",
+    "Flatten",
+    "Identity",
+    "Transpose",
+    "Slice",
+    "Expand",
+    "Concat",
+    "Tile",
+    "Split",
+    "Clip",
+    "Where",
+)
 
 FAR = 16
 """Nodes followed behind an input."""

@@ -61,7 +61,9 @@ class Rules:
                     raise UsageError(f"{option} {pattern!r} is no regular expression ({error}): put \\ before special characters") from None
                 if not found:
                     some = ", ".join(known[:3]) or "none"
-                    raise UsageError(f"{option} {pattern!r} matches none of the model's {len(known)} constants (such as {some}): check the names")
+                    raise UsageError(
+                        f"{option} {pattern!r} matches none of the model's {len(known)} constants (such as {some}): check the names"
+                    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -83,7 +83,9 @@ def measure(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed]) -
         for feed in feeds:
             values = feed | rig.run(feed, group) if group else feed
             _collect(ready, values, masked(feed))
-    return {weight.name: found for weight in weights if (found := _moments(weight, [tap for tap in taps if tap.weight is weight])) is not None}
+    return {
+        weight.name: found for weight in weights if (found := _moments(weight, [tap for tap in taps if tap.weight is weight])) is not None
+    }
 
 
 def _collect(taps: Sequence[Tap], values: Mapping[str, Array], mask: NDArray[np.bool_] | None) -> None:
@@ -108,7 +110,7 @@ def _taps(model: ir.Model, weight: Weight) -> Iterator[Tap]:
 def _is_visible(model: ir.Model, value: ir.Value) -> bool:
     """A graph input, or made by a node of the main graph."""
     node = value.producer()
-    return value.is_graph_input() and value in model.graph.inputs or (node is not None and node.graph is model.graph)
+    return (value.is_graph_input() and value in model.graph.inputs) or (node is not None and node.graph is model.graph)
 
 
 def _multiplier(use: Use) -> ir.Value | None:
@@ -117,15 +119,15 @@ def _multiplier(use: Use) -> ir.Value | None:
     if node.domain not in ("", "ai.onnx"):
         return None
     match node.op_type, index:
-        case ("MatMul" | "Gemm" | "Conv" | "ConvTranspose"), 1:
+        case (("MatMul" | "Gemm" | "Conv" | "ConvTranspose"), 1):
             return node.inputs[0]
         case "MatMul", 0:
             return node.inputs[1]
         case "Gather", 0 if use.kind == "Gather":
             return node.inputs[1]
-        case ("LSTM" | "GRU" | "RNN"), 1:
+        case (("LSTM" | "GRU" | "RNN"), 1):
             return node.inputs[0]
-        case ("LSTM" | "GRU" | "RNN"), 2:
+        case (("LSTM" | "GRU" | "RNN"), 2):
             return node.outputs[0] if node.outputs[0].name else None
     return None
 

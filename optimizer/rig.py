@@ -116,11 +116,19 @@ def _bare(model: ir.Model, held: set[str], watched: Sequence[str]) -> ir.Model:
         value.shape, value.type, value.const_value = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype), None
         if name not in inputs:
             bare.graph.inputs.append(value)
+    _load_external(bare)
     _widen_outputs(bare)
     present = {value.name for value in bare.graph.outputs}
     values = {value.name: value for value in (*bare.graph.inputs, *(v for node in bare.graph for v in node.outputs))}
     bare.graph.outputs.extend(values[name] for name in watched if name not in present)
     return bare
+
+
+def _load_external(model: ir.Model) -> None:
+    """What is left in the model comes into its bytes: a session made from bytes knows no folder."""
+    for value in (value for graph in model.graphs() for value in graph.initializers.values()):
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.Tensor(value.const_value.numpy().copy(), name=value.name)
 
 
 def _widen_outputs(model: ir.Model) -> None:

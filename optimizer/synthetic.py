@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from .calibrate import BATCH, BATCH_VALUES, Feed, Wanted, wanted
 from .errors import CompressError, UsageError
-from .lookups import takes_bytes, table_rows
+from .lookups import table_rows, takes_bytes
 from .rig import Rig, RunError, shapes
 
 SAMPLES = 32
@@ -132,7 +132,9 @@ class Maker:
         made: Feed = {}
         for index, one in enumerate(self.inputs):
             rng = np.random.default_rng([self.seed, number, index])
-            array = self._floats(one, sizes[one.name], rng) if one.dtype.kind not in "iub" else self._integers(one, sizes[one.name], trial, rng)
+            array = (
+                self._floats(one, sizes[one.name], rng) if one.dtype.kind not in "iub" else self._integers(one, sizes[one.name], trial, rng)
+            )
             made[one.name] = np.asarray(array).astype(one.dtype)
         return made
 
@@ -183,7 +185,9 @@ def _channels(shape: tuple[int, ...]) -> int | None:
     """The axis of the channels of a batch of images, or None."""
     if len(shape) != 4 or min(shape) < 1:
         return None
-    return next((axis for axis in (1, 3) if shape[axis] <= 4 and min(size for other, size in enumerate(shape[1:], 1) if other != axis) > 4), None)
+    return next(
+        (axis for axis in (1, 3) if shape[axis] <= 4 and min(size for other, size in enumerate(shape[1:], 1) if other != axis) > 4), None
+    )
 
 
 def _bound(inputs: Sequence[Wanted], given: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, int]]:

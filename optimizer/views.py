@@ -45,7 +45,7 @@ def wanted(node: ir.Node, index: int, between: Sequence[ir.Node], stored: Stored
             return "Conv", _filters(dims, node.attributes.get_int("group", 1))
         case "ConvTranspose", 1 if not swapped and len(dims) >= 2:
             return "Other", View(dims, (1, 0, *range(2, len(dims))), 1, dims[1])
-        case ("LSTM" | "GRU" | "RNN"), (1 | 2) if not swapped and len(dims) == 3:
+        case (("LSTM" | "GRU" | "RNN"), (1 | 2)) if not swapped and len(dims) == 3:
             return "Other", View(dims, (0, 1, 2), dims[0], dims[1])
     return "Other", None
 

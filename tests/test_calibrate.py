@@ -11,14 +11,14 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-
-from models.network import Network, tensor
-from models.structures import STRUCTURES
 from onnx_compress.optimizer.calibrate import BATCH, Feed, load_calibration, masked
 from onnx_compress.optimizer.errors import CompressError, UsageError
 from onnx_compress.optimizer.model import load
 from onnx_compress.optimizer.synthetic import images, synthesize
 from onnx_compress.passes.simplify import simplify
+
+from models.network import Network, tensor
+from models.structures import STRUCTURES
 
 SHARED = Path(__file__).parents[2] / "shared" / "models"
 TEXT = [tensor("ids", ["n", "t"], TensorProto.INT64), tensor("attention_mask", ["n", "t"], TensorProto.INT64)]
@@ -214,7 +214,12 @@ def test_input_shapes_are_used_and_bind_the_same_symbols_elsewhere(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [({"nobody": (1,)}, "no such input"), ({"image": (1, 3, 16)}, "does not fit"), ({"image": (1, 4, 16, 16)}, "does not fit"), ({"image": (0, 3, 16, 16)}, "at least 1")],
+    [
+        ({"nobody": (1,)}, "no such input"),
+        ({"image": (1, 3, 16)}, "does not fit"),
+        ({"image": (1, 4, 16, 16)}, "does not fit"),
+        ({"image": (0, 3, 16, 16)}, "at least 1"),
+    ],
 )
 def test_wrong_input_shapes_are_usage_errors(tmp_path: Path, given: dict[str, tuple[int, ...]], words: str) -> None:
     with pytest.raises(UsageError, match=words):

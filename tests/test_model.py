@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx_compress.optimizer.errors import CompressError, UsageError
+from onnx_compress.optimizer.model import Found, Rules, Weight, find_weights, load, unwanted
+from onnx_compress.passes.simplify import simplify
 
 from models.network import Network, tensor
 from models.storage import plain, write_external
 from models.structures import STRUCTURES
-from onnx_compress.optimizer.errors import CompressError, UsageError
-from onnx_compress.optimizer.model import Found, Rules, Weight, find_weights, load, unwanted
-from onnx_compress.passes.simplify import simplify
 
 
 def saved(model: onnx.ModelProto, folder: Path) -> Path:
@@ -229,7 +229,9 @@ def test_include_and_exclude_choose_by_the_names_in_the_file(tmp_path: Path) -> 
     assert unwanted(loaded, Rules(include=("first$",))) == {"first_bias", "second", "third"}
 
 
-@pytest.mark.parametrize(("rules", "words"), [(Rules(include=("(",)), "no regular expression"), (Rules(exclude=("nobody",)), "matches none")])
+@pytest.mark.parametrize(
+    ("rules", "words"), [(Rules(include=("(",)), "no regular expression"), (Rules(exclude=("nobody",)), "matches none")]
+)
 def test_a_bad_pattern_is_a_usage_error_that_quotes_it(tmp_path: Path, rules: Rules, words: str) -> None:
     loaded = load(saved(plain(0), tmp_path))
     for ask in (find_weights, unwanted):
