@@ -106,15 +106,16 @@ def _read(file: Path) -> dict[str, NDArray[np.generic]]:
     try:
         with file.open("rb") as stream:  # numpy leaves a broken file open
             archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UsageError(f"{file} is a single array: save it by the name of its input, numpy.savez({str(file)!r}, INPUT=array)")
-            return {name: _entry(file, archive, name) for name in archive.files}
+            found = {name: _entry(file, archive, name) for name in archive.files} if isinstance(archive, np.lib.npyio.NpzFile) else None
     except UsageError:
         raise
     except OSError as error:
         raise UsageError(f"{file} cannot be read ({error.strerror or error}): check its permissions") from None
     except (ValueError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError, AttributeError, TypeError, zlib.error, KeyError):
         raise UsageError(f"{file} is no whole .npz file: write it with numpy.savez, one array for each input of the model") from None
+    if found is None:
+        raise UsageError(f"{file} is a single array: save it by the name of its input, numpy.savez({str(file)!r}, INPUT=array)")
+    return found
 
 
 def _entry(file: Path, archive: Mapping[str, NDArray[np.generic]], name: str) -> NDArray[np.generic]:

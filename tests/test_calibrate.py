@@ -170,7 +170,7 @@ def test_files_that_are_no_npz_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_batches_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no .npz files"):
+    with pytest.raises(UsageError, match=r"no \.npz files"):
         load_calibration([tmp_path], inputs(*X))
 
 
@@ -238,7 +238,7 @@ def test_a_model_that_runs_on_nothing_made_up_asks_for_data(tmp_path: Path) -> N
     net = Network(0)
     net.named(net.add("MatMul", ["x", net.weight("w", (77, 64))]), "y")
     model = net.model("m", [tensor("x", ["n", "t"])], [tensor("y", ["n", 64])])
-    with pytest.raises(CompressError, match="--calibration.*--input-shape"):
+    with pytest.raises(CompressError, match=r"--calibration.*--input-shape"):
         synthesize(loaded(model, tmp_path), 0)
     assert synthesize(loaded(model, tmp_path), 0, {"x": (2, 77)})[0]["x"].shape == (2, 77)
 
@@ -248,7 +248,7 @@ def test_a_model_that_onnxruntime_cannot_load_gives_its_reason(tmp_path: Path) -
     net.named(net.add("Unheard", ["x"], domain="nowhere"), "y")
     model = net.model("m", [tensor("x", ["n"])], [tensor("y", ["n"])])
     model.opset_import.append(helper.make_opsetid("nowhere", 1))
-    with pytest.raises(CompressError, match="cannot load.*Unheard"):
+    with pytest.raises(CompressError, match=r"cannot load.*Unheard"):
         synthesize(loaded(model, tmp_path, slim=False), 0)
 
 
