@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from onnx_compress.runtime import library
 from onnx_compress.runtime.errors import CorruptionError, FormatError, TruncatedError, UnsupportedVersionError
 from onnx_compress.runtime.evaluate import member_array
+from onnx_compress.runtime.form import Codebook, Form, Grid, Member, Payload, Sparse, Symbols, Table
 from onnx_compress.runtime.reader import read, read_header
 
 from tests import isolation, stranger
-from tests.assembly import dense_bytes, framed, symbols_bytes, table_bytes, varint, zigzag
-from tests.mutation import MOST_SYMBOLS, SMALL, mutants, symbols
+from tests.assembly import assemble, assemble_pool, dense_bytes, framed, symbols_bytes, table_bytes, varint, zigzag
+from tests.mutation import MOST_SYMBOLS, SMALL, Parts, mutants, symbols
 from tests.payloads import ASSEMBLED, THREE, dense, plain_view
 from tests.test_agreement import equal_bits
 
@@ -204,6 +205,71 @@ REFUSED: dict[str, tuple[type[FormatError], bytes]] = {
 }
 
 
+def leaf(levels: list[int]) -> Symbols:
+    """Levels that the tables of `with_levels` can code: -200..55, all escapes."""
+    return Symbols(np.array(levels, np.int32).reshape(1, 1, -1), 0, -150)
+
+
+def with_levels(dtype: int, form: Form, pooled: bool = False) -> bytes:
+    payload = Payload((Table(0, (1, 255), True),), (Member(dtype, plain_view(1, 1, 3), form),), pooled)
+    return assemble_pool(payload, 1) if pooled else assemble(payload)
+
+
+THREE_CENTROIDS = dense(np.array([0.0, 1.0, 2.0]))
+UNUSED_BIT = Payload(
+    (Table(0, (256,)),), (Member(1, plain_view(1, 1, 3), Grid(dense(np.array([1.0])), Symbols(np.zeros((1, 1, 3), np.int32), 1))),), True
+)
+
+
+def with_unused_bit() -> bytes:
+    """A pool of three raw bits whose fourth is set, checksums right."""
+    data = assemble_pool(UNUSED_BIT, 1)
+    original = Parts.of(data)
+    stream = bytearray(original.streams[0])
+    stream[-1] |= 8
+    return Parts(original.front, original.body, [bytes(stream)]).repaired(original)
+
+
+REFUSED |= {
+    "a code beyond the centroids": (CorruptionError, with_levels(1, Codebook(THREE_CENTROIDS, leaf([0, 3, 1])))),
+    "a code below the centroids": (CorruptionError, with_levels(1, Codebook(THREE_CENTROIDS, leaf([0, -1, 1])))),
+    "a pooled code beyond the centroids": (CorruptionError, with_levels(1, Codebook(THREE_CENTROIDS, leaf([0, 3, 1])), True)),
+    "a mask of 2": (CorruptionError, with_levels(1, Sparse(leaf([0, 2, 0]), dense(np.zeros(0))))),
+    "a mask of -1": (CorruptionError, with_levels(1, Sparse(leaf([0, -1, 0]), dense(np.zeros(0))))),
+    "uint4 of 16": (CorruptionError, with_levels(21, leaf([0, 16, 15]))),
+    "uint8 of -1": (CorruptionError, with_levels(2, leaf([0, -1, 15]))),
+    "int4 of -9": (CorruptionError, with_levels(22, leaf([0, -9, 7]))),
+    "int8 of -129": (CorruptionError, with_levels(3, leaf([0, -129, 7]))),
+    "a pooled level of -129": (CorruptionError, with_levels(1, Grid(dense(np.array([1.0])), leaf([0, -129, 7])), True)),
+    "a pooled int4 of 8": (CorruptionError, with_levels(22, leaf([0, 8, 7]), True)),
+    "Sparse in a pool": (FormatError, with_levels(1, Sparse(leaf([0, 0, 0]), dense(np.zeros(0))), True)),
+    "an unused bit in a pool": (CorruptionError, with_unused_bit()),
+}
+
+
+def test_levels_at_the_ends_of_their_ranges_are_decoded() -> None:
+    for data in (
+        with_levels(1, Codebook(THREE_CENTROIDS, leaf([0, 2, 1]))),
+        with_levels(21, leaf([0, 15, 15])),
+        with_levels(22, leaf([-8, 7, 0])),
+        with_levels(3, leaf([-128, 0, 0])),
+        with_levels(1, Grid(dense(np.array([1.0])), leaf([-128, 0, 0])), True),
+        assemble_pool(UNUSED_BIT, 1),
+    ):
+        assert outcome(data)[0] == 0
+
+
+def test_a_directory_that_the_header_cannot_hold_allocates_nothing() -> None:
+    data = np.frombuffer(grid_payload((1, 2**27, 1), stream=bytes(4096)), np.uint8)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TruncatedError, match="directory"):
+            read_header(data)
+        assert tracemalloc.get_traced_memory()[1] < HEADER_BYTES
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_each_rule_of_the_page_is_refused_with_its_error(name: str) -> None:
     error, data = REFUSED[name]
@@ -219,6 +285,6 @@ def test_the_library_refuses_each_rule_with_the_same_number(tmp_path: Path) -> N
         library.library_path()
     except FileNotFoundError as error:
         pytest.skip(f"the operator library is not built: {error}")
-    requests: list[isolation.Request] = [(data, 0, (1, 1, 1), "<f4") for _, data in REFUSED.values()]
+    requests: list[isolation.Request] = [(data, 0, (out := templates(data)[0]).shape, out.dtype.str) for _, data in REFUSED.values()]
     found = [number for number, _ in isolation.ask(requests, tmp_path, LIMIT_SECONDS)]
     assert dict(zip(REFUSED, found, strict=True)) == {name: error.number for name, (error, _) in REFUSED.items()}
