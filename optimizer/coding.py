@@ -19,16 +19,13 @@ def code(choices: Sequence[Choice], threads: int) -> tuple[Payload, ...]:
 
     The same bytes for any number of threads.
     """
-    small = [choice for choice in choices if choice.weight.view.size < writer.POOL_BELOW and not inside_subgraph(choice.weight)]
-    members = {id(choice): choice.layer.member(choice.technique) for choice in small}
-    small = [choice for choice in small if writer.poolable(members[id(choice)])]
-    pools = writer.pools([members[id(choice)] for choice in small])
-    groups = [[small[place] for place in pool] for pool in pools]
+    sharing = [choice for choice in choices if _may_share(choice.weight)]
+    groups = [[sharing[place] for place in pool] for pool in writer.pools([choice.weight.view.size for choice in sharing])]
     pooled = {id(choice) for group in groups for choice in group}
     groups += [[choice] for choice in choices if id(choice) not in pooled]
 
     def coded(group: list[Choice]) -> Payload:
-        return _payload(group, [members.get(id(choice)) or choice.layer.member(choice.technique) for choice in group])
+        return _payload(group, [choice.layer.member(choice.technique) for choice in group])
 
     return tuple(spread(coded, groups, lambda group: sum(choice.weight.view.size for choice in group), threads))
 
@@ -43,17 +40,14 @@ def _payload(choices: Sequence[Choice], members: list[Member]) -> Payload:
 
 
 def _bytes(choices: Sequence[Choice], members: list[Member]) -> bytes:
-    if len(members) > 1:
+    if _may_share(choices[0].weight) and members[0].view.size < writer.POOL_BELOW:
         return writer.write_pool(members)
-    single = writer.write(members[0], any(use.kind == "Gather" for use in choices[0].weight.uses))
-    if writer.poolable(members[0]) and not inside_subgraph(choices[0].weight):
-        return min(single, writer.write_pool(members), key=len)
-    return single
+    return writer.write(members[0], any(use.kind == "Gather" for use in choices[0].weight.uses))
 
 
-def inside_subgraph(weight: Weight) -> bool:
-    """Whether a body of If, Loop or Scan consumes the weight: older runtimes hand its payload over anew at each run, and a pool would be decoded each time."""
-    return any(use.node.graph is not weight.value.graph for use in weight.uses)
+def _may_share(weight: Weight) -> bool:
+    """Not what a body of If, Loop or Scan consumes: older runtimes hand such a payload over anew at each run, and would decode the pool each time."""
+    return all(use.node.graph is weight.value.graph for use in weight.uses)
 
 
 def _zeros(made: Member) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -61,24 +62,18 @@ class _Coded:
     table_numbers: tuple[int, ...]
 
 
-def poolable(member: Member) -> bool:
-    """Whether a weight may share a pool: few symbols, levels of 8 bits, no Sparse."""
-    levels = _levels(member)
-    return levels.size < POOL_BELOW and not isinstance(member.form, Sparse) and -128 <= levels.min() and levels.max() <= 127
-
-
-def pools(members: list[Member]) -> list[list[int]]:
-    """Numbers of the poolable members, in pools of at most 65,536 symbols and 4,096 members, filled in order."""
+def pools(sizes: Sequence[int]) -> list[list[int]]:
+    """Numbers of the weights that share a pool, by their numbers of symbols: those below 16,384, filled in order to at most 65,536."""
     filled: list[list[int]] = []
     room = 0
-    for number, member in enumerate(members):
-        if not poolable(member):
+    for number, size in enumerate(sizes):
+        if size >= POOL_BELOW:
             continue
-        if not filled or member.view.size > room or len(filled[-1]) == POOL_MEMBERS:
+        if not filled or size > room:
             filled.append([])
             room = POOL_SYMBOLS
         filled[-1].append(number)
-        room -= member.view.size
+        room -= size
     return filled
 
 
@@ -102,9 +97,14 @@ def write(member: Member, gathered: bool = False) -> bytes:
 
 
 def write_pool(members: list[Member]) -> bytes:
-    """A pool of small weights, in this order."""
+    """A pool of small weights, in this order; none of them Sparse, all levels within 16 bits.
+
+    Raises ValueError for levels that need more.
+    """
     plans = [tabling.plan(_levels(member), row_classes=(1,)) for member in members]
-    codings = [cast(tabling.Coding, plan) for plan in plans]  # 8-bit levels always fit
+    codings = [plan for plan in plans if plan is not None]
+    if len(codings) < len(members):
+        raise ValueError("levels span more than 16 bits")
     histograms = [_class_histogram(member, coding) for member, coding in zip(members, codings, strict=True)]
     shared, owners = tabling.share(histograms)
     coded = [_Coded(m, c, (owner,)) for m, c, owner in zip(members, codings, owners, strict=True)]

@@ -180,8 +180,8 @@ def decode_pool(payload: Payload, sections: Sections) -> list[NDArray[np.int32]]
         at, escape = part.stop, escape + many
     if escape != len(sections.escapes):
         raise CorruptionError(f"{len(sections.escapes)} escaped values for {escape} places")
-    if any(level.min() < -128 or level.max() > 127 for level in levels):
-        raise CorruptionError("a level of a pool lies outside -128..127")
+    if any(level.min() < -32768 or level.max() > 32767 for level in levels):
+        raise CorruptionError("a level of a pool lies outside -32768..32767")
     return levels
 
 

@@ -365,7 +365,7 @@ def decode_pool(r: Bytes, members: list[Member], tables: list[Table], rest: byte
             level = (stream.class_value(table, i, s.escape_base) << s.raw_bits) - ((1 << s.raw_bits) >> 1)
             level += bits >> bit_at & ((1 << s.raw_bits) - 1)
             bit_at += s.raw_bits
-            require(-128 <= level <= 127, 3, "a pooled level")
+            require(-32768 <= level <= 32767, 3, "a pooled level")
             check_level(member, level)
             s.levels[place] = level
     stream.end()

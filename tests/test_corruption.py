@@ -215,6 +215,7 @@ def with_levels(dtype: int, form: Form, pooled: bool = False) -> bytes:
     return assemble_pool(payload, 1) if pooled else assemble(payload)
 
 
+WIDE = Symbols(np.array([[[-40000, -39900, -39800]]], np.int32), 1, -20000)
 THREE_CENTROIDS = dense(np.array([0.0, 1.0, 2.0]))
 UNUSED_BIT = Payload(
     (Table(0, (256,)),), (Member(1, plain_view(1, 1, 3), Grid(dense(np.array([1.0])), Symbols(np.zeros((1, 1, 3), np.int32), 1))),), True
@@ -240,7 +241,7 @@ REFUSED |= {
     "uint8 of -1": (CorruptionError, with_levels(2, leaf([0, -1, 15]))),
     "int4 of -9": (CorruptionError, with_levels(22, leaf([0, -9, 7]))),
     "int8 of -129": (CorruptionError, with_levels(3, leaf([0, -129, 7]))),
-    "a pooled level of -129": (CorruptionError, with_levels(1, Grid(dense(np.array([1.0])), leaf([0, -129, 7])), True)),
+    "a pooled level of -40000": (CorruptionError, with_levels(1, Grid(dense(np.array([1.0])), WIDE), True)),
     "a pooled int4 of 8": (CorruptionError, with_levels(22, leaf([0, 8, 7]), True)),
     "Sparse in a pool": (FormatError, with_levels(1, Sparse(leaf([0, 0, 0]), dense(np.zeros(0))), True)),
     "an unused bit in a pool": (CorruptionError, with_unused_bit()),

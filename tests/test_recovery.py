@@ -149,7 +149,7 @@ def test_pools_hold_at_most_65536_symbols_and_4096_members() -> None:
 
 
 def test_large_wide_and_sparse_members_are_not_pooled() -> None:
-    large, wide, thin = grid(plain_view(1, 128, 128)), constant(plain_view(1, 2, 2), 128), sparse(plain_view(1, 2, 2), 0.5)
+    large, wide, thin = grid(plain_view(1, 128, 128)), constant(plain_view(1, 2, 2), 65535, 4), sparse(plain_view(1, 2, 2), 0.5)
     assert writer.pools([large, wide, thin, grid(plain_view(1, 2, 2))]) == [[3]]
 
 

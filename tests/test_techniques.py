@@ -226,6 +226,13 @@ def test_chain_has_exact_positive_zeros_where_prune_drops(share: float, row_scal
     assert (found == 0).mean() >= round(share * SPREAD.size) / SPREAD.size
 
 
+def test_a_centroid_that_float16_rounds_to_nothing_is_a_positive_zero() -> None:
+    weight = np.array([[[-1e-9, -1e-9, -1e-9, 1.0]]], np.float32)
+    for technique in (Cluster(2, row_scale=False), Chain(Prune(0.25), Cluster(3, row_scale=False))):
+        found = values(accepted(technique.apply(weight, Context())), weight.shape)
+        assert not found[..., :3].view(np.uint32).any()
+
+
 def test_chain_uses_at_most_its_number_of_centroids() -> None:
     for count in (2, 3, 16):
         form = accepted(Chain(Prune(0.5), Cluster(count)).apply(SPREAD, Context()))
@@ -259,6 +266,13 @@ def test_columns_that_never_matter_do_not_disturb_the_centroids() -> None:
     square = np.where(np.arange(200) < 100, 1e6, 0.0).astype(np.float32)[None, None]
     form = accepted(Cluster(16, row_scale=False).apply(SPREAD, Context(square)))
     assert ((values(form, SPREAD.shape) - SPREAD)[..., :100] ** 2).mean() < 0.02
+
+
+def test_values_of_no_importance_far_behind_heavy_ones_give_no_invalid_centroids() -> None:
+    weight = np.linspace(-1, 1, 3000, dtype=np.float32).reshape(1, 1, 3000)
+    square = np.where(np.arange(3000) < 10, 1.0, 0.0).astype(np.float32).reshape(1, 1, 3000)
+    found = values(accepted(Cluster(16, row_scale=False).apply(weight, Context(square))), weight.shape)
+    assert np.isfinite(found).all()
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ void TileSource::pooled_range(int64_t first, int64_t last, float* to) {
   const int64_t stride = plan_.panels * PANEL_ROWS;
   std::memset(to, 0, static_cast<size_t>((last - first) * stride) * sizeof(float));
   for (int64_t lane = 0; lane < lanes_; ++lane) {
-    const int8_t* levels = weight_.pooled_.data() + (batch_ * member_.rows + row_ + lane) * member_.k;
+    const int16_t* levels = weight_.pooled_.data() + (batch_ * member_.rows + row_ + lane) * member_.k;
     for (int64_t k = first; k < last; ++k) {
       float value = static_cast<float>(levels[k]);
       if (member_.form == FORM_GRID) {

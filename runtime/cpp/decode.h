@@ -22,7 +22,7 @@ struct Tile {
 class Weight {
  public:
   // Validates; decodes nothing of a chunked payload, all of a pool ("each of its consumers decodes it when the kernel is created and keeps
-  // its own levels as int8"). `round_then`: a dtype that values are rounded to after their own, or 0.
+  // its own levels", 16 bits). `round_then`: a dtype that values are rounded to after their own, or 0.
   Weight(const uint8_t* data, uint64_t size, int64_t member, bool checksums, int round_then);
 
   const Member& member() const { return payload_.members[member_]; }
@@ -40,7 +40,7 @@ class Weight {
   Payload payload_;
   size_t member_;
   int round_then_;
-  std::vector<int8_t> pooled_;  // [batch, rows, k]
+  std::vector<int16_t> pooled_;  // [batch, rows, k]
 };
 
 // Yields the tiles of one piece, groups ascending, k ascending inside a group. At its end it checks that the stream ended as it should.
@@ -75,7 +75,7 @@ class TileSource {
 const Lookup& table_of(const Payload& payload, const Symbols& symbols, int64_t panel, int column_class);
 
 // Levels of one member of a pool, [batch, rows, k].
-std::vector<int8_t> decode_pool(const Payload& payload, size_t member);
+std::vector<int16_t> decode_pool(const Payload& payload, size_t member);
 
 [[noreturn]] void throw_fault(int fault, const std::string& where);
 

@@ -55,15 +55,15 @@ int level_of(Reader& reader, uint16_t& state, const Lookup& table, const Symbols
   int raw = 0;
   for (int i = 0; i < symbols.raw_bits; ++i, ++reader.bit) raw |= (reader.raw[reader.bit / 8] >> (reader.bit % 8) & 1) << i;
   const int level = value * (1 << symbols.raw_bits) - ((1 << symbols.raw_bits) >> 1) + raw;
-  if (level < -128 || level > 127) fail(Fault::corruption, "a level of a pool is ", level, ", legal is -128..127");
+  if (level < -32768 || level > 32767) fail(Fault::corruption, "a level of a pool is ", level, ", legal is -32768..32767");
   return level;
 }
 
-void check_range(const Member& member, const std::vector<int8_t>& levels) {
+void check_range(const Member& member, const std::vector<int16_t>& levels) {
   const int64_t low = member.integer() ? integer_low(member.dtype) : 0;
   const int64_t high = member.integer() ? integer_high(member.dtype) : static_cast<int64_t>(member.centroids.size()) - 1;
   if (member.form == FORM_GRID) return;
-  for (const int8_t level : levels)
+  for (const int16_t level : levels)
     if (level < low || level > high) fail(Fault::corruption, "a level of a pool's member is ", int{level}, ", legal is ", low, "..", high);
 }
 
@@ -77,9 +77,9 @@ void check_finished(const Reader& reader, const Payload& payload) {
 
 }  // namespace
 
-std::vector<int8_t> decode_pool(const Payload& payload, size_t wanted) {
+std::vector<int16_t> decode_pool(const Payload& payload, size_t wanted) {
   Reader reader = open(payload);
-  std::vector<int8_t> kept, levels;
+  std::vector<int16_t> kept, levels;
   int64_t lane = 0;
   for (size_t number = 0; number < payload.members.size(); ++number) {
     const Member& member = payload.members[number];
@@ -89,7 +89,7 @@ std::vector<int8_t> decode_pool(const Payload& payload, size_t wanted) {
       for (int64_t k = 0; k < member.k; ++k, lane = lane + 1 == payload.pool.lanes ? 0 : lane + 1) {
         const int column = member.symbols.column_class ? member.symbols.column_class[k] : 0;
         const Lookup& table = table_of(payload, member.symbols, panel, column);
-        levels.push_back(static_cast<int8_t>(level_of(reader, reader.states[lane], table, member.symbols)));
+        levels.push_back(static_cast<int16_t>(level_of(reader, reader.states[lane], table, member.symbols)));
       }
     }
     check_range(member, levels);
