@@ -63,13 +63,13 @@ class _Coded:
 
 
 def pools(sizes: Sequence[int]) -> list[list[int]]:
-    """Numbers of the weights that share a pool, by their numbers of symbols: those below 16,384, filled in order to at most 65,536."""
+    """Numbers of the weights that share a pool, by their numbers of symbols: those below 16,384, in order, at most 65,536 symbols and 4,096 weights a pool."""
     filled: list[list[int]] = []
     room = 0
     for number, size in enumerate(sizes):
         if size >= POOL_BELOW:
             continue
-        if not filled or size > room:
+        if not filled or size > room or len(filled[-1]) == POOL_MEMBERS:
             filled.append([])
             room = POOL_SYMBOLS
         filled[-1].append(number)
@@ -103,7 +103,7 @@ def write_pool(members: list[Member]) -> bytes:
     """
     plans = [tabling.plan(_levels(member), row_classes=(1,)) for member in members]
     codings = [plan for plan in plans if plan is not None]
-    if len(codings) < len(members):
+    if len(codings) < len(members) or not all(np.array_equal(_levels(m), _levels(m).astype(np.int16)) for m in members):
         raise ValueError("levels span more than 16 bits")
     histograms = [_class_histogram(member, coding) for member, coding in zip(members, codings, strict=True)]
     shared, owners = tabling.share(histograms)

@@ -179,6 +179,11 @@ POOLS: dict[str, Callable[[], list[Member]]] = {
         grid(plain_view(1, 20, 30), 0.1, seed=2),
     ],
     "of 60": lambda: [grid(plain_view(1, 1 + n, 60 - n), 0.3 + n / 10 % 2, (1, 10, 16)[n % 3], n) for n in range(60)],
+    "of sixteen-bit levels": lambda: [
+        integers(plain_view(1, 40, 9), 5),
+        constant(plain_view(1, 3, 3), 32767),
+        constant(plain_view(1, 3, 3), -32768),
+    ],
     "of constants": lambda: [constant(plain_view(1, 5, 5), n, 3) for n in (-128, 0, 127)],
     "of float16 and bfloat16": lambda: [
         grid(plain_view(1, 9, 9), dtype=10),
