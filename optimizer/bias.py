@@ -18,17 +18,27 @@ BIAS_INPUT = {"Conv": 2, "Gemm": 2}
 
 
 def bias_of(weight: Weight) -> ir.Value | None:
-    """The float bias that this weight alone feeds: one initializer with one value an output row and no other use, or None."""
+    """The float bias that this weight alone feeds: one initializer, possibly behind a Cast, with one value an output row and no other use; or None."""
     if len(weight.uses) != 1:
         return None
     use = weight.uses[0]
-    found = added_bias(use.node) if use.kind == "MatMul" else _own_bias(use)
-    if found is None or found.const_value is None or len(list(found.uses())) != 1 or found.is_graph_output():
+    found = _stored(added_bias(use.node) if use.kind == "MatMul" else _own_bias(use))
+    if found is None or found.const_value is None:
         return None
-    floats = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
-    rows = weight.view.batch * weight.view.rows if use.kind == "Conv" else weight.view.rows
+    rows = weight.view.batch * weight.view.rows
     one_each = found.const_value.size == rows and list(found.const_value.shape.numpy())[-1:] == [rows]
-    return found if one_each and found.const_value.dtype in floats and (use.kind == "Conv" or weight.view.batch == 1) else None
+    return found if one_each and (use.kind == "Conv" or weight.view.batch == 1) else None
+
+
+def _stored(value: ir.Value | None) -> ir.Value | None:
+    """The initializer that a bias is, or that it is cast from, if nothing else reads it."""
+    if value is None or len(list(value.uses())) != 1 or value.is_graph_output():
+        return None
+    cast = value.producer()
+    if cast is not None and cast.op_type == "Cast" and not cast.domain:
+        return _stored(cast.inputs[0])
+    is_float = value.const_value is not None and value.const_value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    return value if is_float and value.is_initializer() else None
 
 
 def _own_bias(use: Use) -> ir.Value | None:
@@ -56,9 +66,18 @@ def following_add(node: ir.Node) -> ir.Node | None:
     if len(uses) != 1 or output.is_graph_output() or uses[0].node.op_type != "Add" or uses[0].node.domain or uses[0].node.graph is not node.graph:
         return None
     add = uses[0].node
-    other = add.inputs[1 - uses[0].idx]
-    constant = other is not None and other.is_initializer() and other.const_value is not None
-    return add if constant and len(other.const_value.shape) == 1 else None  # type: ignore[union-attr]
+    constant = constant_behind(add.inputs[1 - uses[0].idx])
+    return add if constant is not None and len(constant.shape) == 1 else None
+
+
+def constant_behind(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor of an initializer, or of what a Cast makes of one."""
+    if value is None:
+        return None
+    cast = value.producer()
+    if cast is not None and cast.op_type == "Cast" and not cast.domain:
+        return constant_behind(cast.inputs[0])
+    return value.const_value if value.is_initializer() else None
 
 
 def correction(weight: Weight, difference: NDArray[np.float32], moments: Moments) -> NDArray[np.float32]:

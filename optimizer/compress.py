@@ -137,7 +137,8 @@ def decide(prepared: Prepared, evidence: Evidence, request: Request, clock: Cloc
     offered = offers(layers, TECHNIQUES[request.technique], bits, threads)
     usable = [offer for offer in offered if offer.families]
     clock.start("probing")
-    prober = Prober(prepared.model, [layer.weight for layer in layers], evidence.probes, threads)
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    prober = Prober(prepared.model, [*(layer.weight for layer in layers), *biases], evidence.probes, threads)
     candidates = predict(usable, prober, threads, clock.tick)
     del prober
     clock.start("fitting the size")

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from ..passes import names
 from ..passes.halve import halve
 from ..runtime.reader import FORMAT_VERSION
-from .bias import following_add
+from .bias import constant_behind, following_add
 from .model import Use, Weight
 from .plan import Payload
 from .version import package_version
@@ -134,7 +134,8 @@ def _fuse(weight: Weight, use: Use, source: _Source, twins: dict[ir.Node, ir.Nod
 def _adds_to_columns(add: ir.Node, node: ir.Node, use: Use) -> bool:
     """Whether the vector of an Add has exactly one value for each column of the product (a longer one would broadcast the product)."""
     vector = next(value for value in add.inputs if value is not node.outputs[0])
-    return vector is not None and vector.const_value is not None and vector.const_value.size == _columns(use)
+    constant = constant_behind(vector)
+    return constant is not None and constant.size == _columns(use)
 
 
 def _columns(use: Use) -> int:

@@ -88,11 +88,14 @@ void check_finite(const Dense& dense, const char* what) {
   }
 }
 
-Dense read_dense(Cursor& cursor, uint64_t low, uint64_t high, const char* what) {
+// `between`: any count from low to high is legal, not these two alone.
+Dense read_dense(Cursor& cursor, uint64_t low, uint64_t high, const char* what, bool between = false) {
   if (cursor.u8(what) != TAG_DENSE) fail(Fault::format, what, " must be Dense");
   Dense dense;
   dense.kind = static_cast<DenseKind>(cursor.byte_in(what, 0, 3));
   dense.count = cursor.varint(what, low, high);
+  if (!between && dense.count != low && dense.count != high)
+    fail(Fault::format, what, " has ", dense.count, " values, expected ", low, " or ", high);
   if (dense.kind == DENSE_LOG8) {
     dense.exponent = static_cast<int8_t>(cursor.u8(what));
     if (dense.exponent < -100 || dense.exponent > 84) fail(Fault::format, what, ": exponent ", dense.exponent, ", legal is -100..84");
@@ -110,8 +113,6 @@ void read_grid(Cursor& cursor, Member& member, int tables) {
   const uint64_t blocks = member.block ? static_cast<uint64_t>((member.k + member.block - 1) / member.block) : 1;
   const uint64_t scales = static_cast<uint64_t>(member.batch * member.rows) * blocks;
   member.scale = read_dense(cursor, 1, scales, "a grid's scale");
-  if (member.scale.count != 1 && member.scale.count != scales)
-    fail(Fault::format, "a grid's scale has ", member.scale.count, " values, expected 1 or ", scales);
   const uint64_t k = static_cast<uint64_t>(member.k);
   if (flags & 1) member.column_scale = read_dense(cursor, k, k, "a column scale");
   member.symbols = read_leaf(cursor, member, tables);
@@ -119,7 +120,7 @@ void read_grid(Cursor& cursor, Member& member, int tables) {
 
 void read_codebook(Cursor& cursor, Member& member, int tables) {
   const int flags = cursor.byte_in("Codebook flags", 0, 1);
-  const Dense centroids = read_dense(cursor, 1, 65536, "centroids");
+  const Dense centroids = read_dense(cursor, 1, 65536, "centroids", true);
   member.centroids.resize(centroids.count);
   for (uint64_t i = 0; i < centroids.count; ++i) member.centroids[i] = centroids.at(i);
   const uint64_t rows = static_cast<uint64_t>(member.batch * member.rows);
