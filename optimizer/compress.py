@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from .bias import bias_of, centred
 from .calibrate import Feed, load_calibration
 from .candidates import TECHNIQUES, offers
 from .emit import Emitted
-from .errors import TargetError, UsageError
+from .errors import CompressError, TargetError, UsageError
 from .files import Workspace, model_bytes
 from .fit import Market, Sizer, fit
 from .model import Rules, find_weights, load, unwanted
@@ -46,13 +47,25 @@ def compress(source: str | Path, target: str | Path, request: Request, progress:
     source, target = Path(source), Path(target)
     clock = Clock(progress)
     with Workspace(source, target, request.force, request.dry_run) as work:
-        held, setting, probes = _write(source, target, request, work, clock)
+        with named(source):
+            held, setting, probes = _write(source, target, request, work, clock)
         clock.start("verifying")
         checked = check(source, work.model, probes, request.max_divergence)
         clock.stop()
         report = summarize(setting, held, checked, work.model)
         work.publish()
     return report
+
+
+@contextmanager
+def named(source: Path) -> Iterator[None]:
+    """Every error says which model it is about."""
+    try:
+        yield
+    except CompressError as error:
+        if source.name in str(error):
+            raise
+        raise type(error)(f"{source}: {error}") from error
 
 
 def _write(source: Path, target: Path, request: Request, work: Workspace, clock: Clock) -> tuple[Contents, Setting, tuple[Feed, ...]]:

@@ -111,7 +111,7 @@ class Found:
 def load(path: str | os.PathLike[str]) -> ir.Model:
     """The model; external tensors are mapped when they are first read.
 
-    Raises UsageError where `path` is no file, CompressError where it holds no usable ONNX model, or one that is compressed already.
+    Raises UsageError where `path` is no file, or a model that is compressed already; CompressError where it holds no usable ONNX model.
     """
     path = Path(path)
     if not path.exists():
@@ -154,7 +154,7 @@ def find_weights(model: ir.Model, rules: Rules) -> Found:
 
 def _check(path: Path, model: ir.Model) -> None:
     if FORMAT_KEY in model.metadata_props:
-        raise CompressError(
+        raise UsageError(
             f"{path} is compressed already ({FORMAT_KEY} = {model.metadata_props[FORMAT_KEY]}): "
             "give the original model, or restore this one first"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from .calibrate import Feed, load_calibration, masked
 from .emit import DOMAIN
 from .errors import CompressError, VerificationError
 from .model import load
+from .rig import reason
 from .restore import open_compressed, restore_model
 from .save import KEPT_INLINE_BYTES
 from .synthetic import synthesize
@@ -75,7 +76,7 @@ def check(original: Path, compressed: Path, feeds: Sequence[Feed], max_divergenc
     """
     kinds = distortion.kinds(load(original))
     reference = run(_plain_session(original), feeds)
-    fused = run(compressed_session(str(compressed)), feeds)
+    fused = run(_compressed_session(compressed), feeds)
     _refuse_new_nans(reference, fused)
     each = [distortion.divergence(kinds, *pair, masked(feed)) for *pair, feed in zip(reference, fused, feeds, strict=True)]
     divergence = float(np.mean(each))
@@ -95,9 +96,21 @@ def run(session: ort.InferenceSession, feeds: Sequence[Feed]) -> list[Outputs]:
 
 
 def _plain_session(path: Path) -> ort.InferenceSession:
+    return _opened(path, lambda options: ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
+
+
+def _compressed_session(path: Path) -> ort.InferenceSession:
+    """With the operator library, and with all checksums verified."""
+    return _opened(path, lambda options: compressed_session(path, options, verify_checksums=True))
+
+
+def _opened(path: Path, make: Callable[[ort.SessionOptions], ort.InferenceSession]) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.log_severity_level = 3
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 4
+    try:
+        return make(options)
+    except Exception as error:  # onnxruntime raises many kinds
+        raise CompressError(f"{path} does not load in onnxruntime: {reason(error)}; copy the file again, or compress the original again") from error
 
 
 def _restored_outputs(compressed: Path, feeds: Sequence[Feed]) -> list[Outputs]:

@@ -179,7 +179,7 @@ class Explosive:
 CALIBRATIONS: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing": (lambda path: None, "data.npz"),
     "junk": (lambda path: path.write_text("no zip") and None, "data.npz"),
-    "wrong name": (lambda path: np.savez(path, z=np.zeros((4, 64), np.float32)), "'x'"),
+    "wrong name": (lambda path: np.savez(path, z=np.zeros((4, 64), np.float32)), "its inputs are x ("),
     "wrong shape": (lambda path: np.savez(path, x=np.zeros((4, 63), np.float32)), "63"),
     "wrong rank": (lambda path: np.savez(path, x=np.zeros((4, 8, 8), np.float32)), "x"),
     "wrong dtype": (lambda path: np.savez(path, x=np.array([["a"] * 64])), "x"),
@@ -217,7 +217,7 @@ def test_a_regex_that_matches_nothing(place: Place, option: str) -> None:
 
 
 def test_an_input_shape_for_an_input_that_does_not_exist(place: Place) -> None:
-    place.refuses_compression("in.onnx", 2, "'z'", more=("--target-ratio", "4", "--input-shape", "z=1,64"))
+    place.refuses_compression("in.onnx", 2, "z=1,64", more=("--target-ratio", "4", "--input-shape", "z=1,64"))
 
 
 def test_a_model_without_float_weights(place: Place) -> None:
