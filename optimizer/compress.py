@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -210,6 +211,7 @@ class Clock:
     def start(self, phase: str) -> None:
         """Ends the running phase and begins another."""
         self.stop()
+        gc.collect()  # graphs are full of cycles: without this the model of an earlier phase stays in memory
         self._phase, self._since = phase, time.monotonic()
         self._progress(phase, 0.0)
 

@@ -38,24 +38,19 @@ class Cluster:
         scale = log8(row_rms(weight)) if self.row_scale else None
         if isinstance(scale, Refusal):
             return scale
-        normal = weight if scale is None else weight / log8_values(scale).reshape(*weight.shape[:2], 1)
-        importance = context.importance(weight.shape)
-        if scale is not None:
-            relative = log8_values(scale) / log8_values(scale).max()  # only ratios matter, and squares of large scales overflow
-            importance = importance * relative.reshape(*weight.shape[:2], 1) ** 2
-        chosen = normal if kept is None else normal[kept]
-        if chosen.size == 0:
+        rows = np.ones(weight.shape[:2], np.float32) if scale is None else log8_values(scale).reshape(weight.shape[:2])
+        chosen = np.broadcast_to(np.bool_(True), weight.shape) if kept is None else kept
+        if not chosen.any():
             return Refusal("nothing is left to cluster")
-        centroids = _train(
-            chosen.reshape(-1), (importance if kept is None else importance[kept]).reshape(-1), self.count - (kept is not None)
-        )
+        centroids = _train(weight, rows, context.importance(weight.shape), chosen, self.count - (kept is not None))
         if kept is not None:
             centroids = np.unique(np.append(centroids, np.float32(0)))
         with np.errstate(over="ignore"):
             centroids = np.unique(centroids.astype(np.float16).astype(np.float32) + np.float32(0))  # + 0: no negative zero
         if not np.isfinite(centroids).all():
             return Refusal("centroids are outside the range of float16")
-        codes = _nearest(normal, centroids)
+        codes = np.empty(weight.shape, np.int32)
+        _assign(weight, rows, (centroids[1:] + centroids[:-1]) / 2, codes)
         if kept is not None:
             codes[~kept] = int(np.searchsorted(centroids, np.float32(0)))
         return Codebook(Dense("float16", centroids.astype("<f2").view(np.uint16)), Symbols(codes), scale)
@@ -79,22 +74,19 @@ class Chain:
         return self.cluster.fit(weight, context, kept)
 
 
-def _nearest(values: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.int32]:
-    """The number of the nearest of the sorted centroids."""
-    return np.searchsorted((centroids[1:] + centroids[:-1]) / 2, values).astype(np.int32)
-
-
-def _train(values: NDArray[np.float32], weights: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """Weighted k-means in one dimension on a histogram; empty clusters disappear. Sorted, float32 [<= count]."""
-    low, high = float(values.min()), float(values.max())
-    if high == low or count < 2:
-        return np.array([np.average(values.astype(np.float64), weights=np.maximum(weights, 1e-12))], np.float32)
+def _train(
+    weight: NDArray[np.float32], scale: NDArray[np.float32], importance: NDArray[np.float32], chosen: NDArray[np.bool_], count: int
+) -> NDArray[np.float32]:
+    """Weighted k-means of weight / scale in one dimension, on a histogram; empty clusters disappear. Sorted, float32 [<= count]."""
+    low, high = _range(weight, scale, chosen)
+    line = np.array([low, (BINS - 1) / (high - low) if high > low else 0.0])
     mass, sums = np.zeros(BINS), np.zeros(BINS)
-    _bin(values, weights, np.array([low, (BINS - 1) / (high - low)]), mass, sums)
+    relative = (scale / scale.max()).astype(np.float64) ** 2  # an error in weight / scale counts by scale^2; only ratios matter
+    _bin(weight, scale, importance, chosen, line, relative, mass, sums)
     used = mass > 0
     means = sums[used] / mass[used]
     mass, sums = np.cumsum(mass[used]), np.cumsum(sums[used])
-    centroids = np.linspace(low, high, count)
+    centroids = np.linspace(low, high, max(count, 1))
     for _ in range(ITERATIONS):
         edges = np.searchsorted(means, (centroids[1:] + centroids[:-1]) / 2)
         cut = np.concatenate([[0], edges, [len(means)]])
@@ -105,10 +97,45 @@ def _train(values: NDArray[np.float32], weights: NDArray[np.float32], count: int
 
 
 @numba.njit(cache=True, nogil=True)
-def _bin(values: NDArray, weights: NDArray, line: NDArray, mass: NDArray, sums: NDArray) -> None:
-    """Adds weights, and weights times values, to the bin (value - line[0]) * line[1] of each value."""
-    for i in range(len(values)):
-        bin_number = int((values[i] - line[0]) * line[1])
-        weight = weights[i] + 1e-12
-        mass[bin_number] += weight
-        sums[bin_number] += weight * values[i]
+def _range(weight: NDArray, scale: NDArray, chosen: NDArray) -> tuple[float, float]:
+    """The least and the largest chosen weight / scale."""
+    low, high = np.inf, -np.inf
+    for batch in range(weight.shape[0]):
+        for row in range(weight.shape[1]):
+            for column in range(weight.shape[2]):
+                if chosen[batch, row, column]:
+                    value = weight[batch, row, column] / scale[batch, row]
+                    low, high = min(low, value), max(high, value)
+    return low, high
+
+
+@numba.njit(cache=True, nogil=True)
+def _bin(
+    weight: NDArray, scale: NDArray, importance: NDArray, chosen: NDArray, line: NDArray, factor: NDArray, mass: NDArray, sums: NDArray
+) -> None:
+    """Adds importance * factor, and that times the value, to the bin (value - line[0]) * line[1] of each chosen value weight / scale."""
+    for batch in range(weight.shape[0]):
+        for row in range(weight.shape[1]):
+            for column in range(weight.shape[2]):
+                if chosen[batch, row, column]:
+                    value = weight[batch, row, column] / scale[batch, row]
+                    number = min(max(int((value - line[0]) * line[1]), 0), len(mass) - 1)
+                    share = importance[batch, row, column] * factor[batch, row] + 1e-12
+                    mass[number] += share
+                    sums[number] += share * value
+
+
+@numba.njit(cache=True, nogil=True)
+def _assign(weight: NDArray, scale: NDArray, borders: NDArray, codes: NDArray) -> None:
+    """codes = how many of the ascending borders lie below weight / scale."""
+    for batch in range(weight.shape[0]):
+        for row in range(weight.shape[1]):
+            for column in range(weight.shape[2]):
+                value, low, high = weight[batch, row, column] / scale[batch, row], 0, len(borders)
+                while low < high:
+                    middle = (low + high) // 2
+                    if borders[middle] < value:
+                        low = middle + 1
+                    else:
+                        high = middle
+                codes[batch, row, column] = low

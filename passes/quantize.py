@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from ..runtime.form import PANEL_ROWS, Grid, Symbols
 from .technique import Context, Refusal, log8, log8_values, row_rms
 
+ROWS_AT_ONCE = 1024
+"""Rows quantized in one go: bounds the temporary arrays of an embedding."""
+
 MAX_LEVEL = 32000
 """Levels are 16-bit symbols; a margin is left for the classes' rounding."""
 
@@ -37,7 +40,12 @@ class Quantize:
         dense, values = scale
         if _peak(weight, values) > MAX_LEVEL:
             return Refusal(f"step {self.step:g} gives levels beyond {MAX_LEVEL}")
-        return Grid(dense, Symbols(np.rint(weight / values[..., None]).astype(np.int32)))
+        levels = np.empty(weight.shape, np.int32)
+        scale_of = np.broadcast_to(values[..., None], (*weight.shape[:2], 1))
+        for row in range(0, weight.shape[1], ROWS_AT_ONCE):
+            part = np.s_[:, row : row + ROWS_AT_ONCE]
+            np.copyto(levels[part], np.rint(weight[part] / scale_of[part]), casting="unsafe")
+        return Grid(dense, Symbols(levels))
 
     def scales(self, weight: NDArray[np.float32]):  # type: ignore[no-untyped-def]
         """(log8 leaf, its values [batch, rows] or [1, 1])."""
@@ -71,7 +79,8 @@ class Quantize:
 def _peak(weight: NDArray[np.float32], values: NDArray[np.float32]) -> float:
     """The largest |level|; infinite where the division overflows."""
     with np.errstate(over="ignore"):
-        return float(np.rint(np.abs(weight).max(axis=2, initial=0) / values).max(initial=0))
+        largest = np.maximum(weight.max(axis=2, initial=0), -weight.min(axis=2, initial=0))
+        return float(np.rint(largest / values).max(initial=0))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # divisions by a scale, which is never zero, need no check

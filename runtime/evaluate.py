@@ -38,7 +38,8 @@ def viewed_values(member: Member) -> NDArray[np.float32]:
     """A float member's values before the last rounding, float32 [batch, rows, k]."""
     match member.form:
         case Grid() as grid:
-            return grid_scales(grid, member.view.shape) * grid.levels.levels.astype(np.float32)
+            scales = grid_scales(grid, member.view.shape)
+            return np.multiply(scales, grid.levels.levels, dtype=np.float32, casting="unsafe")  # levels are exact in float32
         case Codebook() as codebook:
             values = dense_values(codebook.centroids)[codebook.codes.levels]
             return values if codebook.scale is None else dense_values(codebook.scale).reshape(*member.view.shape[:2], 1) * values

@@ -53,7 +53,7 @@ class View:
     def unsee(self, viewed: NDArray) -> NDArray:
         """The inverse of `see`: [batch, rows, k] back to [dims]."""
         permuted = viewed.reshape([self.dims[axis] for axis in self.permutation])
-        return permuted.transpose(np.argsort(self.permutation, kind="stable")).copy(order="C")
+        return np.require(permuted.transpose(np.argsort(self.permutation, kind="stable")), requirements="C")
 
 
 @dataclass(frozen=True, slots=True)
