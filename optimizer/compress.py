@@ -18,7 +18,7 @@ from .bias import bias_of, centred
 from .calibrate import Feed, load_calibration
 from .candidates import TECHNIQUES, offers
 from .emit import Emitted
-from .errors import CompressError, TargetError, UsageError
+from .errors import CompressError, UsageError
 from .files import Workspace, model_bytes
 from .fit import Market, Sizer, fit
 from .model import Rules, find_weights, load, unwanted
@@ -36,8 +36,8 @@ PROBE_SAMPLES = 32
 """Samples in the probes: sensitivities need to be right to a few per cent, not more."""
 
 
-LEAST_BITS = 0.01
-"""A target that leaves less than this a weight is out of reach before anything is tried."""
+LEAST_BITS = 0.05
+"""Candidates are made around this rate where the target leaves less."""
 
 
 def compress(source: str | Path, target: str | Path, request: Request, progress: Progress = silent) -> Report:
@@ -78,7 +78,7 @@ def _write(source: Path, target: Path, request: Request, work: Workspace, clock:
     emitted, refused = decide(prepared, evidence, request, clock)
     save(emitted, work.model, work.data if is_external(emitted, request.external_data) else None)
     left_alone = (*prepared.left_alone, *refused)
-    setting = Setting(str(source), str(target), prepared.bytes, evidence.description, left_alone, prepared.notes, clock.seconds)
+    setting = Setting(str(source), str(target), prepared.bytes, evidence.description, bool(request.calibration), left_alone, prepared.notes, clock.seconds)
     return contents(emitted), setting, evidence.probes
 
 
@@ -143,7 +143,7 @@ def decide(prepared: Prepared, evidence: Evidence, request: Request, clock: Cloc
     Raises TargetError.
     """
     threads = request.threads or os.cpu_count() or 1
-    sizer = Sizer(prepared.model, prepared.untouchable, request.external_data, threads)
+    sizer = Sizer(prepared.model, prepared.untouchable, request.external_data, threads, prepared.bytes)
     fixed = [Choice(layer, None, "lossless", 0.0) for layer in prepared.integers]
     layers = [informed(layer, evidence.moments.get(layer.weight.name), prepared.untouchable) for layer in prepared.layers]
     clock.start("making candidates")
@@ -177,15 +177,9 @@ def informed(layer: Layer, moments: Moments | None, untouchable: frozenset[str])
 
 
 def _average_bits(sizer: Sizer, layers: Sequence[Layer], fixed: Sequence[Choice], target_bytes: int) -> float:
-    """Bits a weight that the target leaves beside the graph. Raises TargetError where it leaves none."""
+    """Bits a weight that the target leaves beside the graph; where it leaves none, few enough to find out what the smallest file is."""
     count = sum(layer.weight.view.size for layer in layers)
-    overhead = sizer.skeleton_bytes(layers, fixed)
-    bits = 8 * (target_bytes - overhead) / max(count, 1)
-    if count and bits < LEAST_BITS:
-        raise TargetError(
-            f"{target_bytes:,} bytes cannot be reached: the graph and the tensors left alone take {overhead:,} of them; ask for a lower ratio"
-        )
-    return bits
+    return max(LEAST_BITS, 8 * (target_bytes - sizer.skeleton_bytes(layers, fixed)) / max(count, 1))
 
 
 def samples(feeds: Sequence[Feed]) -> int:

@@ -39,6 +39,7 @@ class Console:
         self.quiet, self.verbose, self.as_json = quiet, verbose, as_json
         if verbose:
             logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+            logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # its passes tell every node they remove
 
     def rows(self, rows: Sequence[Row]) -> None:
         """Labelled rows, unless quiet or JSON was asked for."""

@@ -40,6 +40,7 @@ class Sizer:
     untouchable: frozenset[str]
     external: bool | None
     threads: int
+    bytes_before: int
 
     def emit(self, choices: Sequence[Choice]) -> tuple[Emitted, int]:
         """(the compressed model, its bytes over all files)."""
@@ -119,7 +120,7 @@ def _refine(choices: Sequence[Choice], sizer: Sizer, target_bytes: int, best: tu
     if best is None:
         emitted, size = sizer.emit([_scaled(choice, 2.0**FINE_REACH) for choice in choices])
         if size > target_bytes:
-            raise _too_large(emitted, size, target_bytes)
+            raise _too_large(sizer, emitted, size, target_bytes)
         return emitted
     return best[0]
 
@@ -137,12 +138,12 @@ def _smallest(market: Market, sizer: Sizer, target_bytes: int) -> Emitted:
     emitted, size = sizer.emit(market.choices(numbers))
     if size <= target_bytes:
         return emitted
-    raise _too_large(emitted, size, target_bytes)
+    raise _too_large(sizer, emitted, size, target_bytes)
 
 
-def _too_large(emitted: Emitted, size: int, target_bytes: int) -> TargetError:
-    payload = sum(len(one.data) for one in emitted.payloads)
+def _too_large(sizer: Sizer, emitted: Emitted, size: int, target_bytes: int) -> TargetError:
+    rest = size - sum(len(one.data) for one in emitted.payloads)
     return TargetError(
-        f"{target_bytes:,} bytes cannot be reached: the smallest file has {size:,} bytes, of which the graph and the tensors left alone take "
-        f"{size - payload:,}; ask for a lower ratio"
+        f"{sizer.bytes_before / target_bytes:.4g} times smaller cannot be reached, {sizer.bytes_before / size:.4g} times can: the graph and what is not "
+        f"compressed take {rest:,} of the {target_bytes:,} bytes allowed; ask for a lower ratio"
     )

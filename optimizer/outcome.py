@@ -13,7 +13,7 @@ from .emit import Emitted
 from .files import model_bytes
 from .plan import Choice, Payload
 from .report import Report, WeightReport
-from .verify import Checked
+from .verify import Checked, loss_warnings
 
 SMALL_VALUES = 64
 """Tensors below this count as graph."""
@@ -27,6 +27,7 @@ class Setting:
     target: str
     bytes_before: int
     inputs: str
+    calibrated: bool
     left_alone: tuple[tuple[str, str, int], ...]
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
@@ -68,7 +69,7 @@ def summarize(setting: Setting, held: Contents, checked: Checked, written: Path)
         weights=held.weights,
         left_alone=tuple(row for row in setting.left_alone if row[0] not in held.halved),
         notes=setting.notes + ((f"{count} small float tensors (biases, scales) are stored in 16 bits",) if count else ()),
-        warnings=checked.warnings,
+        warnings=loss_warnings(checked, setting.calibrated),
         seconds=dict(setting.seconds),
     )
 

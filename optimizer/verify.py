@@ -12,6 +12,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from ..passes.simplify import simplify
 from ..runtime import session as compressed_session
 from . import distortion
 from .calibrate import Feed, load_calibration, masked
@@ -40,9 +41,8 @@ class Checked:
     """What was seen: divergence from the original, its kind, and the largest difference of fused and restored outputs (relative)."""
 
     divergence: float
-    kind: str
+    kind: distortion.Kind
     agreement: float
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def verify(original: Path, compressed: Path, inputs: Sequence[Path] = (), max_di
     feeds = load_calibration(inputs, model.graph.inputs) if inputs else synthesize(model, 0, {})
     checked = check(original, compressed, feeds, max_divergence)
     what = f"{len(feeds)} {'batches of the given' if inputs else 'synthetic'} inputs"
-    return VerifyReport(str(original), str(compressed), what, checked.divergence, checked.kind, checked.agreement, checked.warnings)
+    return VerifyReport(str(original), str(compressed), what, checked.divergence, checked.kind, checked.agreement, loss_warnings(checked, bool(inputs)))
 
 
 def check(original: Path, compressed: Path, feeds: Sequence[Feed], max_divergence: float | None) -> Checked:
@@ -74,7 +74,7 @@ def check(original: Path, compressed: Path, feeds: Sequence[Feed], max_divergenc
     Raises VerificationError where the compressed model gives a NaN that the original does not have, differs from its restored form, or moves
     its outputs by more than `max_divergence`.
     """
-    kinds = distortion.kinds(load(original))
+    kinds = _kinds(original)
     reference = run(_plain_session(original), feeds)
     fused = run(_compressed_session(compressed), feeds)
     _refuse_new_nans(reference, fused)
@@ -83,7 +83,14 @@ def check(original: Path, compressed: Path, feeds: Sequence[Feed], max_divergenc
     agreement = _agreement(fused, _restored_outputs(compressed, feeds), _tolerance(compressed))
     if max_divergence is not None and not divergence <= max_divergence:
         raise VerificationError(f"the outputs differ by {divergence:.3g}, more than --max-divergence {max_divergence:g}: ask for a lower ratio, or give calibration data")
-    return Checked(divergence, distortion.main_kind(kinds), agreement, _warnings(divergence, distortion.main_kind(kinds)))
+    return Checked(divergence, distortion.main_kind(kinds), agreement)
+
+
+def _kinds(original: Path) -> Mapping[str, distortion.Kind]:
+    """The kinds of the outputs, read off the simplified graph: constants that are made at run time hide what an output is."""
+    model = load(original)
+    simplify(model)
+    return distortion.kinds(model)
 
 
 def run(session: ort.InferenceSession, feeds: Sequence[Feed]) -> list[Outputs]:
@@ -173,9 +180,10 @@ def _check_integers(name: str, array: NDArray, other: NDArray) -> None:
         raise VerificationError(f"integers of output {name!r} differ between the compressed and the restored model: please report this as a bug")
 
 
-def _warnings(divergence: float, kind: str) -> tuple[str, ...]:
-    """A loss that can be seen is never silent."""
-    limit = distortion.WARN_ABOVE[kind]  # type: ignore[index]
-    if divergence <= limit:
+def loss_warnings(checked: Checked, calibrated: bool) -> tuple[str, ...]:
+    """A loss that can be seen is never silent: what it is, and the remedies that are left."""
+    limit = distortion.WARN_ABOVE[checked.kind]
+    if checked.divergence <= limit:
         return ()
-    return (f"the outputs moved by {divergence:.2g} ({kind}), above {limit:g}, where accuracy usually suffers: give --calibration data, or ask for a lower ratio",)
+    remedy = "ask for a lower ratio" if calibrated else "give --calibration data, or ask for a lower ratio"
+    return (f"the outputs moved by {checked.divergence:.2g} ({checked.kind}), above {limit:g}, where accuracy usually suffers: {remedy}",)
