@@ -25,12 +25,13 @@ def code(choices: Sequence[Choice], threads: int) -> tuple[Payload, ...]:
     groups += [[choice] for choice in choices if id(choice) not in pooled]
 
     def coded(group: list[Choice]) -> Payload:
-        return _payload(group, [choice.layer.member(choice.technique) for choice in group])
+        taken, members = zip(*(choice.made() for choice in group), strict=True)
+        return _payload(taken, members)
 
     return tuple(spread(coded, groups, lambda group: sum(choice.weight.view.size for choice in group), threads))
 
 
-def _payload(choices: Sequence[Choice], members: list[Member]) -> Payload:
+def _payload(choices: Sequence[Choice], members: Sequence[Member]) -> Payload:
     biases = {}
     for choice, made in zip(choices, members, strict=True):
         bias = choice.layer.corrected_bias(made) if choice.technique is not None else None
@@ -39,9 +40,9 @@ def _payload(choices: Sequence[Choice], members: list[Member]) -> Payload:
     return Payload(_bytes(choices, members), tuple(choices), tuple(map(_zeros, members)), biases)
 
 
-def _bytes(choices: Sequence[Choice], members: list[Member]) -> bytes:
+def _bytes(choices: Sequence[Choice], members: Sequence[Member]) -> bytes:
     if _may_share(choices[0].weight) and members[0].view.size < writer.POOL_BELOW:
-        return writer.write_pool(members)
+        return writer.write_pool(list(members))
     return writer.write(members[0], any(use.kind == "Gather" for use in choices[0].weight.uses))
 
 

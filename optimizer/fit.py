@@ -126,10 +126,10 @@ def _refine(choices: Sequence[Choice], sizer: Sizer, target_bytes: int, best: tu
 
 
 def _scaled(choice: Choice, factor: float) -> Choice:
-    """The choice with its grid's step times a factor, where it has one and the technique still applies."""
+    """The choice with its grid's step times a factor, where it has one and the technique still applies to the weight."""
     if not isinstance(choice.technique, Quantize):
         return choice
-    return replace(choice, technique=replace(choice.technique, step=choice.technique.step * factor))
+    return replace(choice, technique=replace(choice.technique, step=choice.technique.step * factor), instead=choice.technique)
 
 
 def _smallest(market: Market, sizer: Sizer, target_bytes: int) -> Emitted:

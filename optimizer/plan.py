@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -34,10 +34,7 @@ class Layer:
 
     def member(self, technique: Technique | None) -> Member:
         """The form as a member of a payload. Raises ValueError where the technique refuses."""
-        form = self.form(technique)
-        if isinstance(form, Refusal):
-            raise ValueError(f"{technique} refuses {self.weight.name}: {form.reason}")
-        return Member(self.weight.dtype, self.weight.view, form)
+        return Choice(self, technique, "", 0.0).made()[1]
 
     def corrected_bias(self, made: Member) -> NDArray[np.float32] | None:
         """The bias, in its own dims, that takes up the mean of W - W'; None where there is none."""
@@ -57,17 +54,30 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """One weight with the technique that it gets (None: integers, without loss), the family that won and the divergence predicted."""
+    """One weight with the technique that it gets (None: integers, without loss), the family that won and the divergence predicted.
+
+    `instead` is taken where `technique` refuses: a step that was made finer may give levels beyond what can be coded.
+    """
 
     layer: Layer
     technique: Technique | None
     family: str
     predicted: float
+    instead: Technique | None = None
 
     @property
     def weight(self) -> Weight:
         """The weight."""
         return self.layer.weight
+
+    def made(self) -> tuple[Choice, Member]:
+        """(the choice with the technique that was taken, what it makes of the weight). Raises ValueError where all refuse."""
+        form = self.layer.form(self.technique)
+        if isinstance(form, Refusal) and self.instead is not None:
+            return replace(self, technique=self.instead, instead=None).made()
+        if isinstance(form, Refusal):
+            raise ValueError(f"{self.technique} refuses {self.weight.name}: {form.reason}")
+        return self, Member(self.weight.dtype, self.weight.view, form)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
