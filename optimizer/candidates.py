@@ -27,6 +27,9 @@ OCTAVE = 4
 MARGIN_BITS = (3.0, 4.0)
 """How far below and above the average rate candidates are made, in bits a weight."""
 
+HIGH_BITS = 11.0
+"""A higher average counts as this one: so fine a grid costs more than its entropy (a class covers 256 levels at most), so coarser ones compete too."""
+
 CENTROIDS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -70,7 +73,8 @@ def _offer(layer: Layer, families: Sequence[str], average_bits: float) -> Offer:
 def _grid(power: float) -> Callable[..., Iterator[Candidate | Refusal]]:
     def candidates(values: NDArray[np.float32], context: Context, average_bits: float) -> Iterator[Candidate | Refusal]:
         # The entropy of a Gaussian on a fine grid of step s is about 2.05 - log2(s) bits.
-        coarsest, finest = (2.05 - bits for bits in (average_bits - MARGIN_BITS[0], average_bits + MARGIN_BITS[1]))
+        middle = min(average_bits, HIGH_BITS)
+        coarsest, finest = 2.05 - (middle - MARGIN_BITS[0]), 2.05 - (middle + MARGIN_BITS[1])
         for number in range(int(np.floor(finest * OCTAVE)), int(np.ceil(min(coarsest, 2.5) * OCTAVE)) + 1):
             technique = Quantize(float(2.0 ** (number / OCTAVE)), power)
             trial = technique.trial(values, context)
