@@ -19,7 +19,7 @@ from .calibrate import Feed, load_calibration
 from .candidates import TECHNIQUES, offers
 from .emit import Emitted
 from .errors import CompressError, UsageError
-from .files import Workspace, model_bytes
+from .files import Workspace, data_name, model_bytes
 from .fit import Market, Sizer, fit
 from .model import Rules, find_weights, load, unwanted
 from .moments import Moments, measure
@@ -72,7 +72,7 @@ def named(source: Path) -> Iterator[None]:
 def _write(source: Path, target: Path, request: Request, work: Workspace, clock: Clock) -> tuple[Contents, Setting, tuple[Feed, ...]]:
     """Writes the compressed model into the workspace; no weight is in memory any more when this returns."""
     clock.start("reading")
-    prepared = prepare(source, request)
+    prepared = prepare(source, target, request)
     clock.start("calibrating")
     evidence = observe(prepared, request)
     emitted, refused = decide(prepared, evidence, request, clock)
@@ -94,9 +94,10 @@ class Prepared:
     notes: tuple[str, ...]
     bytes: int
     target_bytes: int
+    data_name: str
 
 
-def prepare(source: Path, request: Request) -> Prepared:
+def prepare(source: Path, target: Path, request: Request) -> Prepared:
     """Loads and slims the model and finds its weights. Raises UsageError, CompressError."""
     model = load(source)
     rules = Rules(request.include, request.exclude)
@@ -113,7 +114,7 @@ def prepare(source: Path, request: Request) -> Prepared:
     integers = tuple(layer for layer in layers if not layer.weight.is_float)
     size = model_bytes(source)
     target_bytes = request.target_bytes or int(size / (request.target_ratio or 1.0))
-    return Prepared(model, floats, integers, found.left_alone, untouchable, notes, size, target_bytes)
+    return Prepared(model, floats, integers, found.left_alone, untouchable, notes, size, target_bytes, data_name(target))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,7 +144,7 @@ def decide(prepared: Prepared, evidence: Evidence, request: Request, clock: Cloc
     Raises TargetError.
     """
     threads = request.threads or os.cpu_count() or 1
-    sizer = Sizer(prepared.model, prepared.untouchable, request.external_data, threads, prepared.bytes)
+    sizer = Sizer(prepared.model, prepared.untouchable, request.external_data, threads, prepared.bytes, prepared.data_name)
     fixed = [Choice(layer, None, "lossless", 0.0) for layer in prepared.integers]
     layers = [informed(layer, evidence.moments.get(layer.weight.name), prepared.untouchable) for layer in prepared.layers]
     clock.start("making candidates")

@@ -29,30 +29,29 @@ FINE_REACH = 0.15
 CLOSE_ENOUGH = 0.0015
 """The file may stay this share below the target."""
 
-NOMINAL_DATA_NAME = "out.onnx.data"
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sizer:
-    """Turns choices into the very file that would be written, to count its bytes."""
+    """Turns choices into the very file that would be written, to count its bytes; every external tensor repeats `data_name`."""
 
     model: ir.Model
     untouchable: frozenset[str]
     external: bool | None
     threads: int
     bytes_before: int
+    data_name: str
 
     def emit(self, choices: Sequence[Choice]) -> tuple[Emitted, int]:
         """(the compressed model, its bytes over all files)."""
         emitted = emit(self.model, code(choices, self.threads), self.untouchable)
-        name = NOMINAL_DATA_NAME if is_external(emitted, self.external) else None
+        name = self.data_name if is_external(emitted, self.external) else None
         return emitted, size_bytes(emitted, name)
 
     def skeleton_bytes(self, layers: Sequence[Layer], fixed: Sequence[Choice]) -> int:
         """Bytes of the file when all float weights are empty payloads: the graph, what is left alone, and the integers."""
         empty = [Payload(b"", (Choice(layer, None, "", 0.0),), (0.0,), {}) for layer in layers]
         emitted = emit(self.model, [*empty, *code(fixed, self.threads)], self.untouchable)
-        name = NOMINAL_DATA_NAME if is_external(emitted, self.external) else None
+        name = self.data_name if is_external(emitted, self.external) else None
         return size_bytes(emitted, name)
 
 
@@ -99,11 +98,11 @@ def fit(market: Market, sizer: Sizer, target_bytes: int, tick: Callable[[float],
         fixed_bytes = size - market.bytes(numbers)
     if numbers is None:
         return best[0] if best else _smallest(market, sizer, target_bytes)
-    return _refine(market.choices(numbers), sizer, target_bytes, best, tick)
+    return _refine(market.choices(numbers), sizer, target_bytes, best, tick) or _smallest(market, sizer, target_bytes)
 
 
-def _refine(choices: Sequence[Choice], sizer: Sizer, target_bytes: int, best: tuple[Emitted, int] | None, tick: Callable[[float], None]) -> Emitted:
-    """Bisects one factor on the steps of all grids; keeps the largest file within the target."""
+def _refine(choices: Sequence[Choice], sizer: Sizer, target_bytes: int, best: tuple[Emitted, int] | None, tick: Callable[[float], None]) -> Emitted | None:
+    """Bisects one factor on the steps of all grids; keeps the largest file within the target. None where all are too large."""
     low, high = -FINE_REACH, FINE_REACH  # log2 of the factor: larger steps, smaller file
     for round_number in range(FINE_ROUNDS):
         middle = (low + high) / 2
@@ -117,12 +116,7 @@ def _refine(choices: Sequence[Choice], sizer: Sizer, target_bytes: int, best: tu
             best = (emitted, size)
         if size >= target_bytes * (1 - CLOSE_ENOUGH):
             return emitted
-    if best is None:
-        emitted, size = sizer.emit([_scaled(choice, 2.0**FINE_REACH) for choice in choices])
-        if size > target_bytes:
-            raise _too_large(sizer, emitted, size, target_bytes)
-        return emitted
-    return best[0]
+    return best[0] if best else None
 
 
 def _scaled(choice: Choice, factor: float) -> Choice:
@@ -133,12 +127,26 @@ def _scaled(choice: Choice, factor: float) -> Choice:
 
 
 def _smallest(market: Market, sizer: Sizer, target_bytes: int) -> Emitted:
-    """The smallest file that there is, if it fits after all; else the error that says what stands in the way."""
-    numbers = [int(np.argmin(size)) for size, _ in market.options()]
-    emitted, size = sizer.emit(market.choices(numbers))
-    if size <= target_bytes:
-        return emitted
-    raise _too_large(sizer, emitted, size, target_bytes)
+    """The best file that fits after all, the predicted sizes being that wrong; else the error that says what stands in the way.
+
+    Goes back from the smallest candidates to larger ones in halves of what is left.
+    """
+    options = market.options()
+    numbers = [int(np.argmin(size)) for size, _ in options]
+    found = sizer.emit(market.choices(numbers))
+    if found[1] > target_bytes:
+        raise _too_large(sizer, *found, target_bytes)
+    least = market.bytes(numbers)
+    low, high = least, max(least, target_bytes - (found[1] - least))
+    for _ in range(FINE_ROUNDS):
+        middle = (low + high) / 2
+        tried = sizer.emit(market.choices(allocate(options, middle) or numbers))
+        if tried[1] > target_bytes:
+            high = middle
+            continue
+        low = middle
+        found = max(found, tried, key=lambda one: one[1])
+    return found[0]
 
 
 def _too_large(sizer: Sizer, emitted: Emitted, size: int, target_bytes: int) -> TargetError:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common
 from numpy.typing import NDArray
 
+from ..passes.constants import fresh_name
 from ..runtime import reader
 from ..runtime.errors import FormatError
 from ..runtime.evaluate import member_array
@@ -72,7 +73,7 @@ def restore_model(model: ir.Model, where: str) -> int:
     weights = _Weights(model, where)
     for node in [node for node in model.graph.all_nodes() if node.domain == DOMAIN]:
         value, member = weights.of(node)
-        _Expansion(node, value, member).apply()
+        _Expansion(node, value, member, weights.taken).apply()
     for name in weights.payload_names:
         model.graph.initializers.pop(name, None)
     ir.passes.common.RemoveUnusedNodesPass()(model)  # the tensors that only gave our operators their types
@@ -82,12 +83,19 @@ def restore_model(model: ir.Model, where: str) -> int:
     return weights.count
 
 
+def _names(model: ir.Model) -> set[str]:
+    """The names of all values, also inside subgraphs: a weight's own name may by now be that of an inner value."""
+    values = (v for graph in model.graphs() for v in (*graph.inputs, *graph.initializers.values(), *(o for node in graph for o in node.outputs)))
+    return {str(value.name) for value in values}
+
+
 class _Weights:
     """Restored initializers, each made once."""
 
     def __init__(self, model: ir.Model, where: str) -> None:
         self._model, self._where = model, where
         self._names: dict[str, list[str]] = json.loads(model.metadata_props.get(NAMES_KEY, "{}"))
+        self.taken = _names(model)
         self._payloads: dict[str, Payload] = {}
         self._values: dict[tuple[str, int], ir.Value] = {}
 
@@ -125,8 +133,7 @@ class _Weights:
     def _initializer(self, payload: str, number: int, member: Member) -> ir.Value:
         known = self._names.get(payload, [])
         name = known[number] if number < len(known) else f"{payload}.{number}"
-        while name in self._model.graph.initializers:
-            name += "_"
+        name = fresh_name(name, self.taken)
         dtype = ir.DataType(member.dtype)
         array: NDArray = member_array(member)
         if dtype == ir.DataType.BFLOAT16:
@@ -142,8 +149,8 @@ class _Weights:
 class _Expansion:
     """One node of ours as standard nodes, in order."""
 
-    def __init__(self, node: ir.Node, weight: ir.Value, member: Member) -> None:
-        self._node, self._weight, self._member = node, weight, member
+    def __init__(self, node: ir.Node, weight: ir.Value, member: Member, taken: set[str]) -> None:
+        self._node, self._weight, self._member, self._taken = node, weight, member, taken
         self._new: list[ir.Node] = []
 
     def apply(self) -> None:
@@ -194,7 +201,9 @@ class _Expansion:
     def _add(self, op_type: str, inputs: list[ir.Value | None], attributes: dict[str, object]) -> ir.Value:
         made = [value if isinstance(value, ir.Attr) else ir.convenience.convert_attribute(name, value) for name, value in attributes.items()]  # type: ignore[arg-type]
         self._new.append(ir.Node("", op_type, inputs, made, num_outputs=1))
-        return self._new[-1].outputs[0]
+        output = self._new[-1].outputs[0]
+        output.name = fresh_name(f"{self._weight.name}.{op_type.lower()}", self._taken)
+        return output
 
 
 def _integer(node: ir.Node, name: str) -> int:

@@ -42,8 +42,8 @@ def is_external(emitted: Emitted, wanted: bool | None) -> bool:
 
 
 def serialize(emitted: Emitted, data_name: str | None) -> tuple[bytes, list[bytes]]:
-    """(the .onnx file, the parts of its data file or nothing)."""
-    if data_name is None:
+    """(the .onnx file, the parts of its data file; none where no tensor is large enough to stand outside)."""
+    if data_name is None or not any(_large(emitted.model)):
         return ir.to_proto(emitted.model).SerializeToString(deterministic=True), []
     parts, offset = [b"\0" * IDENTITY_BYTES], IDENTITY_BYTES
     digest = hashlib.sha256()
@@ -63,7 +63,7 @@ def serialize(emitted: Emitted, data_name: str | None) -> tuple[bytes, list[byte
 def save(emitted: Emitted, model: Path, data: Path | None) -> None:
     """Writes the model and, where `data` is given, its external file. Raises OSError."""
     proto, parts = serialize(emitted, data.name if data else None)
-    if data is not None:
+    if data is not None and parts:
         with data.open("wb") as file:
             file.writelines(parts)
     model.write_bytes(proto)

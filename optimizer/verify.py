@@ -133,8 +133,15 @@ def _restored_outputs(compressed: Path, feeds: Sequence[Feed]) -> list[Outputs]:
 def _refuse_new_nans(reference: Sequence[Outputs], changed: Sequence[Outputs]) -> None:
     for before, after in zip(reference, changed, strict=True):
         for name, array in after.items():
-            if array.dtype.kind == "f" and np.isnan(array).any() and not np.isnan(before[name]).any():
+            if array.dtype.kind == "f" and _has_new_nan(before[name], array):
                 raise VerificationError(f"output {name!r} of the compressed model holds NaN where the original's does not: ask for a lower ratio, or exclude weights")
+
+
+def _has_new_nan(before: NDArray, after: NDArray) -> bool:
+    """Whether a value is NaN that was none; of arrays that do not compare, whether only one holds any."""
+    if before.shape != after.shape:
+        return bool(np.isnan(after).any() and not np.isnan(before).any())
+    return bool((np.isnan(after) & ~np.isnan(before)).any())
 
 
 def _tolerance(compressed: Path) -> float:
