@@ -1,0 +1,197 @@
+"""What a compression must have done, whatever the model: `compressed` runs the whole pipeline, `Outcome.check` looks at every promise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnx_compress.optimizer import Request, compress
+from onnx_compress.optimizer.errors import UsageError
+from onnx_compress.optimizer.files import model_bytes
+from onnx_compress.optimizer.report import Report
+from onnx_compress.optimizer.restore import PAYLOAD_INPUT, restore
+from onnx_compress.optimizer.verify import FLOAT_PRODUCTS
+from onnx_compress.runtime import evaluate, library, reader, session
+from onnx_compress.runtime.form import Member
+
+from models.structures import feeds
+
+DOMAIN = "onnx_compress"
+TOLERANCE, TOLERANCE_FLOAT16 = 1e-4, 4e-3
+WINDOW = 1.02
+Feed = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A model, what it became, and what it was restored to."""
+
+    original: onnx.ModelProto
+    source: Path
+    target: Path
+    restored: Path
+    report: Report
+
+    def check(self, batches: Sequence[int] = (1, 3), tolerance: float = TOLERANCE) -> None:
+        """Every promise that holds for all models."""
+        for path in (self.target, self.restored):
+            onnx.checker.check_model(str(path), full_check=True)
+        self.check_interface()
+        self.check_weights()
+        self.check_outputs([feeds(self.original, seed, batch) for seed, batch in enumerate(batches)], tolerance)
+        self.check_report()
+        with pytest.raises(UsageError, match="compressed already"):
+            compress(self.target, self.target.with_name("again.onnx"), Request(target_ratio=2))
+
+    def check_interface(self) -> None:
+        """The inputs and outputs are the original's; nothing of ours is left in the restored model."""
+        expected = interface(self.original)
+        assert interface(onnx.load(self.target, load_external_data=False)) == expected
+        plain = onnx.load(self.restored)
+        assert interface(plain) == expected
+        assert DOMAIN not in {opset.domain for opset in plain.opset_import} | {node.domain for node in nodes(plain.graph)}
+        assert not [entry.key for entry in plain.metadata_props if entry.key.startswith(DOMAIN)]
+
+    def check_weights(self) -> None:
+        """One member a weight, decoded bit for bit alike by both decoders and by `restore`; dtypes and dims as in the original; integers without loss."""
+        members = list(self.members())
+        reported = Counter((weight.dtype, weight.dims) for weight in self.report.weights)
+        assert Counter((ir.DataType(member.dtype).name.lower(), member.view.dims) for member, _ in members) == reported
+        plain, wanted = onnx.load(self.restored), Counter(key(member, array) for member, array in members)
+        stored = Counter((tensor.data_type, tuple(tensor.dims), bits(tensor)) for tensor in plain.graph.initializer)
+        assert not wanted - stored
+        assert all(count == 1 for found, count in wanted.items() if len(found[2]) > 1024), "a weight is stored twice"
+        whole = {(tensor.data_type, tuple(tensor.dims), bits(tensor)) for tensor in constants(self.original)}
+        assert all(key(*one) in whole for one in members if one[0].dtype not in (1, 10, 16)), "an integer weight was changed"
+        original = {(tensor.data_type, tuple(tensor.dims)) for tensor in constants(self.original)}
+        assert all((member.dtype, member.view.dims) in original for member, _ in members)
+
+    def members(self) -> Iterator[tuple[Member, NDArray[Any]]]:
+        """Every member that a node reads, with its tensor as the reader decodes it; the library's is the same."""
+        model = onnx.load(self.target)
+        payloads = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        read = {(node.input[PAYLOAD_INPUT.get(node.op_type, 1)], member_number(node)) for node in nodes(model.graph) if node.domain == DOMAIN}
+        for name, number in sorted(read):
+            member = reader.read(payloads[name]).members[number]
+            array = evaluate.member_array(member)
+            assert np.array_equal(library.decode(payloads[name], np.empty_like(array), number).view(np.uint8), array.view(np.uint8))
+            yield member, array
+
+    def check_outputs(self, inputs: Sequence[Feed], tolerance: float = TOLERANCE) -> None:
+        """Fused and restored model agree on every feed; the original's NaNs are the only ones."""
+        for feed in inputs:
+            first, fused, plain = (run(one, feed) for one in (plain_session(self.source), session(self.target, options()), plain_session(self.restored)))
+            for before, ours, theirs in zip(first, fused, plain, strict=True):
+                assert before.shape == ours.shape == theirs.shape
+                assert before.dtype == ours.dtype == theirs.dtype
+                assert not (np.isnan(ours.astype(np.float64)) & ~np.isnan(before.astype(np.float64))).any()
+                assert apart(ours, theirs) <= tolerance
+
+    def check_report(self) -> None:
+        """The report counts the bytes that are there."""
+        report = self.report
+        assert (report.bytes_before, report.bytes_after) == (model_bytes(self.source), model_bytes(self.target))
+        assert report.ratio == pytest.approx(report.bytes_before / report.bytes_after)
+        assert report.bytes_after >= sum(weight.bytes_after for weight in report.weights)
+        assert np.isfinite(report.divergence)
+
+
+def compressed(folder: Path, model: onnx.ModelProto, ratio: float, **wishes: Any) -> Outcome:
+    """Compresses and restores a model."""
+    source = folder / "in.onnx"
+    onnx.save(model, source)
+    return compressed_file(source, ratio, **wishes)
+
+
+def compressed_file(source: Path, ratio: float, **wishes: Any) -> Outcome:
+    """Compresses and restores a model file."""
+    target, restored = source.with_name("out.onnx"), source.with_name("restored.onnx")
+    report = compress(source, target, Request(target_ratio=ratio, force=True, threads=2, **wishes))
+    restore(target, restored, force=True)
+    return Outcome(onnx.load(source), source, target, restored, report)
+
+
+def calibration(folder: Path, model: onnx.ModelProto, count: int = 3) -> tuple[Path, ...]:
+    """Files with a batch each."""
+    paths = tuple(folder / f"batch{number}.npz" for number in range(count))
+    for number, path in enumerate(paths):
+        np.savez(path, **feeds(model, 100 + number, batch=4))
+    return paths
+
+
+def interface(model: onnx.ModelProto) -> list[tuple[str, int, tuple[int | str, ...]]]:
+    """(name, element type, dims) of all inputs, without the overridable ones, and of all outputs."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    values = [*(value for value in model.graph.input if value.name not in stored), *model.graph.output]
+    return [(v.name, v.type.tensor_type.elem_type, tuple(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim)) for v in values]
+
+
+def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes, those of bodies too."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from nodes(attribute.g)
+
+
+def constants(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """All initializers and Constant nodes, also of bodies and functions."""
+    graphs = [model.graph, *(a.g for node in nodes(model.graph) for a in node.attribute if a.HasField("g"))]
+    for graph in graphs:
+        yield from graph.initializer
+    everywhere = [*nodes(model.graph), *(node for function in model.functions for node in function.node)]
+    yield from (a.t for node in everywhere if node.op_type == "Constant" for a in node.attribute if a.HasField("t"))
+
+
+def member_number(node: onnx.NodeProto) -> int:
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "member"), 0)
+
+
+def key(member: Member, array: NDArray[Any]) -> tuple[int, tuple[int, ...], bytes]:
+    """(dtype, dims, bytes; 4-bit integers one a byte)."""
+    return member.dtype, member.view.dims, np.ascontiguousarray(array).tobytes()
+
+
+def bits(tensor: onnx.TensorProto) -> bytes:
+    """The values' bytes; 4-bit integers one a byte."""
+    array = numpy_helper.to_array(tensor)
+    whole = array.astype(np.int8) if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4) else array
+    return np.ascontiguousarray(whole).tobytes()
+
+
+def options() -> onnxruntime.SessionOptions:
+    """Options under which onnxruntime multiplies floats where weights are dequantized, in both forms of a model."""
+    made = onnxruntime.SessionOptions()
+    made.log_severity_level = 4
+    made.add_session_config_entry(*FLOAT_PRODUCTS)
+    return made
+
+
+def plain_session(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(str(path), options(), providers=["CPUExecutionProvider"])
+
+
+def run(made: onnxruntime.InferenceSession, feed: Feed) -> list[NDArray[Any]]:
+    """All outputs."""
+    outputs: list[NDArray[Any]] = made.run(None, dict(feed))
+    return outputs
+
+
+def apart(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """The largest difference in units of the largest value; for integers the share of unequal ones."""
+    if one.dtype.kind != "f":
+        return float(np.mean(one != other)) if one.size else 0.0
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    finite = np.isfinite(b)
+    return float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / max(float(np.abs(b[finite]).max(initial=0.0)), 1e-30)
