@@ -1,0 +1,62 @@
+"""Compressed models for the benchmarks of latency and memory: made by the command line once, then kept in .cache/benchmarks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT.parent / "shared" / "models"
+CACHE = ROOT / ".cache" / "benchmarks"
+RATIO = 10
+TOKENS = 30522
+"""Rows of the vocabulary of BERT's tokenizer."""
+
+
+def compressed(name: str, external: bool = False, fresh: bool = False) -> Path:
+    """The 10x file of a model, made without calibration data. Latency and memory depend on the sizes of the streams, not on the accuracy."""
+    folder = CACHE / ("external" if external else "inline")
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{name}_{RATIO}x.onnx"
+    if fresh or not target.exists():
+        print(f"compressing {name}, {RATIO}x ...", file=sys.stderr, flush=True)
+        options = ["--target-ratio", str(RATIO), "--external-data" if external else "--inline-data", "--force", "--quiet"]
+        subprocess.run([sys.executable, "-m", "onnx_compress.optimizer.cli", str(MODELS / f"{name}.onnx"), str(target), *options], check=True)
+    return target
+
+
+def feed(session: onnxruntime.InferenceSession, length: int) -> dict[str, NDArray[np.generic]]:
+    """One sample: random token ids, masks of ones, types of zeros, normal floats; sizes that are open are `length`, axis 0 is 1."""
+    rng = np.random.default_rng(0)
+    made: dict[str, NDArray[np.generic]] = {}
+    for one in session.get_inputs():
+        shape = [size if isinstance(size, int) else 1 if axis == 0 else length for axis, size in enumerate(one.shape)]
+        if "float" in one.type:
+            made[one.name] = rng.standard_normal(shape).astype(np.float32)
+        elif "mask" in one.name:
+            made[one.name] = np.ones(shape, np.int64)
+        else:
+            made[one.name] = np.zeros(shape, np.int64) if "type" in one.name else rng.integers(1000, TOKENS, shape)
+    return made
+
+
+def processor() -> str:
+    """The processor's name, as Linux tells it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def total_bytes(path: Path) -> int:
+    """The model and the files of the same stem beside it."""
+    return sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}*"))
+
+
+def row(values: Mapping[str, object]) -> str:
+    """The values for a person."""
+    return ", ".join(f"{key} {value}" for key, value in values.items())
