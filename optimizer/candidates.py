@@ -70,13 +70,13 @@ def _offer(layer: Layer, families: Sequence[str], average_bits: float) -> Offer:
     return Offer(layer, found, "" if found else (refusals or ["no technique applies"])[0])
 
 
-def _grid(power: float) -> Callable[..., Iterator[Candidate | Refusal]]:
+def _grid(power: float, columns: float = 0.0) -> Callable[..., Iterator[Candidate | Refusal]]:
     def candidates(values: NDArray[np.float32], context: Context, average_bits: float) -> Iterator[Candidate | Refusal]:
         # The entropy of a Gaussian on a fine grid of step s is about 2.05 - log2(s) bits.
         middle = min(average_bits, HIGH_BITS)
         coarsest, finest = 2.05 - (middle - MARGIN_BITS[0]), 2.05 - (middle + MARGIN_BITS[1])
         for number in range(int(np.floor(finest * OCTAVE)), int(np.ceil(min(coarsest, 2.5) * OCTAVE)) + 1):
-            technique = Quantize(float(2.0 ** (number / OCTAVE)), power)
+            technique = Quantize(float(2.0 ** (number / OCTAVE)), power, columns)
             trial = technique.trial(values, context)
             if isinstance(trial, Refusal):
                 yield trial
@@ -84,7 +84,8 @@ def _grid(power: float) -> Callable[..., Iterator[Candidate | Refusal]]:
             histograms, low, error = trial
             bits = tables.plan_histograms(histograms, low)
             scales = 1 if power == 0 else values.shape[0] * values.shape[1]
-            yield Candidate(f"grid^{power:g}", technique, bits / 8 + scales + _header(values), error)
+            scales += values.shape[2] if columns else 0
+            yield Candidate("grid" if columns == 0 else "grid with column scale", technique, bits / 8 + scales + _header(values), error)
 
     return candidates
 
@@ -106,13 +107,14 @@ def _deep_compression(values: NDArray[np.float32], context: Context, average_bit
 FAMILIES: dict[str, Callable[..., Iterator[Candidate | Refusal]]] = {
     "grid^0": _grid(0.0),
     "grid^1": _grid(1.0),
+    "grid^1 by column": _grid(1.0, 0.5),
     "codebook": _codebook,
     "deep-compression": _deep_compression,
 }
 
 TECHNIQUES = {
-    "auto": ("grid^0", "grid^1", "codebook"),
-    "quantize": ("grid^0", "grid^1"),
+    "auto": ("grid^0", "grid^1", "grid^1 by column", "codebook"),
+    "quantize": ("grid^0", "grid^1", "grid^1 by column"),
     "codebook": ("codebook",),
     "deep-compression": ("deep-compression",),
 }

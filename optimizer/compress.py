@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from ..passes.simplify import overridable, simplify
@@ -32,8 +33,11 @@ from .sensitivity import predict
 from .synthetic import synthesize
 from .verify import check
 
-PROBE_SAMPLES = 32
-"""Samples in the probes: sensitivities need to be right to a few per cent, not more."""
+PROBE_SAMPLES = (32, 128)
+"""Samples in the probes, at least and at most: sensitivities of few samples are flattered ones."""
+
+PROBE_VALUES = 1 << 20
+"""Input values in the probes where that is more than the least number of samples: a probe of a small model costs next to nothing."""
 
 
 LEAST_BITS = 0.05
@@ -135,7 +139,7 @@ def observe(prepared: Prepared, request: Request) -> Evidence:
     weights = [layer.weight for layer in prepared.layers]
     count = samples(feeds)
     description = f"{count} {'calibration' if request.calibration else 'synthetic'} sample{'s' * (count != 1)}"
-    return Evidence(subset(feeds, PROBE_SAMPLES), measure(prepared.model, weights, feeds), description)
+    return Evidence(subset(feeds, probe_samples(feeds)), measure(prepared.model, weights, feeds), description)
 
 
 def decide(prepared: Prepared, evidence: Evidence, request: Request, clock: Clock) -> tuple[Emitted, list[tuple[str, str, int]]]:
@@ -181,6 +185,12 @@ def _average_bits(sizer: Sizer, layers: Sequence[Layer], fixed: Sequence[Choice]
     """Bits a weight that the target leaves beside the graph; where it leaves none, few enough to find out what the smallest file is."""
     count = sum(layer.weight.view.size for layer in layers)
     return max(LEAST_BITS, 8 * (target_bytes - sizer.skeleton_bytes(layers, fixed)) / max(count, 1))
+
+
+def probe_samples(feeds: Sequence[Feed]) -> int:
+    """How many samples probes use, by the size of a sample."""
+    values = sum(array.size for feed in feeds for array in feed.values()) / max(samples(feeds), 1)
+    return int(np.clip(PROBE_VALUES // max(values, 1), *PROBE_SAMPLES))
 
 
 def samples(feeds: Sequence[Feed]) -> int:
