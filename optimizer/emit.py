@@ -50,12 +50,13 @@ def emit(model: ir.Model, payloads: Sequence[Payload], untouchable: Container[st
         value = copy.graph.initializers[name]
         dtype = value.const_value.dtype  # type: ignore[union-attr]
         value.const_value = ir.Tensor(array.astype(dtype.numpy()), name=name)
+    prefix = _free_prefix(copy)
     payload_names = []
     for number, payload in enumerate(payloads):
-        value = _payload_value(copy, payload, number)
+        value = _payload_value(copy, payload, f"{prefix}.payload.{number}")
         payload_names.append(str(value.name))
         for place, choice in enumerate(payload.choices):
-            _rewrite(copy, choice.weight, _Source(copy, value, place), twins)
+            _rewrite(copy, choice.weight, _Source(copy, value, place, prefix), twins)
     halved = halve(copy, untouchable)
     _drop_unused(copy)
     copy.graph.opset_imports[DOMAIN] = 1
@@ -68,11 +69,12 @@ def emit(model: ir.Model, payloads: Sequence[Payload], untouchable: Container[st
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where a weight is: a payload and a member number."""
+    """Where a weight is: a payload and a member number; `prefix` begins the names of new initializers."""
 
     model: ir.Model
     payload: ir.Value
     member: int
+    prefix: str
 
     def attributes(self, cast_to: int) -> dict[str, int]:
         """The attributes that every operator of ours has, without defaults."""
@@ -83,7 +85,7 @@ class _Source:
         """The input that gives a Gather or Decompress its output type: none for float, else a tiny initializer shared by all."""
         if dtype == ir.DataType.FLOAT:
             return []
-        name = f"onnx_compress.like.{dtype}"
+        name = f"{self.prefix}.like.{dtype}"
         if name not in self.model.graph.initializers:
             kind = ir.DataType(dtype)
             tensor = ir.Tensor(np.zeros(1, kind.numpy()), dtype=kind, name=name)
@@ -92,8 +94,16 @@ class _Source:
         return [self.model.graph.initializers[name]]
 
 
-def _payload_value(model: ir.Model, payload: Payload, number: int) -> ir.Value:
-    name = f"onnx_compress.payload.{number}"
+def _free_prefix(model: ir.Model) -> str:
+    """With which no name of the model begins."""
+    taken = [str(v.name) for graph in model.graphs() for v in (*graph.inputs, *graph.initializers.values(), *(o for node in graph for o in node.outputs))]
+    prefix = DOMAIN
+    while any(name.startswith(prefix) for name in taken):
+        prefix += "_"
+    return prefix
+
+
+def _payload_value(model: ir.Model, payload: Payload, name: str) -> ir.Value:
     data = np.frombuffer(payload.data, np.uint8)
     value = ir.Value(name=name, type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([len(data)]), const_value=ir.Tensor(data, name=name))
     model.graph.register_initializer(value)
