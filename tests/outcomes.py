@@ -80,7 +80,9 @@ class Outcome:
         """Every member that a node reads, with its tensor as the reader decodes it; the library's is the same."""
         model = onnx.load(self.target)
         payloads = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        read = {(node.input[PAYLOAD_INPUT.get(node.op_type, 1)], member_number(node)) for node in nodes(model.graph) if node.domain == DOMAIN}
+        read = {
+            (node.input[PAYLOAD_INPUT.get(node.op_type, 1)], member_number(node)) for node in nodes(model.graph) if node.domain == DOMAIN
+        }
         for name, number in sorted(read):
             member = reader.read(payloads[name]).members[number]
             array = evaluate.member_array(member)
@@ -90,7 +92,9 @@ class Outcome:
     def check_outputs(self, inputs: Sequence[Feed], tolerance: float = TOLERANCE) -> None:
         """Fused and restored model agree on every feed; the original's NaNs are the only ones."""
         for feed in inputs:
-            first, fused, plain = (run(one, feed) for one in (plain_session(self.source), session(self.target, options()), plain_session(self.restored)))
+            first, fused, plain = (
+                run(one, feed) for one in (plain_session(self.source), session(self.target, options()), plain_session(self.restored))
+            )
             for before, ours, theirs in zip(first, fused, plain, strict=True):
                 assert before.shape == ours.shape == theirs.shape
                 assert before.dtype == ours.dtype == theirs.dtype
