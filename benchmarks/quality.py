@@ -106,7 +106,7 @@ def measure(arguments: argparse.Namespace, model: str, ratio: float, folder: Pat
     if not arguments.no_data:
         command += ["--calibration", str(calibration(arguments.models, model, folder))]
     begun = time.monotonic()
-    run = subprocess.run([sys.executable, str(HERE / "peak.py"), *command], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, str(HERE / "peak.py"), *command], check=False, capture_output=True, text=True)
     seconds = time.monotonic() - begun
     if run.returncode:
         print(f"{model} {ratio:g}x: exit {run.returncode}: {run.stderr.strip().splitlines()[0] if run.stderr.strip() else ''}", flush=True)

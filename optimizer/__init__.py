@@ -10,9 +10,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # at run time these names come from _Package
-    from .compress import compress as compress  # noqa: TC004
-    from .report import Report as Report  # noqa: TC004
-    from .report import Request as Request  # noqa: TC004
+    from .compress import compress as compress
+    from .report import Report as Report
+    from .report import Request as Request
 
 __all__ = ["Report", "Request", "compress"]
 

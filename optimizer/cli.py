@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _signals_as_exceptions():
             code = typer.main.get_command(app).main(arguments, PROGRAM, standalone_mode=False, obj=console)
         if code == 130:  # typer's answer to Ctrl-C
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt  # noqa: TRY301  (one place answers both)
         return int(code or 0)
     except KeyboardInterrupt:
         console.error("interrupted, nothing was written")
@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         console.error(usage_sentence(error.format_message()))
         return error.exit_code
-    except Exception as error:  # noqa: BLE001  # the last resort: a sentence, never a traceback
+    except Exception as error:  # the last resort: a sentence, never a traceback
         return _failure(console, error)
 
 
@@ -250,7 +250,7 @@ def _signals_as_exceptions() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
+def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise Terminated
 
 

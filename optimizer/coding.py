@@ -54,7 +54,7 @@ def _may_share(weight: Weight) -> bool:
 def _zeros(made: Member) -> float:
     """The share of values that are exactly zero."""
     levels = made.symbols.levels
-    if levels is None or levels.size == 0:
+    if levels.size == 0:
         return 0.0
     if isinstance(made.form, Codebook):
         return float((dense_values(made.form.centroids) == 0)[levels].mean())

@@ -17,7 +17,7 @@ from ..passes.simplify import overridable, simplify
 from ..passes.technique import Context
 from .bias import bias_of, centred
 from .calibrate import Feed, load_calibration
-from .candidates import TECHNIQUES, offers
+from .candidates import CALIBRATED_ONLY, TECHNIQUES, offers
 from .emit import Emitted
 from .errors import CompressError, UsageError
 from .files import Workspace, data_name, model_bytes
@@ -153,7 +153,8 @@ def decide(prepared: Prepared, evidence: Evidence, request: Request, clock: Cloc
     layers = [informed(layer, evidence.moments.get(layer.weight.name), prepared.untouchable) for layer in prepared.layers]
     clock.start("making candidates")
     bits = _average_bits(sizer, layers, fixed, prepared.target_bytes)
-    offered = offers(layers, TECHNIQUES[request.technique], bits, threads)
+    families = [name for name in TECHNIQUES[request.technique] if request.calibration or name not in CALIBRATED_ONLY]
+    offered = offers(layers, families, bits, threads)
     usable = [offer for offer in offered if offer.families]
     clock.start("probing")
     biases = [layer.bias for layer in layers if layer.bias is not None]

@@ -158,7 +158,7 @@ class Workspace:
                 _sync(file)
             stale = None if self.data.exists() else _stale_data(self._target)
             for file in (file for file in (self.data, self.model) if file.exists()):
-                os.replace(file, self._target.with_name(file.name))
+                file.replace(self._target.with_name(file.name))
             if stale is not None:
                 stale.unlink(missing_ok=True)
         except OSError as error:

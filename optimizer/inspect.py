@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..runtime import reader
 from ..runtime.errors import CorruptionError, FormatError
 from ..runtime.form import Codebook, Dense, Form, Grid, Member, Payload, Sparse, Symbols
+from ..runtime.header import Header
 from .emit import DOMAIN, NAMES_KEY, PACKAGE_KEY
 from .errors import CompressError, UsageError
 from .files import model_bytes
@@ -83,7 +84,7 @@ def _uses(model: ir.Model) -> dict[ir.Value, dict[int, list[str]]]:
         if node.domain != DOMAIN:
             continue
         payload = node.inputs[PAYLOAD_INPUT.get(node.op_type, 1)]
-        if payload is None or payload.is_graph_input() and payload.const_value is None:
+        if payload is None or (payload.is_graph_input() and payload.const_value is None):
             continue
         member = node.attributes.get_int("member", 0)
         operators = uses.setdefault(payload, {}).setdefault(member, [])
@@ -139,7 +140,7 @@ def _weights(data: NDArray[np.uint8], members: dict[int, list[str]], names: Name
     return weights
 
 
-def _checked(data: NDArray[np.uint8], header: reader.Header) -> Payload:
+def _checked(data: NDArray[np.uint8], header: Header) -> Payload:
     """The chunked payload without its levels, after a check of all chunks. Raises CorruptionError."""
     for number, chunk in enumerate(header.chunks):
         if zlib.crc32(data[chunk.offset : chunk.offset + chunk.size].data) != chunk.crc:

@@ -69,7 +69,7 @@ def _is_single(value: ir.Value) -> bool:
     return value.shape is not None and len(value.shape) >= 1 and value.shape[-1] == 1 and _rank(value) <= 2
 
 
-def _by_operators(value: ir.Value) -> Kind:  # noqa: PLR0911  a list of cases
+def _by_operators(value: ir.Value) -> Kind:
     """What the first operator, from the end, says that does more than move or shift values."""
     for node in _behind(value):
         if node.op_type in ("Softmax", "LogSoftmax"):

@@ -209,7 +209,7 @@ def _is_notable(value: ir.Value) -> bool:
     return tensor is None or tensor.size >= 1024 or (tensor.dtype in FLOATS and len(tensor.shape) >= 2 and tensor.size >= 64)
 
 
-def _hindrance(value: ir.Value, rules: Rules, main_graph: bool) -> str | None:  # noqa: PLR0911  a list of cases
+def _hindrance(value: ir.Value, rules: Rules, main_graph: bool) -> str | None:
     """Why this initializer is left alone, or None."""
     tensor = value.const_value
     if tensor is None:

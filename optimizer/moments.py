@@ -113,7 +113,7 @@ def _is_visible(model: ir.Model, value: ir.Value) -> bool:
     return (value.is_graph_input() and value in model.graph.inputs) or (node is not None and node.graph is model.graph)
 
 
-def _multiplier(use: Use) -> ir.Value | None:  # noqa: PLR0911  a list of cases
+def _multiplier(use: Use) -> ir.Value | None:
     """The value that a use multiplies its weight with, or looks it up by."""
     node, index = use.node, use.index
     if node.domain not in ("", "ai.onnx"):

@@ -76,7 +76,9 @@ class Choice:
         if isinstance(form, Refusal) and self.instead is not None:
             return replace(self, technique=self.instead, instead=None).made()
         if isinstance(form, Refusal):
-            raise ValueError(f"{self.technique} refuses {self.weight.name}: {form.reason}")
+            raise ValueError(  # noqa: TRY004  (a value that the technique refuses, not a type)
+                f"{self.technique} refuses {self.weight.name}: {form.reason}"
+            )
         return self, Member(self.weight.dtype, self.weight.view, form)
 
 

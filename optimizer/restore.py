@@ -25,6 +25,9 @@ from .save import IDENTITY_KEY, PROTOBUF_LIMIT_BYTES, check_identity
 PAYLOAD_INPUT = {"CompressedGather": 0, "Decompress": 0}
 """Which input the payload is; 1 for all others."""
 
+OWN_ATTRIBUTES = ("member", "to", "activation")
+"""Attributes that only our operators have."""
+
 
 @dataclass(frozen=True, slots=True)
 class RestoreReport:
@@ -156,39 +159,54 @@ class _Expansion:
     def apply(self) -> None:
         """Puts the standard nodes in the place of the node."""
         result = self._expand(self._add_cast(self._weight))
-        node = self._node
+        node, graph = self._node, self._node.graph
+        assert graph is not None
         if self._new:
-            ir.convenience.replace_nodes_and_values(node.graph, node, [node], self._new, [node.outputs[0]], [result])
+            ir.convenience.replace_nodes_and_values(graph, node, [node], self._new, [node.outputs[0]], [result])
             return
         ir.convenience.replace_all_uses_with(node.outputs[0], result, replace_graph_outputs=True)
-        node.graph.remove(node, safe=True)  # type: ignore[union-attr]
+        graph.remove(node, safe=True)
 
     def _add_cast(self, weight: ir.Value) -> ir.Value:
         cast_to = _integer(self._node, "to")
         return self._add("Cast", [weight], {"to": cast_to}) if cast_to and cast_to != self._member.dtype else weight
 
     def _expand(self, weight: ir.Value) -> ir.Value:
-        node, inputs = self._node, list(self._node.inputs)
-        kept = {name: attribute for name, attribute in node.attributes.items() if name not in ("member", "to", "activation")}
-        if node.op_type == "Decompress":
-            return weight
-        if node.op_type == "CompressedGather":
-            return self._add("Gather", [weight, inputs[1]], {})
-        optional = [value if value is not None else None for value in [*inputs[2:4], None, None][:2]]
-        bias, residual = optional
-        if node.op_type == "CompressedMatMul":
-            product = self._add("MatMul", [inputs[0], self._columns(weight)], {})
-            product = product if bias is None else self._add("Add", [product, bias], {})
-        elif node.op_type == "CompressedGemm":
-            transposed = {"transB": 1} if self._rows_first() else {}
-            product = self._add("Gemm", [inputs[0], weight, *([] if bias is None else [bias])], kept | transposed)
-        elif node.op_type == "CompressedConv":
-            product = self._add("Conv", [inputs[0], weight, *([] if bias is None else [bias])], kept)
-        else:
-            raise CompressError(f"operator {node.op_type} of domain {DOMAIN} is not known to this version: install the onnx-compress that wrote the file")
+        inputs = self._node.inputs
+        match self._node.op_type:
+            case "Decompress":
+                return weight
+            case "CompressedGather":
+                return self._add("Gather", [weight, inputs[1]], {})
+            case "CompressedMatMul":
+                product = self._add("MatMul", [inputs[0], self._columns(weight)], {})
+                return self._finish(product if (bias := self._optional(2)) is None else self._add("Add", [product, bias], {}))
+            case "CompressedGemm":
+                transposed = {"transB": 1} if self._rows_first() else {}
+                return self._finish(self._add("Gemm", self._operands(weight), self._kept() | transposed))
+            case "CompressedConv":
+                return self._finish(self._add("Conv", self._operands(weight), self._kept()))
+            case other:
+                raise CompressError(f"operator {other} of domain {DOMAIN} is not known to this version: install the onnx-compress that wrote the file")
+
+    def _finish(self, product: ir.Value) -> ir.Value:
+        """Residual and activation behind the multiply."""
+        residual = self._optional(3)
         product = product if residual is None else self._add("Add", [product, residual], {})
-        activation = node.attributes["activation"].as_string() if "activation" in node.attributes else ""
+        activation = self._node.attributes.get_string("activation", "")
         return self._add(activation, [product], {}) if activation else product
+
+    def _operands(self, weight: ir.Value) -> list[ir.Value | None]:
+        """Activations, weight and, where there is one, bias."""
+        bias = self._optional(2)
+        return [self._node.inputs[0], weight, *([] if bias is None else [bias])]
+
+    def _optional(self, index: int) -> ir.Value | None:
+        return self._node.inputs[index] if len(self._node.inputs) > index else None
+
+    def _kept(self) -> dict[str, object]:
+        """The attributes that the standard operator has, too."""
+        return {name: attribute for name, attribute in self._node.attributes.items() if name not in OWN_ATTRIBUTES}
 
     def _rows_first(self) -> bool:
         """Whether the stored matrix is [rows, k], the transpose of what MatMul multiplies with."""

@@ -104,4 +104,4 @@ def _bytes_of(value: ir.Value) -> bytes:
 def _external(value: ir.Value, location: str, offset: int, length: int) -> ir.ExternalTensor:
     tensor = value.const_value
     assert tensor is not None
-    return ir.ExternalTensor(location, offset, length, tensor.dtype, shape=tensor.shape, name=str(value.name), base_dir="")
+    return ir.ExternalTensor(location, offset, length, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=str(value.name), base_dir="")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .report import Report
+from .report import Report, WeightReport
 
 if TYPE_CHECKING:
     from .inspect import Inspection
@@ -122,12 +122,15 @@ def details(report: Report) -> list[Row]:
     return [*rows, ("time", times)] if times else rows
 
 
+def _figures(w: WeightReport) -> tuple[str, ...]:
+    return f"{w.bytes_before:,}", f"{w.bytes_after:,}", f"{w.bits_per_weight:.2f}", f"{w.zeros:.1%}", number(w.predicted)
+
+
 def weight_table(report: Report) -> list[str]:
     """One line for each compressed weight."""
     head = ("weight", "shape", "dtype", "operator", "form", "before", "after", "bits/weight", "zeros", "predicted")
     lines = [
-        (w.name, _shape(w.dims), w.dtype, w.operator, w.form, f"{w.bytes_before:,}", f"{w.bytes_after:,}")
-        + (f"{w.bits_per_weight:.2f}", f"{w.zeros:.1%}", number(w.predicted))
+        (w.name, _shape(w.dims), w.dtype, w.operator, w.form, *_figures(w))
         for w in report.weights
     ]
     return aligned(head, lines, right=range(5, 10))

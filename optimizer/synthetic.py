@@ -147,7 +147,7 @@ class Maker:
         pictures = images(shape, channels, rng)
         return np.clip(127.5 + SPREAD_OF_BYTES * pictures, 0, 255) if one.name in self.bytes else pictures
 
-    def _integers(self, one: Wanted, shape: tuple[int, ...], trial: Trial, rng: np.random.Generator) -> Array:  # noqa: PLR0911  a list of cases
+    def _integers(self, one: Wanted, shape: tuple[int, ...], trial: Trial, rng: np.random.Generator) -> Array:
         name, rows = one.name.lower(), self.rows.get(one.name)
         if "mask" in name:
             return np.ones(shape)

@@ -19,8 +19,8 @@ from .calibrate import Feed, load_calibration, masked
 from .emit import DOMAIN
 from .errors import CompressError, VerificationError
 from .model import load
-from .rig import reason
 from .restore import open_compressed, restore_model
+from .rig import reason
 from .save import KEPT_INLINE_BYTES
 from .synthetic import synthesize
 
@@ -82,7 +82,7 @@ def check(original: Path, compressed: Path, feeds: Sequence[Feed], max_divergenc
     reference = run(_plain_session(original), feeds)
     fused = run(_compressed_session(compressed), feeds)
     _refuse_new_nans(reference, fused)
-    each = [distortion.divergence(kinds, *pair, masked(feed)) for *pair, feed in zip(reference, fused, feeds, strict=True)]
+    each = [distortion.divergence(kinds, before, after, masked(feed)) for before, after, feed in zip(reference, fused, feeds, strict=True)]
     divergence = float(np.mean(each))
     agreement = _agreement(fused, _restored_outputs(compressed, feeds), _tolerance(compressed))
     if max_divergence is not None and not divergence <= max_divergence:

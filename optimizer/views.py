@@ -26,7 +26,7 @@ class Stored:
     dims: tuple[int, ...]
 
 
-def wanted(node: ir.Node, index: int, between: Sequence[ir.Node], stored: Stored) -> tuple[str, View | None]:  # noqa: PLR0911  a list of cases
+def wanted(node: ir.Node, index: int, between: Sequence[ir.Node], stored: Stored) -> tuple[str, View | None]:
     """The kind of a use and the view that it needs; None where any view does."""
     dtype, dims = stored.dtype, stored.dims
     casts = [n for n in between if n.op_type == "Cast"]

@@ -35,7 +35,7 @@ class Prune:
         if not 0 <= self.sparsity < 1:
             return Refusal(f"a sparsity of {self.sparsity} is outside 0..1")
         score = np.abs(weight) * np.sqrt(context.importance(weight.shape))
-        dropped = int(round(self.sparsity * score.size))
+        dropped = round(self.sparsity * score.size)
         if dropped == 0:
             return weight != 0
         threshold = np.partition(score, dropped - 1, axis=None)[dropped - 1]

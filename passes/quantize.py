@@ -74,7 +74,7 @@ class Quantize:
             steps = (self.step * wanted).astype(np.float32)
         return log8(steps)
 
-    def trial(self, weight: NDArray[np.float32], context: Context):  # type: ignore[no-untyped-def]
+    def trial(self, weight: NDArray[np.float32], context: Context) -> tuple[NDArray[np.float64], int, float] | Refusal:
         """What `apply` would give, without making it: (histograms of levels [panels, n], lowest level, weighted squared error)."""
         steps = self.steps(weight, context)
         if isinstance(steps, Refusal):

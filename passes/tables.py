@@ -20,7 +20,7 @@ BITS_OF = np.concatenate([[np.inf], -np.log2(np.arange(1, PROBABILITY_ONE + 1) /
 
 
 @numba.njit(cache=True, nogil=True)
-def normalize(counts: NDArray, frequencies: NDArray) -> float:
+def normalize(counts: NDArray, frequencies: NDArray) -> float:  # noqa: PLR0912  (one loop nest, for numba)
     """Frequencies with sum 256 for `counts` [n], each count > 0 getting at least 1: nearly minimal bits, which are returned.
 
     Starts from the rounded-down shares and gives each remaining unit to the class that gains most bits by it.
@@ -268,7 +268,8 @@ def share(codings: list[tuple[NDArray[np.float64], int, int]]) -> tuple[tuple[Ta
         gains = {pair: gain for pair, gain in gains.items() if not {i, j} & set(pair)}
         gains |= {(other, len(groups) - 1): _merge_gain(groups[other], groups[-1], low) for other in sorted(alive)}
         alive.add(len(groups) - 1)
-    tables, owner = [], [0] * len(codings)
+    tables: list[Table] = []
+    owner = [0] * len(codings)
     for group in sorted(alive):
         for member in groups[group][2]:
             owner[member] = len(tables)

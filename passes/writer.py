@@ -140,7 +140,7 @@ def chunking(rows: int, k: int, gathered: bool) -> tuple[int, int]:
 
 
 def _levels(member: Member) -> NDArray[np.int32]:
-    return cast(NDArray[np.int32], member.symbols.levels)
+    return member.symbols.levels
 
 
 def _framed(kind: int, body: bytes) -> bytes:
@@ -150,10 +150,11 @@ def _framed(kind: int, body: bytes) -> bytes:
 
 
 def _tables(tables: tuple[Table, ...]) -> bytes:
-    parts = [varint(len(tables))]
-    for table in tables:
-        parts.append(bytes([len(table.frequencies) | table.escape << 7]) + zigzag(table.first) + bytes(table.frequencies[:-1]))
-    return b"".join(parts)
+    return varint(len(tables)) + b"".join(map(_table, tables))
+
+
+def _table(table: Table) -> bytes:
+    return bytes([len(table.frequencies) | table.escape << 7]) + zigzag(table.first) + bytes(table.frequencies[:-1])
 
 
 def _member(coded: _Coded, table_count: int) -> bytes:

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from .form import Codebook, Dense, Grid, Member, Sparse, Symbols
 
 LOG8_MANTISSAS = np.array(
-    [0x3F800000, 0x3F85AAC3, 0x3F8B95C2, 0x3F91C3D3, 0x3F9837F0, 0x3F9EF532, 0x3FA5FED7, 0x3FAD583F]
-    + [0x3FB504F3, 0x3FBD08A4, 0x3FC5672A, 0x3FCE248C, 0x3FD744FD, 0x3FE0CCDF, 0x3FEAC0C7, 0x3FF5257D],
+    [0x3F800000, 0x3F85AAC3, 0x3F8B95C2, 0x3F91C3D3, 0x3F9837F0, 0x3F9EF532, 0x3FA5FED7, 0x3FAD583F,
+     0x3FB504F3, 0x3FBD08A4, 0x3FC5672A, 0x3FCE248C, 0x3FD744FD, 0x3FE0CCDF, 0x3FEAC0C7, 0x3FF5257D],
     np.uint32,
 ).view(np.float32)
 """round32(2^(i/16)): one factor 1.044 between neighbours."""

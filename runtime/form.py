@@ -81,11 +81,11 @@ class Dense:
 class Symbols:
     """A leaf of integers, `levels` int32 [batch, rows, k], and how they are coded.
 
-    `table_of` uint8 [row classes, column classes, 1] numbers the tables of the payload; `row_class` uint8 [panels],
+    A parsed header has no levels yet (an empty array). `table_of` uint8 [row classes, column classes, 1] numbers the tables of the payload; `row_class` uint8 [panels],
     `column_class` uint8 [k].
     """
 
-    levels: NDArray[np.int32] | None
+    levels: NDArray[np.int32]
     raw_bits: int = 0
     escape_base: int = 0
     table_of: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((1, 1, 1), np.uint8))

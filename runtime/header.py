@@ -82,7 +82,7 @@ def read_header(data: NDArray[np.uint8]) -> Header:
         raise TruncatedError(f"the header has {header_bytes} bytes, the payload only {len(data)}")
     if header_bytes < 12:
         raise FormatError(f"header_bytes is {header_bytes}, at least 12 are needed")
-    if zlib.crc32(data[: header_bytes - 4]) != int.from_bytes(data[header_bytes - 4 : header_bytes].tobytes(), "little"):
+    if zlib.crc32(data[: header_bytes - 4].data) != int.from_bytes(data[header_bytes - 4 : header_bytes].tobytes(), "little"):
         raise CorruptionError("the header's checksum does not match: the payload was changed after it was written")
     cursor.end = header_bytes - 4
     header = _read_body(cursor, pooled)
@@ -216,7 +216,7 @@ def _read_symbols(cursor: Cursor, view: View, tables: int) -> Symbols:
         table_of = _classes(cursor.take(rows * columns, "a table map"), tables, "a table number").reshape(rows, columns, 1)
     row_class = _classes(cursor.take(view.panels, "row classes"), rows, "a row class") if rows > 1 else None
     column_class = _classes(cursor.take(view.k, "column classes"), columns, "a column class") if columns > 1 else None
-    return Symbols(None, raw_bits, escape_base, table_of, row_class, column_class)
+    return Symbols(np.empty((0, 0, 0), np.int32), raw_bits, escape_base, table_of, row_class, column_class)
 
 
 def _classes(codes: NDArray[np.uint8], limit: int, what: str) -> NDArray[np.uint8]:

@@ -32,7 +32,7 @@ def _decode_chunks(data: NDArray[np.uint8], header: Header) -> Payload:
     coder = rans.Coder(rans.Lookups(header.payload.tables), member.symbols)
     for number, chunk in enumerate(header.chunks):
         body = data[chunk.offset : chunk.offset + chunk.size]
-        if zlib.crc32(body) != chunk.crc:
+        if zlib.crc32(body.data) != chunk.crc:
             raise CorruptionError(f"the checksum of chunk {number} does not match: the payload was changed after it was written")
         sections = rans.Sections.split(body, (chunk.rans_bytes, 2 * chunk.lanes, raw_bytes(member, chunk), chunk.escapes))
         panel = chunk.batch * (member.view.panels // member.view.batch) + chunk.first_row // PANEL_ROWS
@@ -75,7 +75,7 @@ def _with_levels(member: Member, levels: NDArray[np.int32], values: NDArray) -> 
 
 def _decode_pool(data: NDArray[np.uint8], header: Header, pool: Pool) -> Payload:
     body = data[pool.offset :]
-    if zlib.crc32(body) != pool.crc:
+    if zlib.crc32(body.data) != pool.crc:
         raise CorruptionError("the checksum of the pool does not match: the payload was changed after it was written")
     raw = len(body) - pool.rans_bytes - 2 * pool.lanes - pool.escapes
     sections = rans.Sections.split(body, (pool.rans_bytes, 2 * pool.lanes, raw, pool.escapes))

@@ -35,7 +35,7 @@ def laplace(shape: tuple[int, ...], spread: float, seed: int = 0) -> NDArray[np.
     return np.rint(np.random.default_rng(seed).laplace(0, spread, shape)).astype(np.int32)
 
 
-def grid(  # noqa: PLR0917  (the axes of a Grid)
+def grid(
     view: View,
     spread: float = 1.5,
     dtype: int = 1,

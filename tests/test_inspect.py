@@ -102,7 +102,7 @@ def test_a_truncated_payload_is_noticed(tmp_path: Path, payloads: tuple[bytes, b
 
 def test_an_unknown_draft_names_the_remedy(tmp_path: Path, payloads: tuple[bytes, bytes]) -> None:
     newer = payloads[0][:2] + b"\x63" + payloads[0][3:]
-    with pytest.raises(CompressError, match="draft 99.*install the onnx-compress that wrote it"):
+    with pytest.raises(CompressError, match=r"draft 99.*install the onnx-compress that wrote it"):
         inspect(save(tmp_path / "c.onnx", newer, payloads[1]))
 
 

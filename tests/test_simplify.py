@@ -371,7 +371,7 @@ def test_an_affine_operator_moves_into_the_layer_before_it(
     else:
         constants["c"] = 1.5 + normal(channels).reshape(1, channels, *(1 for _ in dims[2:])) ** 2
         inputs = ["c", "h"] if " " in operator else ["h", "c"]
-        affine = helper.make_node(operator.split()[0], inputs, ["y"])
+        affine = helper.make_node(operator.split(maxsplit=1)[0], inputs, ["y"])
     model = model_of([node, affine], [floats(*dims)], ["y"], constants)
     slim = slimmed(model)
     assert len(slim.graph.node) == (2 if operator == "Div of" else 1)
@@ -379,7 +379,7 @@ def test_an_affine_operator_moves_into_the_layer_before_it(
     assert_same(run(model, {"x": normal(*dims)}), run(slim, {"x": normal(*dims)}), tolerance=2e-6 if "Div of" not in operator else 1e-5)
     for name in ("w", "shift" if operator == "BatchNormalization" else "c"):
         untouched = slimmed(model, [name])
-        assert untouched.graph.node[-1].op_type == operator.split()[0] or name == "c" and operator == "Div of"
+        assert untouched.graph.node[-1].op_type == operator.split(maxsplit=1)[0] or (name == "c" and operator == "Div of")
         assert np.array_equal(stored(untouched)[name], constants[name])
 
 
@@ -481,7 +481,7 @@ def test_onnxsim_keeps_weights_and_values() -> None:
         model = STRUCTURES[name](1)
         loaded = loaded_copy(model)
         notes = simplify(loaded, onnxsim_seconds=60)
-        assert any(note.startswith("onnxsim: saved") or note.startswith("onnxsim: result refused") for note in notes)
+        assert any(note.startswith(("onnxsim: saved", "onnxsim: result refused")) for note in notes)
         slim = ir.to_proto(loaded)
         assert {n for n, a in stored(slimmed(model)).items() if a.size >= 64} == {n for n, a in stored(slim).items() if a.size >= 64}
         assert_same(run(model, feeds(model, 2)), run(slim, feeds(model, 2)))
