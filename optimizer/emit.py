@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from ..passes import names
 from ..passes.halve import halve
@@ -184,7 +185,7 @@ def _first_node(model: ir.Model) -> ir.Node:
 
 def _drop_unused(model: ir.Model) -> None:
     """Casts and Transposes of weights that nothing reads any more, then initializers that nothing reads."""
-    ir.passes.common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedNodesPass()(model)
 
 
 def _describe(model: ir.Model, payloads: Sequence[Payload], final: Sequence[str]) -> None:
