@@ -68,9 +68,9 @@ def load_graph(path: Path) -> ir.Model:
     except OSError as error:
         raise CompressError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from None
     except Exception as error:  # protobuf and onnx_ir raise many kinds
-        raise CompressError(f"{path} is no ONNX model ({type(error).__name__}): export or copy it again") from error
+        raise CompressError(f"{path} is no ONNX model, or only a part of one ({type(error).__name__}): export or copy it again") from error
     if not model.graph.outputs:  # an empty file is a valid protobuf, and so is much junk
-        raise CompressError(f"{path} is no ONNX model (it has no graph with outputs): export or copy it again")
+        raise CompressError(f"{path} is no ONNX model (it is empty, or its graph has no outputs): export or copy it again")
     return model
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..runtime.form import View
 from .errors import CompressError, UsageError
+from .files import load_graph
 from .views import ACTIVATIONS, FLOATS, SIXTEEN_BITS, Stored, plain, wanted
 
 FORMAT_KEY = "onnx_compress.format"
@@ -114,16 +115,7 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
     Raises UsageError where `path` is no file, or a model that is compressed already; CompressError where it holds no usable ONNX model.
     """
     path = Path(path)
-    if not path.exists():
-        raise UsageError(f"{path} does not exist: check the name and the folder")
-    if not path.is_file():
-        raise UsageError(f"{path} is no file: give the name of an .onnx file")
-    try:
-        model = ir.load(path)
-    except OSError as error:
-        raise CompressError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from None
-    except Exception as error:  # protobuf and onnx_ir raise many kinds
-        raise CompressError(f"{path} is no ONNX model, or only a part of one ({type(error).__name__}): export or copy it again") from error
+    model = load_graph(path)
     _check(path, model)
     model.meta[NAMES_KEY] = frozenset(_constant_names(model))
     return model
@@ -158,8 +150,6 @@ def _check(path: Path, model: ir.Model) -> None:
             f"{path} is compressed already ({FORMAT_KEY} = {model.metadata_props[FORMAT_KEY]}): "
             "give the original model, or restore this one first"
         )
-    if model.ir_version <= 0 or not model.graph.outputs:
-        raise CompressError(f"{path} is no ONNX model (it is empty, or its graph has no outputs): export or copy it again")
     for tensor in _external_tensors(model):
         file = Path(tensor.path)
         if not file.is_file():

@@ -19,7 +19,7 @@ from ..runtime.evaluate import member_array
 from ..runtime.form import Member, Payload
 from .emit import DOMAIN, FORMAT_KEY, NAMES_KEY, PACKAGE_KEY
 from .errors import CompressError, UsageError
-from .files import Workspace, model_bytes
+from .files import Workspace, load_graph, model_bytes
 from .save import IDENTITY_KEY, PROTOBUF_LIMIT_BYTES, check_identity
 
 PAYLOAD_INPUT = {"CompressedGather": 0, "Decompress": 0}
@@ -54,12 +54,7 @@ def restore(source: Path, target: Path, force: bool = False) -> RestoreReport:
 
 def open_compressed(path: Path) -> ir.Model:
     """Loads a compressed model. Raises UsageError for one that is not, CompressError for one that cannot be read."""
-    if not path.exists():
-        raise UsageError(f"{path} does not exist: check the name and the folder")
-    try:
-        model = ir.load(path)
-    except Exception as error:  # protobuf and onnx_ir raise many kinds
-        raise CompressError(f"{path} is no ONNX model ({type(error).__name__}): export or copy it again") from error
+    model = load_graph(path)
     written = model.metadata_props.get(FORMAT_KEY)
     if written is None:
         raise UsageError(f"{path} was not written by onnx-compress: there is nothing to restore or inspect")
