@@ -1,0 +1,172 @@
+"""Fitting: whatever the gap between predicted and real sizes, the file ends just below the target or the error says what is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx_compress.optimizer import Request, compress
+from onnx_compress.optimizer.candidates import Candidate
+from onnx_compress.optimizer.emit import Emitted
+from onnx_compress.optimizer.errors import TargetError
+from onnx_compress.optimizer.fit import Market, Sizer, fit
+from onnx_compress.optimizer.model import Weight
+from onnx_compress.optimizer.plan import Choice, Layer, Payload
+from onnx_compress.optimizer.sensitivity import Scaled
+from onnx_compress.passes.codebook import Cluster
+from onnx_compress.passes.quantize import Quantize
+from onnx_compress.passes.technique import Context, Technique
+from onnx_compress.runtime.form import View
+
+from models.structures import STRUCTURES
+from tests.outcomes import WINDOW, compressed
+
+WEIGHTS, SIZE = 6, 10_000
+WINDOW_BELOW = 0.995
+
+
+def layer(number: int, deviation: float = 1.0) -> Layer:
+    """A weight [100, 100]; its last member is the largest, 30 deviations."""
+    values = np.random.default_rng(number).normal(0, deviation, (100, 100)).astype(np.float32)
+    values[-1, -1] = 30 * deviation
+    value = ir.Value(name=f"w{number}", const_value=ir.tensor(values))
+    return Layer(Weight(f"w{number}", value, 1, View((100, 100), (0, 1), 1, 100), ()), Context())
+
+
+def grid_bytes(step: float) -> float:
+    """The entropy of a Gaussian on a grid."""
+    return SIZE / 8 * float(np.log2(1 + 1 / step) + 0.1)
+
+
+@dataclass
+class FakeSizer:
+    """The real size is `factor` times the predicted one, plus `overhead`; keeps count of the emissions."""
+
+    factor: float
+    overhead: int
+    bytes_before: int = 4 * WEIGHTS * SIZE
+    sizes: list[int] = field(default_factory=list)
+
+    def emit(self, choices: Sequence[Choice]) -> tuple[Emitted, int]:
+        size = self.overhead + round(self.factor * sum(real_bytes(choice.technique) for choice in choices))
+        self.sizes.append(size)
+        payload = Payload(bytes(max(size - self.overhead, 0)), tuple(choices), (0.0,) * len(choices), {})
+        return Emitted(cast("Any", None), (payload,), (), ()), size
+
+
+def real_bytes(technique: Technique | None) -> float:
+    if isinstance(technique, Quantize):
+        return grid_bytes(technique.step)
+    assert isinstance(technique, Cluster)
+    return SIZE / 8 * float(np.log2(technique.count))
+
+
+def market(codebooks: bool) -> Market:
+    """Six weights with steps 2^-8..2^2 in quarters of an octave, or with codebooks of 2..256 values."""
+    steps: list[Technique] = (
+        [Cluster(2**bits) for bits in range(1, 9)] if codebooks else [Quantize(2.0 ** (quarter / 4)) for quarter in range(-32, 9)]
+    )
+    family = "codebook" if codebooks else "grid"
+    many = [
+        [Scaled(Candidate(family, one, real_bytes(one), 1.0), weight * 2.0 ** (-real_bytes(one) * 16 / SIZE)) for one in steps]
+        for weight in range(1, WEIGHTS + 1)
+    ]
+    return Market([layer(number) for number in range(WEIGHTS)], many, [])
+
+
+def size_of(found: Emitted, sizer: FakeSizer) -> int:
+    return sizer.overhead + sum(len(payload.data) for payload in found.payloads)
+
+
+@pytest.mark.parametrize("target", [9_000, 15_000, 30_000, 45_000])
+@pytest.mark.parametrize("overhead", [0, 4_000])
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.07])
+def test_grids_end_within_half_a_percent_below_the_target(factor: float, overhead: int, target: int) -> None:
+    sizer = FakeSizer(factor, overhead)
+    size = size_of(fit(market(codebooks=False), cast("Sizer", sizer), target + overhead, lambda _: None), sizer)
+    assert WINDOW_BELOW * (target + overhead) <= size <= target + overhead
+    assert len(sizer.sizes) <= 20
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.3])
+@pytest.mark.parametrize("target", [11_000, 12_345, 30_000])
+def test_codebooks_which_cannot_be_refined_never_exceed_the_target(factor: float, target: int) -> None:
+    sizer = FakeSizer(factor, 500)
+    assert size_of(fit(market(codebooks=True), cast("Sizer", sizer), target + 500, lambda _: None), sizer) <= target + 500
+
+
+@pytest.mark.parametrize("codebooks", [False, True])
+def test_a_target_that_only_the_smallest_candidates_meet_is_met(codebooks: bool) -> None:
+    made, sizer = market(codebooks), FakeSizer(1.0, 100)
+    smallest = sum(min(one.candidate.bytes for one in many) for many in made.candidates)
+    target = int(smallest) + 101
+    assert size_of(fit(made, cast("Sizer", sizer), target, lambda _: None), sizer) <= target
+
+
+def test_a_target_out_of_reach_names_the_best_ratio_and_what_stands_in_the_way() -> None:
+    sizer = FakeSizer(1.0, 5_000)
+    with pytest.raises(TargetError, match=r"80 times smaller cannot be reached, 2\d\.\d+ times can: .* take 5,000 of the 3,000 bytes"):
+        fit(market(codebooks=False), cast("Sizer", sizer), 3_000, lambda _: None)
+
+
+def test_progress_rises() -> None:
+    seen: list[float] = []
+    fit(market(codebooks=False), cast("Sizer", FakeSizer(1.07, 1_000)), 20_000, seen.append)
+    assert seen == sorted(seen)
+    assert all(0 < fraction <= 1 for fraction in seen)
+
+
+def test_a_step_that_is_made_too_fine_falls_back_to_the_one_before() -> None:
+    """30 deviations over a step of 0.001 are 30,000 levels, which can be coded; at 0.0009 they cannot."""
+    fine, coarse = Quantize(0.0009, 0.0), Quantize(0.001, 0.0)
+    choice = Choice(layer(0), fine, "grid", 0.0, instead=coarse)
+    taken, member = choice.made()
+    assert taken.technique == coarse
+    assert member.symbols.levels is not None
+    assert int(np.abs(member.symbols.levels).max()) > 25_000
+    with pytest.raises(ValueError, match="refuses w0"):
+        replace(choice, instead=None).made()
+
+
+def test_half_of_32_bits_is_within_reach_of_the_grids(tmp_path: Path) -> None:
+    """At 16 bits a weight the finest grids are too large: coarser ones have to be among the candidates."""
+    outcome = compressed(tmp_path, STRUCTURES["einsum"](0), 2)
+    assert 2 <= outcome.report.ratio <= 2.4
+
+
+@pytest.mark.parametrize("technique", ["quantize", "codebook", "deep-compression"])
+@pytest.mark.parametrize("ratio", [5, 9, 14])
+def test_every_forced_technique_meets_the_target(tmp_path: Path, technique: str, ratio: int) -> None:
+    outcome = compressed(tmp_path, STRUCTURES["plain"](0), ratio, technique=technique)
+    assert outcome.report.ratio >= ratio
+    assert technique != "quantize" or outcome.report.ratio <= WINDOW * ratio
+    outcome.check()
+
+
+def test_the_name_of_the_data_file_counts(tmp_path: Path) -> None:
+    """Every external tensor repeats the name of the file that it is in."""
+    onnx.save(STRUCTURES["plain"](0), tmp_path / "in.onnx")
+    report = compress(tmp_path / "in.onnx", tmp_path / f"{'long' * 50}.onnx", Request(target_ratio=10, external_data=True))
+    assert 10 <= report.ratio <= 10 * WINDOW
+
+
+def test_a_target_size_is_met_to_the_byte(tmp_path: Path) -> None:
+    onnx.save(STRUCTURES["plain"](0), tmp_path / "in.onnx")
+    report = compress(tmp_path / "in.onnx", tmp_path / "out.onnx", Request(target_bytes=33_333))
+    assert 33_333 * WINDOW_BELOW <= report.bytes_after <= 33_333
+    assert (tmp_path / "out.onnx").stat().st_size == report.bytes_after
+
+
+def test_the_ratio_is_not_missed_by_rounding(tmp_path: Path) -> None:
+    source = tmp_path / "in.onnx"
+    onnx.save(STRUCTURES["plain"](0), source)
+    for ratio in (3.3333333, 7.77777):
+        report = compress(source, tmp_path / "out.onnx", Request(target_ratio=ratio, force=True))
+        assert source.stat().st_size / (tmp_path / "out.onnx").stat().st_size >= ratio
+        assert report.ratio >= ratio
