@@ -16,7 +16,7 @@ from ..runtime.reader import FORMAT_VERSION
 from .bias import constant_behind, following_add
 from .model import Use, Weight
 from .plan import Payload
-from .version import package_version
+from .version import how_to_install
 
 DOMAIN = "onnx_compress"
 FORMAT_KEY = "onnx_compress.format"
@@ -97,7 +97,11 @@ class _Source:
 
 def _free_prefix(model: ir.Model) -> str:
     """With which no name of the model begins."""
-    taken = [str(v.name) for graph in model.graphs() for v in (*graph.inputs, *graph.initializers.values(), *(o for node in graph for o in node.outputs))]
+    taken = [
+        str(v.name)
+        for graph in model.graphs()
+        for v in (*graph.inputs, *graph.initializers.values(), *(o for node in graph for o in node.outputs))
+    ]
     prefix = DOMAIN
     while any(name.startswith(prefix) for name in taken):
         prefix += "_"
@@ -191,7 +195,10 @@ def _drop_unused(model: ir.Model) -> None:
 def _describe(model: ir.Model, payloads: Sequence[Payload], final: Sequence[str]) -> None:
     """Metadata: what wrote this file, and the weights' own names where they cost next to nothing."""
     model.metadata_props[FORMAT_KEY] = FORMAT_VERSION
-    model.metadata_props[PACKAGE_KEY] = package_version()
-    text = json.dumps({name: [choice.weight.name for choice in payload.choices] for name, payload in zip(final, payloads, strict=True)}, separators=(",", ":"))
+    model.metadata_props[PACKAGE_KEY] = how_to_install()
+    text = json.dumps(
+        {name: [choice.weight.name for choice in payload.choices] for name, payload in zip(final, payloads, strict=True)},
+        separators=(",", ":"),
+    )
     if len(text) <= NAMES_SHARE * sum(len(payload.data) for payload in payloads):
         model.metadata_props[NAMES_KEY] = text

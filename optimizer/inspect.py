@@ -72,7 +72,7 @@ def inspect(path: Path) -> Inspection:
         except FormatError as error:
             raise CompressError(f"payload {value.name!r} of {path} cannot be read: {error}; compress or copy the model again") from error
     plain = _plain_bytes(model, set(uses))
-    package = model.metadata_props.get(PACKAGE_KEY, "an unknown version")
+    package = model.metadata_props.get(PACKAGE_KEY, "an unknown version").rsplit("==", 1)[-1]
     graph = total - payload_bytes - plain
     return Inspection(str(path), reader.FORMAT_VERSION, package, total, graph, payload_bytes, plain, len(uses), tuple(weights))
 

@@ -22,6 +22,8 @@ from .errors import CompressError, UsageError
 from .files import Workspace, load_graph, model_bytes
 from .save import IDENTITY_KEY, PROTOBUF_LIMIT_BYTES, check_identity
 
+OPERATORS = ("CompressedMatMul", "CompressedGemm", "CompressedConv", "CompressedGather", "Decompress")
+
 PAYLOAD_INPUT = {"CompressedGather": 0, "Decompress": 0}
 """Which input the payload is; 1 for all others."""
 
@@ -60,7 +62,7 @@ def open_compressed(path: Path) -> ir.Model:
         raise UsageError(f"{path} was not written by onnx-compress: there is nothing to restore or inspect")
     if written != reader.FORMAT_VERSION:
         raise CompressError(
-            f"{path} has payload format {written}, this version reads {reader.FORMAT_VERSION} only: install onnx-compress {model.metadata_props.get(PACKAGE_KEY, 'that wrote it')}"
+            f"{path} has payload format {written}, this version reads {reader.FORMAT_VERSION} only: {model.metadata_props.get(PACKAGE_KEY, 'install the onnx-compress that wrote it')}"
         )
     check_identity(path, model)
     return model
@@ -70,6 +72,10 @@ def restore_model(model: ir.Model, where: str) -> int:
     """Replaces, in place, every operator of ours by standard ones; gives the number of weights. Raises CompressError."""
     weights = _Weights(model, where)
     for node in [node for node in model.graph.all_nodes() if node.domain == DOMAIN]:
+        if node.op_type not in OPERATORS:
+            raise CompressError(
+                f"{where}: operator {node.op_type} of {DOMAIN} is not known to this version: install the onnx-compress that wrote the file"
+            )
         value, member = weights.of(node)
         _Expansion(node, value, member, weights.taken).apply()
     for name in weights.payload_names:
@@ -83,7 +89,9 @@ def restore_model(model: ir.Model, where: str) -> int:
 
 def _names(model: ir.Model) -> set[str]:
     """The names of all values, also inside subgraphs: a weight's own name may by now be that of an inner value."""
-    values = (v for graph in model.graphs() for v in (*graph.inputs, *graph.initializers.values(), *(o for node in graph for o in node.outputs)))
+    values = (
+        v for graph in model.graphs() for v in (*graph.inputs, *graph.initializers.values(), *(o for node in graph for o in node.outputs))
+    )
     return {str(value.name) for value in values}
 
 
@@ -113,7 +121,9 @@ class _Weights:
         name, number = str(payload_value.name), _integer(node, "member")  # type: ignore[union-attr]
         payload = self._payload(name, payload_value, node)
         if not 0 <= number < len(payload.members):
-            raise CompressError(f"{self._where}: node {node.op_type} asks for member {number} of payload {name!r}, which has {len(payload.members)}: the file is damaged")
+            raise CompressError(
+                f"{self._where}: node {node.op_type} asks for member {number} of payload {name!r}, which has {len(payload.members)}: the file is damaged"
+            )
         if (name, number) not in self._values:
             self._values[name, number] = self._initializer(name, number, payload.members[number])
         return self._values[name, number], payload.members[number]
@@ -125,7 +135,9 @@ class _Weights:
             try:
                 self._payloads[name] = reader.read(np.ascontiguousarray(value.const_value.numpy()))
             except FormatError as error:
-                raise CompressError(f"{self._where}: payload {name!r}: {error}; copy the file again or compress the original again") from error
+                raise CompressError(
+                    f"{self._where}: payload {name!r}: {error}; copy the file again or compress the original again"
+                ) from error
         return self._payloads[name]
 
     def _initializer(self, payload: str, number: int, member: Member) -> ir.Value:
@@ -182,7 +194,7 @@ class _Expansion:
             case "CompressedConv":
                 return self._finish(self._add("Conv", self._operands(weight), self._kept()))
             case other:
-                raise CompressError(f"operator {other} of domain {DOMAIN} is not known to this version: install the onnx-compress that wrote the file")
+                raise AssertionError(f"unreachable: {other} has passed the check against OPERATORS")
 
     def _finish(self, product: ir.Value) -> ir.Value:
         """Residual and activation behind the multiply."""
@@ -212,7 +224,9 @@ class _Expansion:
         return self._add("Transpose", [weight], {"perm": [1, 0]}) if self._rows_first() else weight
 
     def _add(self, op_type: str, inputs: list[ir.Value | None], attributes: dict[str, object]) -> ir.Value:
-        made = [value if isinstance(value, ir.Attr) else ir.convenience.convert_attribute(name, value) for name, value in attributes.items()]  # type: ignore[arg-type]
+        made = [
+            value if isinstance(value, ir.Attr) else ir.convenience.convert_attribute(name, value) for name, value in attributes.items()
+        ]  # type: ignore[arg-type]
         self._new.append(ir.Node("", op_type, inputs, made, num_outputs=1))
         output = self._new[-1].outputs[0]
         output.name = fresh_name(f"{self._weight.name}.{op_type.lower()}", self._taken)
