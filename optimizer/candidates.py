@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..passes import tables
 from ..passes.codebook import Chain, Cluster
+from ..passes.distinct import Distinct
 from ..passes.prune import Prune
 from ..passes.quantize import Quantize
 from ..passes.technique import Context, Refusal, Technique
@@ -96,6 +97,10 @@ def _codebook(values: NDArray[np.float32], context: Context, average_bits: float
             yield _tried("codebook", Cluster(count), values, context)
 
 
+def _distinct(values: NDArray[np.float32], context: Context, average_bits: float) -> Iterator[Candidate | Refusal]:  # noqa: ARG001  one rate
+    yield _tried("distinct values", Distinct(), values, context)
+
+
 def _deep_compression(values: NDArray[np.float32], context: Context, average_bits: float) -> Iterator[Candidate | Refusal]:
     for sparsity in SPARSITIES:
         for count in CENTROIDS:
@@ -109,14 +114,15 @@ FAMILIES: dict[str, Callable[..., Iterator[Candidate | Refusal]]] = {
     "grid^1": _grid(1.0),
     "grid^1 by column": _grid(1.0, 0.5),
     "codebook": _codebook,
+    "distinct values": _distinct,
     "deep-compression": _deep_compression,
 }
 
 TECHNIQUES = {
-    "auto": ("grid^0", "grid^1", "grid^1 by column", "codebook"),
+    "auto": ("grid^0", "grid^1", "grid^1 by column", "codebook", "distinct values"),
     "quantize": ("grid^0", "grid^1", "grid^1 by column"),
-    "codebook": ("codebook",),
-    "deep-compression": ("deep-compression",),
+    "codebook": ("codebook", "distinct values"),
+    "deep-compression": ("deep-compression", "distinct values"),
 }
 """The families that compete under each `--technique`."""
 

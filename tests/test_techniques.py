@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx_compress.passes import writer
 from onnx_compress.passes.codebook import Chain, Cluster
+from onnx_compress.passes.distinct import Distinct
 from onnx_compress.passes.prune import Prune
 from onnx_compress.passes.quantize import Quantize
 from onnx_compress.passes.technique import Context, Refusal, Technique, log8, log8_values
@@ -20,6 +21,7 @@ from tests.payloads import plain_view
 
 TECHNIQUES: tuple[Technique, ...] = (
     *(Quantize(step, power) for step in (0.05, 0.5, 4.0) for power in (0.0, 0.5, 1.0)),
+    Distinct(),
     *(Prune(share) for share in (0.0, 0.5, 0.97)),
     *(Cluster(count, row_scale) for count in (1, 2, 16, 256) for row_scale in (False, True)),
     *(Chain(Prune(share), Cluster(count, row_scale)) for share in (0.0, 0.8) for count in (2, 16) for row_scale in (False, True)),
@@ -143,7 +145,7 @@ def test_the_same_input_gives_the_same_form_and_its_payload_is_read_back(techniq
 
 
 @pytest.mark.parametrize("name", ["normal", "three batches", "transposed", "a single row", "an outlier of 1e6", "two values", "constant"])
-@pytest.mark.parametrize("technique", TECHNIQUES, ids=repr)
+@pytest.mark.parametrize("technique", [one for one in TECHNIQUES if one != Distinct()], ids=repr)
 def test_ordinary_weights_are_not_refused(technique: Technique, name: str) -> None:
     found = technique.apply(AWKWARD[name], Context())
     cluster = technique.cluster if isinstance(technique, Chain) else technique
@@ -333,3 +335,23 @@ def test_importance_has_mean_one_and_is_read_only() -> None:
     found = Context(COLUMNS).importance(SPREAD.shape)
     assert found.mean() == pytest.approx(1, rel=1e-5)
     assert not found.flags.writeable
+
+
+@pytest.mark.parametrize("count", [1, 2, 37, 256])
+def test_few_different_values_come_back_bit_for_bit(count: int) -> None:
+    values = normal(count)
+    values[0] = -0.0
+    weight = np.random.default_rng(3).choice(values, (2, 70, 30)).astype(np.float32)
+    form = Distinct().apply(weight, Context())
+    assert not isinstance(form, Refusal)
+    made = Member(1, plain_view(2, 70, 30), form)
+    assert np.array_equal(viewed_values(made).view(np.uint32), weight.view(np.uint32))
+    assert len(writer.write(made)) < weight.size * max(np.log2(count), 0.1) / 8 * 1.1 + 4 * count + 700
+
+
+def test_many_different_values_are_refused() -> None:
+    many = np.arange(257, dtype=np.float32).reshape(1, 257, 1)
+    assert isinstance(Distinct().apply(many, Context()), Refusal)
+    rare = np.zeros((1, 300, 300), np.float32)
+    rare[0, :, 0] = np.arange(300)
+    assert isinstance(Distinct().apply(rare, Context()), Refusal)
