@@ -225,8 +225,9 @@ class _Expansion:
 
     def _add(self, op_type: str, inputs: list[ir.Value | None], attributes: dict[str, object]) -> ir.Value:
         made = [
-            value if isinstance(value, ir.Attr) else ir.convenience.convert_attribute(name, value) for name, value in attributes.items()
-        ]  # type: ignore[arg-type]
+            value if isinstance(value, ir.Attr) else ir.convenience.convert_attribute(name, value)  # type: ignore[arg-type]
+            for name, value in attributes.items()
+        ]
         self._new.append(ir.Node("", op_type, inputs, made, num_outputs=1))
         output = self._new[-1].outputs[0]
         output.name = fresh_name(f"{self._weight.name}.{op_type.lower()}", self._taken)
