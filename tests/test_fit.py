@@ -109,6 +109,19 @@ def test_a_target_that_only_the_smallest_candidates_meet_is_met(codebooks: bool)
     assert size_of(fit(made, cast("Sizer", sizer), target, lambda _: None), sizer) <= target
 
 
+def test_where_predictions_are_worthless_the_smallest_candidates_are_still_found() -> None:
+    """Every plan but the smallest is one byte too large, whatever was predicted for it."""
+    made, target = market(codebooks=True), 30_000
+
+    class Stubborn(FakeSizer):
+        def emit(self, choices: Sequence[Choice]) -> tuple[Emitted, int]:
+            emitted, size = super().emit(choices)
+            return emitted, size if all(choice.technique == Cluster(2) for choice in choices) else target + 1
+
+    found = fit(made, cast("Sizer", Stubborn(1.0, 0)), target, lambda _: None)
+    assert {choice.technique for choice in found.payloads[0].choices} == {Cluster(2)}
+
+
 def test_a_target_out_of_reach_names_the_best_ratio_and_what_stands_in_the_way() -> None:
     sizer = FakeSizer(1.0, 5_000)
     with pytest.raises(TargetError, match=r"80 times smaller cannot be reached, 2\d\.\d+ times can: .* take 5,000 of the 3,000 bytes"):
