@@ -22,7 +22,7 @@ Feed = dict[str, NDArray[np.generic]]
 """One batch: arrays by input name."""
 
 BATCH = 8
-BATCH_VALUES = 1 << 20
+BATCH_VALUES = 1 << 19
 """Samples and input values in a batch at most: the activations of one batch are in memory at a time."""
 
 
