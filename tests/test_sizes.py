@@ -12,7 +12,7 @@ import pytest
 from models.structures import STRUCTURES
 from tests.sizes import LOSSLESS_RATIO, RATIOS, measured, recorded
 
-MAY_DIFFER = 0.005
+MAY_DIFFER = 0.02  # the length of the version in the metadata already moves the allocation of a model of few weights: seen 0.9 %
 """Synthetic inputs run through onnxruntime's kernels, whose last bits depend on the machine: single choices may flip."""
 
 FEW_BYTES = 24
