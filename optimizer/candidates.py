@@ -1,12 +1,13 @@
-"""For each weight the candidates that compete: a technique at an operating point, its exact rate and its layer error.
+"""For each weight the candidates that compete: a technique at an operating point, its rate and its layer error.
 
-The layer error is sum of E[x^2] * (w - w')^2, in arbitrary units: a probe of the model's outputs turns it into divergence (`sensitivity.py`).
+The layer error is the expected squared error of the layer's outputs on the measured second moments, in the weight's own unit (`Context.unit`): a probe of
+the model's outputs turns it into divergence (`sensitivity.py`). Large weights are tried on a sample of their panels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,22 +18,35 @@ from ..passes.distinct import Distinct
 from ..passes.prune import Prune
 from ..passes.quantize import Quantize
 from ..passes.technique import Context, Refusal, Technique
+from ..passes.writer import POOL_BELOW
 from ..runtime.evaluate import viewed_values
-from ..runtime.form import Member, View
+from ..runtime.form import PANEL_ROWS, Form, Grid, Member, View
+from ..runtime.trellis import quantizers
 from .parallel import spread
 from .plan import Layer
-
-OCTAVE = 4
-"""Steps of the grid per factor of two: 19 % apart, 0.25 bit."""
 
 MARGIN_BITS = (3.0, 4.0)
 """How far below and above the average rate candidates are made, in bits a weight."""
 
+TRELLIS_MARGIN_BITS = (1.5, 2.0)
+"""The same for trellis-coded levels, which take twenty times as long."""
+
 HIGH_BITS = 11.0
 """A higher average counts as this one: so fine a grid costs more than its entropy (a class covers 256 levels at most), so coarser ones compete too."""
 
+GRID_OCTAVE, TRELLIS_OCTAVE = 4, 3
+"""Steps of the grid per factor of two: 19 % apart, 0.25 bit. `refined` looks closer where a weight is in the end."""
+
+REFINED = tuple(2.0 ** (number / 8) for number in (-3, -2, -1, 1, 2, 3))
+
+TRELLIS_STEP = 0.6
+"""The step of a trellis relative to that of a plain grid of the same rate."""
+
 CENTROIDS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+SAMPLE_VALUES = 1 << 19
+"""Values of a weight that candidates are tried on: 0.3 % of accuracy in bits and in error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +68,56 @@ class Offer:
     refusal: str = ""
 
 
-def offers(layers: Sequence[Layer], families: Sequence[str], average_bits: float, threads: int) -> list[Offer]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """What candidates are tried on: some panels of a weight, each value of them standing for `share` of the weight's."""
+
+    values: NDArray[np.float32]
+    context: Context
+    share: float
+    pooled: bool
+
+    @staticmethod
+    def of(layer: Layer) -> Sample:
+        """Evenly spread panels of a large weight that has one set of moments for all its rows; else the weight itself."""
+        values, context, size = layer.weight.viewed(), layer.context, layer.weight.view.size
+        one_for_all = values.shape[0] == 1 and (context.square is None or context.square.shape[:2] == (1, 1))
+        lookup = context.factor is None and context.square is not None and context.square.shape[1:] == (values.shape[1], 1)
+        panels = values.shape[1] // PANEL_ROWS
+        wanted = max(1, SAMPLE_VALUES // (PANEL_ROWS * values.shape[2]))
+        if not (one_for_all or lookup) or panels <= wanted:
+            return Sample(values, context, 1.0, size < POOL_BELOW)
+        rows = (np.arange(wanted) * panels // wanted)[:, None] * PANEL_ROWS + np.arange(PANEL_ROWS)
+        part = np.ascontiguousarray(values[:, rows.reshape(-1)])
+        square = context.square
+        if lookup and square is not None:
+            square = np.ascontiguousarray(square[:, rows.reshape(-1)])
+        return Sample(part, replace(context, square=square), size / part.size, False)
+
+
+Offering = Iterator[Candidate | Refusal]
+Maker = Callable[[str, Sample, float], Offering]
+"""(the family's name, a weight, the average bits a weight) to candidates."""
+
+
+def offers(layers: Sequence[Layer], families: Sequence[str], average_bits: float, threads: int, tick: Callable[[float], None] = lambda _: None) -> list[Offer]:
     """The candidates of every weight, in order; `average_bits` a weight is what the target leaves."""
-    return spread(lambda layer: _offer(layer, families, average_bits), layers, lambda layer: layer.weight.view.size, threads)
+    done: list[int] = []
+
+    def made(layer: Layer) -> Offer:
+        offer = _offer(layer, families, average_bits)
+        done.append(layer.weight.view.size)
+        tick(sum(done) / max(sum(one.weight.view.size for one in layers), 1))
+        return offer
+
+    return spread(made, layers, lambda layer: layer.weight.view.size, threads)
 
 
 def _offer(layer: Layer, families: Sequence[str], average_bits: float) -> Offer:
-    values = layer.weight.viewed()
+    sample = Sample.of(layer)
     found, refusals = {}, []
     for family in families:
-        candidates = list(FAMILIES[family](values, layer.context, average_bits))
+        candidates = list(FAMILIES[family](family, sample, average_bits))
         refusals += [one.reason for one in candidates if isinstance(one, Refusal)]
         usable = tuple(one for one in candidates if isinstance(one, Candidate))
         if usable:
@@ -71,94 +125,127 @@ def _offer(layer: Layer, families: Sequence[str], average_bits: float) -> Offer:
     return Offer(layer, found, "" if found else (refusals or ["no technique applies"])[0])
 
 
-def _grid(power: float, columns: float = 0.0) -> Callable[..., Iterator[Candidate | Refusal]]:
-    def candidates(values: NDArray[np.float32], context: Context, average_bits: float) -> Iterator[Candidate | Refusal]:
+def refined(layer: Layer, chosen: Candidate) -> list[Candidate]:
+    """The chosen grid at steps close by; nothing for other techniques."""
+    technique = chosen.technique
+    if not isinstance(technique, Quantize):
+        return []
+    sample = Sample.of(layer)
+    made = (_tried(chosen.family, technique.at(factor), sample) for factor in REFINED)
+    return [one for one in made if isinstance(one, Candidate)]
+
+
+def _grid(power: float, columns: float = 0.0, lookup: float = 0.0, trellis: bool = False) -> Maker:
+    def candidates(family: str, sample: Sample, average_bits: float) -> Offering:
         # The entropy of a Gaussian on a fine grid of step s is about 2.05 - log2(s) bits.
-        middle = min(average_bits, HIGH_BITS)
-        coarsest, finest = 2.05 - (middle - MARGIN_BITS[0]), 2.05 - (middle + MARGIN_BITS[1])
-        for number in range(int(np.floor(finest * OCTAVE)), int(np.ceil(min(coarsest, 2.5) * OCTAVE)) + 1):
-            technique = Quantize(float(2.0 ** (number / OCTAVE)), power, columns)
-            trial = technique.trial(values, context)
-            if isinstance(trial, Refusal):
-                yield trial
-                continue
-            histograms, low, error = trial
-            bits = tables.plan_histograms(histograms, low)
-            scales = 1 if power == 0 else values.shape[0] * values.shape[1]
-            scales += values.shape[2] if columns else 0
-            yield Candidate("grid" if columns == 0 else "grid with column scale", technique, bits / 8 + scales + _header(values), error)
+        middle, octave = min(average_bits, HIGH_BITS), TRELLIS_OCTAVE if trellis else GRID_OCTAVE
+        below, above = TRELLIS_MARGIN_BITS if trellis else MARGIN_BITS
+        coarsest, finest = min(2.05 - (middle - below), 2.5), 2.05 - (middle + above)
+        for number in range(int(np.floor(finest * octave)), int(np.ceil(coarsest * octave)) + 1):
+            step = float(2.0 ** (number / octave)) * (TRELLIS_STEP if trellis else 1.0)
+            yield _tried(family, Quantize(step, power, columns, lookup, sample.context.factor is not None, trellis), sample)
 
     return candidates
 
 
-def _codebook(values: NDArray[np.float32], context: Context, average_bits: float) -> Iterator[Candidate | Refusal]:
+def _codebook(family: str, sample: Sample, average_bits: float) -> Offering:
     for count in CENTROIDS:
         if average_bits - 2.5 <= np.log2(count) <= average_bits + 2.5:
-            yield _tried("codebook", Cluster(count), values, context)
+            yield _tried(family, Cluster(count), sample)
 
 
-def _distinct(values: NDArray[np.float32], context: Context, average_bits: float) -> Iterator[Candidate | Refusal]:  # noqa: ARG001  one rate
-    yield _tried("distinct values", Distinct(), values, context)
+def _distinct(family: str, sample: Sample, average_bits: float) -> Offering:  # noqa: ARG001  one rate
+    if sample.share == 1.0:
+        yield _tried(family, Distinct(), sample)
 
 
-def _deep_compression(values: NDArray[np.float32], context: Context, average_bits: float) -> Iterator[Candidate | Refusal]:
+def _deep_compression(family: str, sample: Sample, average_bits: float) -> Offering:
     for sparsity in SPARSITIES:
         for count in CENTROIDS:
             entropy = (1 - sparsity) * np.log2(count)
             if count > 3 and average_bits - 2 <= entropy + 1 <= average_bits + 2.5:
-                yield _tried("deep-compression", Chain(Prune(sparsity), Cluster(count)), values, context)
+                yield _tried(family, Chain(Prune(sparsity), Cluster(count)), sample)
 
 
-FAMILIES: dict[str, Callable[..., Iterator[Candidate | Refusal]]] = {
-    "grid^0": _grid(0.0),
-    "grid^1": _grid(1.0),
-    "grid^1 by column": _grid(1.0, 0.5),
+FAMILIES: dict[str, Maker] = {
+    "grid": _grid(1.0),
+    "grid, one step": _grid(0.0),
+    "grid by column": _grid(1.0, columns=0.5),
+    "grid by lookup": _grid(1.0, lookup=0.5),
+    "trellis": _grid(1.0, trellis=True),
+    "trellis, one step": _grid(0.0, trellis=True),
+    "trellis by lookup": _grid(1.0, lookup=0.5, trellis=True),
     "codebook": _codebook,
     "distinct values": _distinct,
     "deep-compression": _deep_compression,
 }
 
+GRIDS = ("grid", "grid, one step", "grid by column", "grid by lookup")
+TRELLISES = ("trellis", "trellis, one step", "trellis by lookup")
+
 TECHNIQUES = {
-    "auto": ("grid^0", "grid^1", "grid^1 by column", "codebook", "distinct values"),
-    "quantize": ("grid^0", "grid^1", "grid^1 by column"),
+    "auto": (*GRIDS, *TRELLISES, "codebook", "distinct values"),
+    "quantize": GRIDS,
     "codebook": ("codebook", "distinct values"),
     "deep-compression": ("deep-compression", "distinct values"),
 }
 """The families that compete under each `--technique`."""
 
-CALIBRATED_ONLY = ("grid^1 by column",)
+CALIBRATED_ONLY = ("grid by column", "grid by lookup", "trellis by lookup")
 """Families that trust the moments of single inputs: on made-up inputs they lose (mobilenet at 4x: KL 0.0016 with, 0.0004 without)."""
 
+PROBED_WITH = {"grid, one step": "grid", "trellis": "grid", "trellis, one step": "grid", "trellis by lookup": "grid by lookup"}
+"""Families whose errors move the outputs alike: the probe of one serves the other."""
 
-def _tried(family: str, technique: Technique, values: NDArray[np.float32], context: Context) -> Candidate | Refusal:
+
+def _tried(family: str, technique: Technique, sample: Sample) -> Candidate | Refusal:
     """A candidate whose rate and error are those of the form itself."""
-    form = technique.apply(values, context)
+    form: Form | Refusal
+    if isinstance(technique, Quantize):
+        rounded = technique.rounded(sample.values, sample.context)
+        form, error = (rounded, 0.0) if isinstance(rounded, Refusal) else (rounded.grid, rounded.error)
+    else:
+        form = technique.apply(sample.values, sample.context)
+        error = 0.0 if isinstance(form, Refusal) else layer_error(sample, form)
     if isinstance(form, Refusal):
         return form
-    made = Member(1, View(values.shape, (0, 1, 2), values.shape[0], values.shape[1]), form)
-    coding = tables.plan(_levels(made))
-    if coding is None:
-        return Refusal("codes span more than 16 bits")
-    scale, centroids = getattr(form, "scale", None), getattr(form, "centroids", None)
-    side = sum(leaf.codes.nbytes for leaf in (scale, centroids) if leaf is not None)
-    return Candidate(family, technique, coding.bits / 8 + side + _header(values), layer_error(values, made, context))
+    bits = coded_bits(form, sample)
+    if bits is None:
+        return Refusal("levels span more than 16 bits")
+    side = _side_bytes(form, sample)
+    return Candidate(family, technique, sample.share * bits / 8 + side + _header(sample), sample.share * error)
 
 
-def _levels(made: Member) -> NDArray[np.int32]:
-    return made.symbols.levels
+def coded_bits(form: Form, sample: Sample) -> float | None:
+    """Bits of the sample's symbols and tables; None where levels need more than 16 bits."""
+    levels = _member(form, sample).symbols.levels
+    paths = quantizers(levels) if isinstance(form, Grid) and form.levels.quantizers > 1 else None
+    coding = tables.plan(levels, paths, pooled=sample.pooled)
+    return None if coding is None else coding.bits
 
 
-def layer_error(values: NDArray[np.float32], made: Member, context: Context) -> float:
-    """Sum of importance * (w - w')^2."""
-    difference = values - viewed_values(made)
-    return float(np.einsum("brk,brk,brk->", context.importance(values.shape), difference, difference, dtype=np.float64))
+def _side_bytes(form: Form, sample: Sample) -> float:
+    """Bytes of scales (one a row counts for the whole weight), column scales and centroids."""
+    leaves: Iterable = (getattr(form, name, None) for name in ("scale", "column_scale", "centroids"))
+    rows = sample.values.shape[0] * sample.values.shape[1]
+    return float(sum(leaf.codes.nbytes * (sample.share if len(leaf.codes) == rows else 1) for leaf in leaves if leaf is not None))
+
+
+def _member(form: Form, sample: Sample) -> Member:
+    shape = sample.values.shape
+    return Member(1, View(shape, (0, 1, 2), shape[0], shape[1]), form)
+
+
+def layer_error(sample: Sample, form: Form) -> float:
+    """Sum of importance * (w - w')^2, in `Context.unit`."""
+    difference = sample.values - viewed_values(_member(form, sample))
+    return float(np.einsum("brk,brk,brk->", sample.context.importance(sample.values.shape), difference, difference, dtype=np.float64))
 
 
 HEADER_BYTES = 45
 """Of a payload beside tables and scales: framing, dims, form tags, directory; a guess that the bisection on real sizes corrects."""
 
 
-def _header(values: NDArray[np.float32]) -> float:
+def _header(sample: Sample) -> float:
     """Bytes of header and stream heads."""
-    return HEADER_BYTES + 1.5 * min(values.shape[1], 128)
-
+    return HEADER_BYTES + 1.5 * min(sample.values.shape[1], 128)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ..passes import writer
+from ..passes.technique import Technique
 from ..runtime.evaluate import dense_values
 from ..runtime.form import Codebook, Member
 from .model import Weight
@@ -14,21 +16,41 @@ from .parallel import spread
 from .plan import Choice, Payload
 
 
-def code(choices: Sequence[Choice], threads: int) -> tuple[Payload, ...]:
-    """The payloads of all choices: small weights in pools, each other one by itself.
+class Coder:
+    """Codes plans, one after the other: what two of them have in common is coded once."""
 
-    The same bytes for any number of threads.
-    """
-    sharing = [choice for choice in choices if _may_share(choice.weight)]
-    groups = [[sharing[place] for place in pool] for pool in writer.pools([choice.weight.view.size for choice in sharing])]
-    pooled = {id(choice) for group in groups for choice in group}
-    groups += [[choice] for choice in choices if id(choice) not in pooled]
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._coded: dict[Key, Payload] = {}
 
-    def coded(group: list[Choice]) -> Payload:
-        taken, members = zip(*(choice.made() for choice in group), strict=True)
-        return _payload(taken, members)
+    def code(self, choices: Sequence[Choice]) -> tuple[Payload, ...]:
+        """The payloads of all choices: small weights in pools, each other one by itself. The same bytes for any number of threads."""
+        sharing = [choice for choice in choices if _may_share(choice.weight)]
+        groups = [[sharing[place] for place in pool] for pool in writer.pools([choice.weight.view.size for choice in sharing])]
+        pooled = {id(choice) for group in groups for choice in group}
+        groups += [[choice] for choice in choices if id(choice) not in pooled]
+        new = [group for group in groups if _key(group) not in self._coded]
+        made = spread(_coded, new, lambda group: sum(choice.weight.view.size for choice in group), self._threads)
+        known = self._coded | {_key(group): payload for group, payload in zip(new, made, strict=True)}
+        self._coded = {_key(group): known[_key(group)] for group in groups}
+        return tuple(_renewed(known[_key(group)], group) for group in groups)
 
-    return tuple(spread(coded, groups, lambda group: sum(choice.weight.view.size for choice in group), threads))
+
+Key = tuple[tuple[str, Technique | None], ...]
+
+
+def _key(group: Sequence[Choice]) -> Key:
+    return tuple((choice.weight.name, choice.technique) for choice in group)
+
+
+def _renewed(payload: Payload, group: Sequence[Choice]) -> Payload:
+    """The payload with what is predicted now; a technique that was taken instead of another stays."""
+    return replace(payload, choices=tuple(replace(old, predicted=new.predicted) for old, new in zip(payload.choices, group, strict=True)))
+
+
+def _coded(group: list[Choice]) -> Payload:
+    taken, members = zip(*(choice.made() for choice in group), strict=True)
+    return _payload(taken, members)
 
 
 def _payload(choices: Sequence[Choice], members: Sequence[Member]) -> Payload:

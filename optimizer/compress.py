@@ -5,43 +5,27 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
+from threadpoolctl import threadpool_limits
 
 from ..passes.simplify import overridable, simplify
 from ..passes.technique import Context
-from .bias import bias_of, centred
-from .calibrate import Feed, load_calibration
-from .candidates import CALIBRATED_ONLY, TECHNIQUES, offers
-from .emit import Emitted
+from .calibrate import Feed
+from .decide import Task, decide
 from .errors import CompressError, UsageError
+from .evidence import observe
 from .files import Workspace, data_name, model_bytes
-from .fit import Market, Sizer, fit
 from .model import Rules, find_weights, load, unwanted
-from .moments import Moments, measure
 from .outcome import Contents, Setting, contents, summarize
 from .plan import Choice, Layer
-from .probe import Prober
 from .report import Progress, Report, Request, silent
 from .save import is_external, save
-from .sensitivity import predict
-from .synthetic import synthesize
 from .verify import check
-
-PROBE_SAMPLES = (32, 128)
-"""Samples in the probes, at least and at most: sensitivities of few samples are flattered ones."""
-
-PROBE_VALUES = 1 << 20
-"""Input values in the probes where that is more than the least number of samples: a probe of a small model costs next to nothing."""
-
-
-LEAST_BITS = 0.05
-"""Candidates are made around this rate where the target leaves less."""
 
 
 def compress(source: str | Path, target: str | Path, request: Request, progress: Progress = silent) -> Report:
@@ -77,11 +61,12 @@ def _write(source: Path, target: Path, request: Request, work: Workspace, clock:
     """Writes the compressed model into the workspace; no weight is in memory any more when this returns."""
     clock.start("reading")
     prepared = prepare(source, target, request)
-    clock.start("calibrating")
-    evidence = observe(prepared, request)
-    emitted, refused = decide(prepared, evidence, request, clock)
+    with threadpool_limits(1):  # sums of BLAS depend on its number of threads; the threads are ours
+        evidence = observe(prepared.model, prepared.layers, prepared.untouchable, request, work.scratch, clock.start("calibrating"))
+        decision = decide(prepared.task(request), evidence, request, clock.start)
+    emitted = decision.emitted
     save(emitted, work.model, work.data if is_external(emitted, request.external_data) else None)
-    left_alone = (*prepared.left_alone, *refused)
+    left_alone = (*prepared.left_alone, *decision.refused)
     setting = Setting(str(source), str(target), prepared.bytes, evidence.description, bool(request.calibration), left_alone, prepared.notes, clock.seconds)
     return contents(emitted), setting, evidence.probes
 
@@ -99,6 +84,12 @@ class Prepared:
     bytes: int
     target_bytes: int
     data_name: str
+
+    def task(self, request: Request) -> Task:
+        """What is to be decided."""
+        fixed = [Choice(layer, None, "lossless", 0.0) for layer in self.integers]
+        threads = request.threads or os.cpu_count() or 1
+        return Task(self.model, self.untouchable, fixed, self.bytes, self.target_bytes, self.data_name, threads)
 
 
 def prepare(source: Path, target: Path, request: Request) -> Prepared:
@@ -121,91 +112,6 @@ def prepare(source: Path, target: Path, request: Request) -> Prepared:
     return Prepared(model, floats, integers, found.left_alone, untouchable, notes, size, target_bytes, data_name(target))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Evidence:
-    """What is known of the inputs: feeds for probes and verification, moments by weight name, and a description for the report."""
-
-    probes: tuple[Feed, ...]
-    moments: dict[str, Moments]
-    description: str
-
-
-def observe(prepared: Prepared, request: Request) -> Evidence:
-    """Loads calibration data, or makes inputs, and measures what the weights are multiplied with. Raises UsageError, CompressError."""
-    if request.calibration:
-        feeds = load_calibration(request.calibration, prepared.model.graph.inputs)
-    else:
-        feeds = synthesize(prepared.model, request.seed, request.input_shapes)
-    weights = [layer.weight for layer in prepared.layers]
-    count = samples(feeds)
-    description = f"{count} {'calibration' if request.calibration else 'synthetic'} sample{'s' * (count != 1)}"
-    return Evidence(subset(feeds, probe_samples(feeds)), measure(prepared.model, weights, feeds), description)
-
-
-def decide(prepared: Prepared, evidence: Evidence, request: Request, clock: Clock) -> tuple[Emitted, list[tuple[str, str, int]]]:
-    """Candidates, probes and allocation: the compressed model, and (name, reason, bytes) of weights that no technique took.
-
-    Raises TargetError.
-    """
-    threads = request.threads or os.cpu_count() or 1
-    sizer = Sizer(prepared.model, prepared.untouchable, request.external_data, threads, prepared.bytes, prepared.data_name)
-    fixed = [Choice(layer, None, "lossless", 0.0) for layer in prepared.integers]
-    layers = [informed(layer, evidence.moments.get(layer.weight.name), prepared.untouchable) for layer in prepared.layers]
-    clock.start("making candidates")
-    bits = _average_bits(sizer, layers, fixed, prepared.target_bytes)
-    families = [name for name in TECHNIQUES[request.technique] if request.calibration or name not in CALIBRATED_ONLY]
-    offered = offers(layers, families, bits, threads)
-    usable = [offer for offer in offered if offer.families]
-    clock.start("probing")
-    biases = [layer.bias for layer in layers if layer.bias is not None]
-    prober = Prober(prepared.model, [*(layer.weight for layer in layers), *biases], evidence.probes, threads)
-    candidates = predict(usable, prober, threads, clock.tick)
-    del prober
-    clock.start("fitting the size")
-    market = Market([offer.layer for offer in usable], candidates, fixed)
-    refused = [(offer.layer.weight.name, offer.refusal, stored_bytes(offer.layer)) for offer in offered if not offer.families]
-    return fit(market, sizer, prepared.target_bytes, clock.tick), refused
-
-
-def stored_bytes(layer: Layer) -> int:
-    """Bytes of a weight in the input."""
-    tensor = layer.weight.value.const_value
-    return 0 if tensor is None else tensor.nbytes
-
-
-def informed(layer: Layer, moments: Moments | None, untouchable: frozenset[str]) -> Layer:
-    """A layer with what was measured: errors count by the second moments, centred where a bias takes up the mean."""
-    bias = bias_of(layer.weight)
-    if moments is None or bias is None or bias.name in untouchable or not moments.mean.any():
-        square = None if moments is None else moments.square
-        return Layer(layer.weight, Context(square, seed=layer.context.seed))
-    return Layer(layer.weight, Context(centred(moments), seed=layer.context.seed), bias, moments)
-
-
-def _average_bits(sizer: Sizer, layers: Sequence[Layer], fixed: Sequence[Choice], target_bytes: int) -> float:
-    """Bits a weight that the target leaves beside the graph; where it leaves none, few enough to find out what the smallest file is."""
-    count = sum(layer.weight.view.size for layer in layers)
-    return max(LEAST_BITS, 8 * (target_bytes - sizer.skeleton_bytes(layers, fixed)) / max(count, 1))
-
-
-def probe_samples(feeds: Sequence[Feed]) -> int:
-    """How many samples probes use, by the size of a sample."""
-    values = sum(array.size for feed in feeds for array in feed.values()) / max(samples(feeds), 1)
-    return int(np.clip(PROBE_VALUES // max(values, 1), *PROBE_SAMPLES))
-
-
-def samples(feeds: Sequence[Feed]) -> int:
-    """Samples in all feeds: the largest first dimension of each."""
-    return sum(max((array.shape[0] for array in feed.values() if array.ndim), default=1) for feed in feeds)
-
-
-def subset(feeds: Sequence[Feed], wanted: int) -> tuple[Feed, ...]:
-    """Whole feeds, evenly spread, with about `wanted` samples in all, at least one feed."""
-    total = samples(feeds)
-    keep = max(1, round(len(feeds) * min(1.0, wanted / max(total, 1))))
-    return tuple(feeds[(number * len(feeds)) // keep] for number in range(keep))
-
-
 class Clock:
     """Names the phase that runs, and remembers how long each took."""
 
@@ -214,12 +120,13 @@ class Clock:
         self._phase, self._since = "", 0.0
         self.seconds: dict[str, float] = {}
 
-    def start(self, phase: str) -> None:
-        """Ends the running phase and begins another."""
+    def start(self, phase: str) -> Callable[[float], None]:
+        """Ends the running phase and begins another; gives what to tell its progress."""
         self.stop()
         gc.collect()  # graphs are full of cycles: without this the model of an earlier phase stays in memory
         self._phase, self._since = phase, time.monotonic()
         self._progress(phase, 0.0)
+        return self.tick
 
     def tick(self, fraction: float) -> None:
         """Tells how much of the running phase is done, 0..1."""

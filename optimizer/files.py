@@ -148,6 +148,11 @@ class Workspace:
         """Where to write the model's external data, under its final name."""
         return self._folder / data_name(self._target)
 
+    @property
+    def scratch(self) -> Path:
+        """A folder for what does not fit into memory; nothing makes it but its user, and it goes with the workspace."""
+        return self._folder / "scratch"
+
     def publish(self) -> None:
         """Moves what was written to its place: data file first, model last. Raises UsageError, CompressError."""
         if self._dry_run:

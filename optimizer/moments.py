@@ -1,23 +1,23 @@
 """First and second moments of what each weight is multiplied with, summed up batch by batch.
 
-For y = W x the squared error that a changed weight adds is, where inputs are uncorrelated, sum over k of E[x_k^2] (w_k - w'_k)^2.
+For y = W x the squared error that a changed row w' adds is (w - w') E[x x^T] (w - w')^T: the whole matrix drives error feedback
+(`passes/feedback.py`), its diagonal weighs everything else. Where a bias takes up the mean error, the covariance takes the matrix's place.
 
-| consumer | x, for weight [batch, rows, k] | shape of the moments |
-|---|---|---|
-| MatMul, Gemm | the last axis of the input (of the right matrix for a weight on the left) | [1 or batch, 1, k] |
-| Conv | channel and kernel position: exactly the input values that this tap meets, padding included | [1, 1 or rows, k], [groups, 1, k] |
-| ConvTranspose | input channel | [1, 1, k] |
-| LSTM, GRU, RNN | the input for W, the outputs for R (each direction its own) | [1 or batch, 1, k] |
-| Gather | nothing is multiplied: mean 0, square (1 + share of the row * rows) / 2 | [1, rows, 1] |
+Sample matrices are wrong where they are made of few samples: off the diagonal they are shrunk by
 
-A Gather's rows that calibration never asked for keep half of the average importance: other texts will ask for them. Positions that a mask leaves
-out do not count. Several consumers of one weight are pooled, those that multiply before those that look up. A weight whose input lies in a
-branch or loop body, and any other consumer, has no moments.
+    s = sum of Var(r_ij) / sum of r_ij^2,        r the correlations of some columns, Var estimated from one batch to the next
+
+which minimises the expected squared error of the covariance. After: Schaefer and Strimmer 2005, "A shrinkage approach to large-scale covariance matrix
+estimation"; batches instead of samples, since the positions of one image are not independent.
+
+A Gather multiplies nothing: mean 0, square (1 + share of the row * rows) / 2. Rows that calibration never asked for keep half of the average importance:
+other texts will ask for them. Positions that a mask leaves out do not count. Several consumers of one weight are pooled, those that
+multiply before those that look up. A weight whose input lies in a branch or loop body, and any other consumer, has no moments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,12 +27,24 @@ from numpy.typing import NDArray
 from .calibrate import Feed, masked
 from .model import Use, Weight
 from .rig import Rig
-from .taps import Geometry, tap_sums
+from .vectors import RECURRENT, spread, vectors
 
 WATCHED = 32
 """Inner values that one session hands out: bounds the activations of a batch in memory; more take further passes over the data."""
 
-RECURRENT = ("LSTM", "GRU", "RNN")
+MATRIX_BYTES = 192 << 20
+"""Matrices that are summed up in one pass over the data; one weight's at least."""
+
+LEAST_VECTORS, VECTORS_PER_COLUMN = 16384, 8
+"""Vectors that a matrix of k columns is made of, at most: max(16384, 8 k), spread evenly over batches and positions."""
+
+SHRINK_COLUMNS = 96
+"""Columns whose correlations tell how far to shrink."""
+
+LEAST_SHRINKAGE = 0.02
+
+LEAST_VARIANCE = 0.01
+"""Of E[x^2]: a covariance has at least this much left on its diagonal."""
 
 Array = NDArray[np.generic]
 Sums = NDArray[np.float64]
@@ -40,24 +52,37 @@ Sums = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """Of what a weight's values are multiplied with, over all samples and positions; broadcasts against [batch, rows, k]."""
+    """Of what a weight's values are multiplied with, over all samples and positions.
+
+    `mean` and `square` broadcast against [batch, rows, k]. `covariance` is E[x x^T] - E[x] E[x]^T, float32 [m, k, k] (m equal parts of the rows,
+    one after the other), shrunk by `shrinkage`, where it was asked for.
+    """
 
     mean: NDArray[np.float32]
     square: NDArray[np.float32]
     samples: int
+    covariance: NDArray[np.float32] | None = None
+    shrinkage: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Of one batch: how many vectors, and for some columns the sums of x [m, c] and of x x^T [m, c, c]."""
+
+    count: int
+    first: Sums
+    second: Sums
 
 
 @dataclass(slots=True)
 class Total:
-    """Sums of x and of x^2 over `count` vectors so far."""
+    """Sums over `count` vectors so far: of x [m, k], of x^2 [m, k], of x x^T [m, k, k], and the correlations of some columns by batch."""
 
     first: Sums | float = 0.0
     second: Sums | float = 0.0
+    matrix: NDArray[np.float32] | None = None
+    parts: list[Part] = field(default_factory=list)
     count: int = 0
-
-    def add(self, first: Sums | float, second: Sums | float, count: int) -> None:
-        """Adds one batch."""
-        self.first, self.second, self.count = self.first + first, self.second + second, self.count + count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,32 +95,52 @@ class Tap:
     total: Total = field(default_factory=Total)
 
 
-def measure(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed]) -> dict[str, Moments]:
-    """Moments by weight name, for the weights that have some. Raises CompressError where the model does not run on the feeds."""
-    taps = [tap for weight in weights if weight.is_float for tap in _taps(model, weight)]
+Take = Callable[[Weight, Moments], None]
+"""Gets the moments of one weight, as soon as they are complete."""
+
+
+def measure(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed], take: Take, matrices: bool, tick: Callable[[float], None] = lambda _: None) -> None:
+    """Measures the weights that have moments, some at a time so that memory is bounded; `matrices` asks for E[x x^T].
+
+    Raises CompressError where the model does not run on the feeds.
+    """
+    sought = [(weight, list(_taps(model, weight))) for weight in weights if weight.is_float]
+    sought = [(weight, taps) for weight, taps in sought if taps]
     inputs = {str(value.name) for value in model.graph.inputs}
-    sources = sorted({tap.source for tap in taps})
-    inner = [name for name in sources if name not in inputs]
-    groups = [inner[start : start + WATCHED] for start in range(0, len(inner), WATCHED)] or [[]]
+    groups = list(_groups(sought, inputs, matrices))
     for number, group in enumerate(groups):
-        rig = Rig(model, (weight.value for weight in weights if weight.is_float), group)
-        ready = [tap for tap in taps if tap.source in group or (number == 0 and tap.source in inputs)]
-        for feed in feeds:
-            values = feed | rig.run(feed, group) if group else feed
-            _collect(ready, values, masked(feed))
-    return {
-        weight.name: found for weight in weights if (found := _moments(weight, [tap for tap in taps if tap.weight is weight])) is not None
-    }
+        inner = sorted({tap.source for _, taps in group for tap in taps} - inputs)
+        rig = Rig(model, (weight.value for weight in weights if weight.is_float), inner) if inner else None
+        for position, feed in enumerate(feeds):
+            values = feed | rig.run(feed, inner) if rig else feed
+            for _, taps in group:
+                for tap in taps:
+                    _collect(tap, values[tap.source], masked(feed), len(feeds) if matrices else 0)
+            tick((number + (position + 1) / len(feeds)) / len(groups))
+        for weight, taps in group:
+            found = _moments(weight, taps)
+            for tap in taps:
+                tap.total.matrix = None
+            if found is not None:
+                take(weight, found)
 
 
-def _collect(taps: Sequence[Tap], values: Mapping[str, Array], mask: NDArray[np.bool_] | None) -> None:
-    for tap in taps:
-        x = values[tap.source]
-        if mask is not None and x.shape[: mask.ndim] == mask.shape and (x.ndim > mask.ndim or tap.use.node.op_type == "Gather"):
-            x = x[mask]
-        if x.size:
-            with np.errstate(over="ignore", invalid="ignore"):  # infinite activations: no moments
-                tap.total.add(*_sums(tap, x))
+def _groups(sought: Sequence[tuple[Weight, list[Tap]]], inputs: set[str], matrices: bool) -> Iterator[list[tuple[Weight, list[Tap]]]]:
+    """Weights that are measured in one pass: bounded in watched values and in matrices."""
+    group: list[tuple[Weight, list[Tap]]] = []
+    watched: set[str] = set()
+    size = 0
+    for weight, taps in sought:
+        more = {tap.source for tap in taps} - inputs
+        matrix = 4 * weight.view.k**2 * len(taps) if matrices else 0
+        if group and (len(watched | more) > WATCHED or size + matrix > MATRIX_BYTES):
+            yield group
+            group, watched, size = [], set(), 0
+        group.append((weight, taps))
+        watched |= more
+        size += matrix
+    if group:
+        yield group
 
 
 def _taps(model: ir.Model, weight: Weight) -> Iterator[Tap]:
@@ -132,61 +177,106 @@ def _multiplier(use: Use) -> ir.Value | None:
     return None
 
 
-def _sums(tap: Tap, x: Array) -> tuple[Sums, Sums, int]:
-    """Sums of x and x^2 over all positions, shaped to broadcast against [batch, rows, k] (Gather: counts of rows in both)."""
-    node, view = tap.use.node, tap.weight.view
-    if node.op_type == "Gather":
+def _collect(tap: Tap, x: Array, mask: NDArray[np.bool_] | None, batches: int) -> None:
+    """Adds one batch; `batches` is how many there are where matrices are wanted, 0 where not."""
+    if mask is not None and x.shape[: mask.ndim] == mask.shape and (x.ndim > mask.ndim or tap.use.node.op_type == "Gather"):
+        x = x[mask]
+    if not x.size:
+        return
+    total, view = tap.total, tap.weight.view
+    if tap.use.node.op_type == "Gather":
         rows = x.astype(np.int64).reshape(-1)
-        counts = np.bincount(np.where(rows < 0, rows + view.rows, rows), minlength=view.rows)
-        return np.zeros((1, 1, 1)), counts.reshape(1, -1, 1).astype(np.float64), x.size
-    values = x.astype(np.float32, copy=False)
-    if node.op_type == "Conv":
-        return tap_sums(values, Geometry.of(node, view))
-    if node.op_type == "ConvTranspose":
-        return _spread(values, int(np.prod(view.dims[2:], dtype=np.int64)))
-    if node.op_type in RECURRENT and tap.use.index == 2:
-        directions = np.moveaxis(values, 2 if _attribute(node, "layout") else 1, 0)
-        return _vectors(directions.reshape(view.batch, -1, view.k))
-    if node.op_type == "MatMul" and tap.use.index == 0:
-        values = np.swapaxes(values, -1, -2)
-    if node.op_type == "Gemm" and _attribute(node, "transA"):
-        values = values.T
-    own = view.batch > 1 and node.op_type == "MatMul" and values.shape[-len(view.dims) : -2] == view.dims[:-2]
-    if own:  # every matrix of the stack meets inputs of its own
-        stacked = values.reshape(-1, view.batch, values.shape[-2], values.shape[-1])
-        return _vectors(np.moveaxis(stacked, 1, 0).reshape(view.batch, -1, values.shape[-1]))
-    return _vectors(values.reshape(1, -1, values.shape[-1]))
+        total.second = total.second + np.bincount(np.where(rows < 0, rows + view.rows, rows), minlength=view.rows).astype(np.float64)
+        total.count += x.size
+        return
+    most = max(LEAST_VECTORS, VECTORS_PER_COLUMN * view.k)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite activations: no moments
+        found = vectors(tap.use, view, x.astype(np.float32, copy=False), max(most // max(batches, 1), 64))
+        if not found.shape[1]:
+            return
+        total.first = total.first + found.sum(axis=1, dtype=np.float64)
+        total.second = total.second + np.einsum("mnk,mnk->mk", found, found).astype(np.float64)
+        total.count += found.shape[1]
+        if batches:
+            _add_matrix(total, found)
 
 
-def _attribute(node: ir.Node, name: str) -> int:
-    return node.attributes.get_int(name, 0)
-
-
-def _vectors(x: NDArray[np.float32]) -> tuple[Sums, Sums, int]:
-    """x [batch, vectors, k]: sums [batch, 1, k]."""
-    return x.sum(axis=1, dtype=np.float64)[:, None], np.einsum("bnk,bnk->bk", x, x).astype(np.float64)[:, None], x.shape[1]
-
-
-def _spread(x: NDArray[np.float32], taps: int) -> tuple[Sums, Sums, int]:
-    """x [samples, channels, ...]: sums [1, 1, channels * taps], the same for each tap of a channel."""
-    flat = x.reshape(*x.shape[:2], -1)
-    sums = flat.sum(axis=(0, 2), dtype=np.float64), np.einsum("ncp,ncp->c", flat, flat).astype(np.float64)
-    first, second = (np.repeat(one, taps).reshape(1, 1, -1) for one in sums)
-    return first, second, flat.shape[0] * flat.shape[2]
+def _add_matrix(total: Total, found: NDArray[np.float32]) -> None:
+    product = np.matmul(found.transpose(0, 2, 1), found)
+    total.matrix = product if total.matrix is None else np.add(total.matrix, product, out=total.matrix)
+    some = spread(found.shape[2], SHRINK_COLUMNS)
+    first = spread(len(found), SHRINK_COLUMNS) if found.shape[2] < SHRINK_COLUMNS else np.zeros(1, np.intp)
+    sums = found[np.ix_(first, np.arange(found.shape[1]), some)].sum(axis=1, dtype=np.float64)
+    total.parts.append(Part(found.shape[1], sums, product[np.ix_(first, some, some)].astype(np.float64)))
 
 
 def _moments(weight: Weight, taps: Sequence[Tap]) -> Moments | None:
     """The pooled moments of a weight, or None where nothing usable was seen."""
-    total, lookups = Total(), all(tap.use.node.op_type == "Gather" for tap in taps)
-    for tap in taps:
-        if tap.total.count:
-            total.add(tap.total.first, tap.total.second, tap.total.count)
-    if not total.count:
+    seen = [tap.total for tap in taps if tap.total.count]
+    if not seen:
         return None
-    mean, square = (np.asarray(one, dtype=np.float64) / total.count for one in (total.first, total.second))
-    if lookups:
-        square = 0.5 + 0.5 * square * weight.view.rows
-    fits = all(have in (1, want) for have, want in zip(square.shape, weight.view.shape, strict=True))
-    if not fits or not (np.isfinite(mean).all() and np.isfinite(square).all()):
+    count = sum(total.count for total in seen)
+    second = np.asarray(sum(total.second for total in seen)) / count
+    if all(tap.use.node.op_type == "Gather" for tap in taps):
+        square = 0.5 + 0.5 * second * weight.view.rows
+        return Moments(np.zeros((1, 1, 1), np.float32), square.reshape(1, -1, 1).astype(np.float32), count)
+    mean = np.asarray(sum(total.first for total in seen)) / count
+    repeats = weight.view.k // mean.shape[1]  # the kernel positions of a ConvTranspose
+    mean, square = (_arranged(np.repeat(one, repeats, axis=1), weight) for one in (mean, second))
+    fits = mean is not None and square is not None and np.isfinite(mean).all() and np.isfinite(square).all()
+    if not fits:
         return None
-    return Moments(mean.astype(np.float32), square.astype(np.float32), total.count)
+    pooled, trust = _covariance(seen, count, repeats)
+    return Moments(mean.astype(np.float32), square.astype(np.float32), count, pooled, trust)  # type: ignore[union-attr]
+
+
+def _arranged(values: Sums, weight: Weight) -> Sums | None:
+    """[m, k] to what broadcasts against [batch, rows, k]; None where the rows are no multiple of m."""
+    many, view = len(values), weight.view
+    if many in (1, view.batch):
+        return values[:, None]
+    if view.batch > 1 or view.rows % many or values.shape[1] != view.k:
+        return None
+    return np.repeat(values, view.rows // many, axis=0)[None]
+
+
+def _covariance(seen: Sequence[Total], count: int, repeats: int) -> tuple[NDArray[np.float32] | None, float]:
+    """(the shrunk covariance, shrinkage) over the consumers; none where one of them has other parts."""
+    matrices = [total.matrix for total in seen]
+    if any(matrix is None or matrix.shape != matrices[0].shape for matrix in matrices):  # type: ignore[union-attr]
+        return None, 1.0
+    found = np.asarray(sum(matrix for matrix in matrices if matrix is not None), np.float64) / count
+    mean = np.asarray(sum(total.first for total in seen)) / count
+    square = np.einsum("mkk->mk", found).copy()
+    found -= mean[:, :, None] * mean[:, None, :]
+    diagonal = np.maximum(np.einsum("mkk->mk", found), LEAST_VARIANCE * square)
+    trust = shrinkage([part for total in seen for part in total.parts])
+    found *= 1 - trust
+    np.einsum("mkk->mk", found)[...] = diagonal
+    single = found.astype(np.float32)
+    if repeats > 1:  # each kernel position has the inputs for itself
+        single = np.kron(single, np.eye(repeats, dtype=np.float32)[None])
+    return single, trust
+
+
+def shrinkage(parts: Sequence[Part]) -> float:
+    """The module's s, from what was summed up in each batch; 1 where a single batch says nothing about the variance."""
+    if len(parts) < 2:  # noqa: PLR2004
+        return 1.0
+    share = np.array([part.count for part in parts], np.float64) / sum(part.count for part in parts)
+    centre = np.einsum("b,bmi->mi", share, np.stack([part.first / part.count for part in parts]))
+    each = np.stack([_about(centre, part) for part in parts])
+    mean = np.einsum("b,bmij->mij", share, each)
+    scale = np.sqrt(np.maximum(np.einsum("mii->mi", mean), 1e-30))
+    normal = scale[:, :, None] * scale[:, None, :]
+    variance = np.einsum("b,bmij->mij", share**2, ((each - mean) / normal) ** 2) * len(parts) / (len(parts) - 1)
+    apart = ~np.eye(mean.shape[1], dtype=bool)
+    squares = ((mean / normal) ** 2)[:, apart].sum()
+    return float(np.clip(variance[:, apart].sum() / max(squares, 1e-30), LEAST_SHRINKAGE, 1.0))
+
+
+def _about(centre: Sums, part: Part) -> Sums:
+    """E[(x - c) (x - c)^T] of one batch, [m, c, c]."""
+    mean = part.first / part.count
+    crossed = mean[:, :, None] * centre[:, None, :]
+    return np.asarray(part.second / part.count - crossed - crossed.transpose(0, 2, 1) + centre[:, :, None] * centre[:, None, :])

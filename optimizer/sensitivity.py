@@ -2,8 +2,9 @@
 
     sensitivity = divergence of the outputs with one weight replaced / layer error of that very replacement
 
-One weight at a time, once for each family, with a candidate near the rate that the target leaves; the bias correction that the candidate
-would get is part of the replacement. The divergence of any other candidate of the family is then predicted as sensitivity * layer error.
+One weight at a time, with the very error that its candidate makes; the bias correction that the candidate would get is part of the replacement. The
+divergence of any other candidate of the family is then predicted as sensitivity * layer error. Once with a candidate near the rate that the target
+leaves, and once more with those that the allocator chose.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .candidates import Candidate, Offer
+from .candidates import PROBED_WITH, Candidate, Offer
 from .parallel import spread
+from .plan import Layer
 from .probe import Prober
 
 LEAST = 1e-12
 """A divergence below this is numerical noise: such a weight counts as this sensitive, not as free."""
+
+Tick = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,29 +33,50 @@ class Scaled:
     predicted: float
 
 
-def predict(offers: Sequence[Offer], prober: Prober, threads: int, tick: Callable[[float], None]) -> list[list[Scaled]]:
-    """All candidates of every weight, over all families, with their predicted divergence."""
-    jobs = [(offer, family) for offer in offers for family in offer.families]
-    done: list[float] = []
+class Sensitivities:
+    """By weight and family."""
 
-    def sensitivity(job: tuple[Offer, str]) -> float:
-        offer, family = job
-        reference = _reference(offer.families[family])
-        divergence = prober.divergence(offer.layer.replacement(reference.technique))
-        done.append(divergence)
-        tick(len(done) / len(jobs))
-        return max(divergence, LEAST) / reference.error if reference.error > 0 else LEAST
+    def __init__(self, prober: Prober, threads: int) -> None:
+        self._prober, self._threads = prober, threads
+        self._found: dict[tuple[int, str], float] = {}
 
-    found = spread(sensitivity, jobs, lambda job: job[0].layer.weight.view.size, threads)
-    finite = [value for value in found if np.isfinite(value)]
-    worst = 10 * max(finite, default=1.0)  # a probe that broke the model: finer candidates must look better than coarser ones
-    scaled: dict[int, list[Scaled]] = {id(offer): [] for offer in offers}
-    for (offer, family), value in zip(jobs, found, strict=True):
-        factor = value if np.isfinite(value) else worst
-        scaled[id(offer)].extend(Scaled(one, factor * one.error) for one in offer.families[family])
-    return [scaled[id(offer)] for offer in offers]
+    def probe(self, jobs: Sequence[tuple[Layer, Candidate]], tick: Tick) -> list[float]:
+        """Measures and keeps the sensitivity of each weight to its candidate; gives the divergences."""
+        done: list[float] = []
+
+        def divergence(job: tuple[Layer, Candidate]) -> float:
+            found = self._prober.divergence(job[0].replacement(job[1].technique))
+            done.append(found)
+            tick(len(done) / len(jobs))
+            return found
+
+        measured = spread(divergence, jobs, lambda job: job[0].weight.view.size, self._threads)
+        for (layer, candidate), found in zip(jobs, measured, strict=True):
+            value = max(found, LEAST) / candidate.error if candidate.error > 0 else LEAST
+            self._found[id(layer), _group(candidate.family)] = value
+        self._tame()
+        return measured
+
+    def scaled(self, layer: Layer, candidate: Candidate) -> Scaled:
+        """The candidate with the divergence that it is expected to cost."""
+        return Scaled(candidate, self._found[id(layer), _group(candidate.family)] * candidate.error)
+
+    def _tame(self) -> None:
+        """A probe that broke the model: finer candidates must look better than coarser ones all the same."""
+        finite = [value for value in self._found.values() if np.isfinite(value)]
+        worst = 10 * max(finite, default=1.0)
+        self._found = {key: value if np.isfinite(value) else worst for key, value in self._found.items()}
 
 
-def _reference(candidates: Sequence[Candidate]) -> Candidate:
-    """The candidate in the middle of the family's rates."""
-    return sorted(candidates, key=lambda one: one.bytes)[len(candidates) // 2]
+def references(offers: Sequence[Offer]) -> list[tuple[Layer, Candidate]]:
+    """For each weight and group of families the candidate in the middle of the rates."""
+    found: dict[tuple[int, str], tuple[Layer, Candidate]] = {}
+    for offer in offers:
+        for family, candidates in offer.families.items():
+            middle = sorted(candidates, key=lambda one: one.bytes)[len(candidates) // 2]
+            found.setdefault((id(offer), _group(family)), (offer.layer, middle))
+    return list(found.values())
+
+
+def _group(family: str) -> str:
+    return PROBED_WITH.get(family, family)

@@ -1,56 +1,80 @@
 """Quantize: a uniform grid with one step a row (and optionally a factor a column), to be entropy-coded.
 
 With an ideal entropy coder the uniform grid is within 0.255 bit of the rate-distortion bound at any rate (Gish and Pierce 1968), which no
-fixed-length codebook is; hence it is the family that the others must beat.
+fixed-length codebook is; hence it is the family that the others must beat. Two refinements: error feedback takes up each rounding error in what is
+still to be rounded, on the measured second moments (`feedback.py`); a trellis interleaves two coarser grids (`runtime/trellis.py`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.form import PANEL_ROWS, Dense, Grid, Symbols
+from ..runtime.evaluate import dense_values
+from ..runtime.form import Dense, Grid, Symbols
+from ..runtime.trellis import NEXT
+from .feedback import Factor, round_rows, trellis_rows
 from .technique import Context, Refusal, log8, log8_values, row_rms
-
-ROWS_AT_ONCE = 1024
-"""Rows quantized in one go: bounds the temporary arrays of an embedding."""
 
 MAX_LEVEL = 32000
 """Levels are 16-bit symbols; a margin is left for the classes' rounding."""
 
+FEEDBACK_LEVEL = 8000
+"""The same where feedback moves what is rounded: no more than fourfold, or the moments are no use."""
+
+FLOAT16_SCALES = (2.0**-12, 2.0**15)
+"""A single scale in this range is a float16, with an error of 2^-11; outside, a float32."""
+
 
 @dataclass(frozen=True, slots=True)
 class Quantize:
-    """level = round(w / scale), scale[o, k] = step * rms * (rms[o] / rms)^power * (E[x_k^2] / E[x^2])^(-columns / 2).
+    """level = round(w / scale), scale[o, k] = step * rms * (rms[o] / rms)^power * (E[x_k^2] / E[x^2])^(-columns / 2) * importance[o]^(-lookup / 2).
 
     `step` is relative to the weight's root mean square; `power` 0 gives all rows one step, 1 a step in proportion to the row's own magnitude;
-    `columns` 0 is a grid without column scale, 1 makes every input contribute the same error, which needs measured moments.
+    `columns` 0 is a grid without column scale, 1 makes every input contribute the same error, which needs measured moments; `lookup` 1 makes
+    every row of an embedding contribute the same error, by how often it is asked for. With `feedback` errors are fed back (needs a factor);
+    with `trellis` levels follow the trellis, and `step` is that of the grid that its two quantizers make up.
     """
 
     step: float
     power: float = 1.0
     columns: float = 0.0
+    lookup: float = 0.0
+    feedback: bool = False
+    trellis: bool = False
 
     def apply(self, weight: NDArray[np.float32], context: Context) -> Grid | Refusal:
-        """A Grid with log8 scales."""
+        """A Grid with log8 scales, or one float scale for all."""
+        made = self.rounded(weight, context)
+        return made if isinstance(made, Refusal) else made.grid
+
+    def rounded(self, weight: NDArray[np.float32], context: Context) -> Rounded | Refusal:
+        """The Grid and its squared error on the second moments, in `context.unit`."""
         steps = self.steps(weight, context)
         if isinstance(steps, Refusal):
             return steps
-        if _peak(weight, steps) > MAX_LEVEL:
+        if self.feedback and context.factor is None:
+            return Refusal("error feedback needs calibration data for the layer's inputs")
+        if _peak(weight, steps) > (FEEDBACK_LEVEL if self.feedback else MAX_LEVEL):
             return Refusal(f"step {self.step:g} gives levels beyond {MAX_LEVEL}")
-        levels = np.empty(weight.shape, np.int32)
-        scale_of = np.broadcast_to(steps.row_values[..., None], (*weight.shape[:2], 1))
-        for row in range(0, weight.shape[1], ROWS_AT_ONCE):
-            part = np.s_[:, row : row + ROWS_AT_ONCE]
-            np.copyto(levels[part], np.rint(weight[part] / (scale_of[part] * steps.column_values)), casting="unsafe")
-        return Grid(steps.rows, Symbols(levels), steps.columns)
+        factor = context.factor() if self.feedback and context.factor is not None else _unrelated(context, weight.shape)
+        levels, errors = _levels(weight, steps, factor, self.trellis)
+        unit = context.unit if self.feedback else 1.0
+        if int(levels.max(initial=0)) > MAX_LEVEL or int(levels.min(initial=0)) < -MAX_LEVEL:
+            return Refusal(f"error feedback at step {self.step:g} gives levels beyond {MAX_LEVEL}")
+        symbols = Symbols(levels, quantizers=2 if self.trellis else 1)
+        return Rounded(Grid(steps.rows, symbols, steps.columns), float(errors.sum()) / unit)
+
+    def at(self, factor: float) -> Quantize:
+        """The same with all steps times a factor."""
+        return replace(self, step=self.step * factor)
 
     def steps(self, weight: NDArray[np.float32], context: Context) -> Steps | Refusal:
         """The grid's steps by row and, where `columns` asks for it, by column."""
-        rows = self._row_scale(weight)
+        rows = self._row_scale(weight, context)
         if isinstance(rows, Refusal) or self.columns == 0:
             return rows if isinstance(rows, Refusal) else Steps(rows, None, weight.shape)
         columns = self._column_scale(context, weight.shape[2])
@@ -63,31 +87,39 @@ class Quantize:
         relative = context.square.reshape(-1) / max(float(context.square.mean(dtype=np.float64)), 1e-30)
         return log8(np.maximum(relative, 1 / 256).astype(np.float32) ** np.float32(-self.columns / 2))
 
-    def _row_scale(self, weight: NDArray[np.float32]) -> Dense | Refusal:
-        """log8 of step * rms * (rms[o] / rms)^power; one value for power 0."""
+    def _row_scale(self, weight: NDArray[np.float32], context: Context) -> Dense | Refusal:
+        """log8 of step * rms * (rms[o] / rms)^power * importance[o]^(-lookup / 2); one value where all are equal."""
         rms = row_rms(weight)
         whole = float(np.sqrt(np.mean(rms.astype(np.float64) ** 2)))
         if whole == 0:
             return Refusal("all values are zero")
-        wanted = np.full((1, 1), whole, np.float32) if self.power == 0 else whole * np.maximum(rms / whole, 1e-4) ** self.power
+        if self.power == 0 and self.lookup == 0:
+            return single_scale(self.step * whole)
+        wanted = whole * np.maximum(rms / whole, 1e-4) ** self.power
+        if self.lookup:
+            if context.square is None or context.square.shape != (1, weight.shape[1], 1):
+                return Refusal("steps by how often a row is asked for need an embedding's counts")
+            wanted = wanted * context.importance((1, weight.shape[1], 1))[..., 0] ** np.float32(-self.lookup / 2)
         with np.errstate(over="ignore"):  # log8 refuses an infinity
             steps = (self.step * wanted).astype(np.float32)
         return log8(steps)
 
-    def trial(self, weight: NDArray[np.float32], context: Context) -> tuple[NDArray[np.float64], int, float] | Refusal:
-        """What `apply` would give, without making it: (histograms of levels [panels, n], lowest level, weighted squared error)."""
-        steps = self.steps(weight, context)
-        if isinstance(steps, Refusal):
-            return steps
-        if (most := _peak(weight, steps)) > MAX_LEVEL:
-            return Refusal(f"step {self.step:g} gives levels beyond {MAX_LEVEL}")
-        peak = int(most) + 1
-        batch, rows, _ = weight.shape
-        histograms = np.zeros((batch * -(-rows // PANEL_ROWS), 2 * peak + 1))
-        by_row = np.ascontiguousarray(np.broadcast_to(steps.row_values, weight.shape[:2]))
-        by_column = np.ascontiguousarray(np.broadcast_to(steps.column_values, weight.shape[2:]))
-        error = _trial(weight, by_row, by_column, context.importance(weight.shape), histograms)
-        return histograms, -peak, float(error)
+
+def single_scale(value: float) -> Dense | Refusal:
+    """One positive scale: float16 where that holds it well, else float32."""
+    if not 1e-25 < value < 1e25:
+        return Refusal(f"a scale of {value:g} is outside 1e-25..1e25")
+    if FLOAT16_SCALES[0] <= value <= FLOAT16_SCALES[1]:
+        return Dense("float16", np.array([value], "<f2").view(np.uint16))
+    return Dense("float32", np.array([value], "<f4").view(np.uint32))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rounded:
+    """A grid and its error."""
+
+    grid: Grid
+    error: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +133,7 @@ class Steps:
     @property
     def row_values(self) -> NDArray[np.float32]:
         """[batch, rows], or [1, 1] where one serves all."""
-        values = log8_values(self.rows)
+        values = dense_values(self.rows)
         return values.reshape(self.shape[:2] if len(values) > 1 else (1, 1))
 
     @property
@@ -120,21 +152,42 @@ def _peak(weight: NDArray[np.float32], steps: Steps) -> float:
         return float(np.rint(largest / steps.row_values).max(initial=0))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # divisions by a scale, which is never zero, need no check
-def _trial(weight: NDArray, scale: NDArray, columns: NDArray, importance: NDArray, histograms: NDArray) -> float:
-    """Histograms of round(w / s) per panel, and the sum of importance * (w - s * level)^2, for s = scale[b, o] * columns[k]."""
+def _unrelated(context: Context, shape: tuple[int, int, int]) -> Factor:
+    """What stands for a factor where there is none: no gains, and the importance of each value."""
+    batch, rows, k = shape
+    square = np.ones((1, 1, 1), np.float32) if context.square is None else context.square
+    parts = batch * rows if square.shape[1] > 1 else batch if square.shape[0] > 1 else 1
+    each = np.broadcast_to(square / np.float32(context.unit), (square.shape[0], square.shape[1], k)).reshape(-1, k)
+    return Factor(np.empty((0, 0, 0), np.float32), each if len(each) == parts else np.tile(each, (parts // len(each), 1)))
+
+
+def _levels(weight: NDArray[np.float32], steps: Steps, factor: Factor, trellis: bool) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """(levels [batch, rows, k], squared error of each row)."""
     batch, rows, k = weight.shape
-    panels = (rows + PANEL_ROWS - 1) // PANEL_ROWS
-    peak = histograms.shape[1] // 2
-    total = 0.0
-    for b in range(batch):
-        for row in range(rows):
-            target, error = histograms[b * panels + row // PANEL_ROWS], 0.0
-            for column in range(k):
-                value, step = weight[b, row, column], scale[b, row] * columns[column]
-                level = np.rint(value / step)
-                difference = np.float64(value - step * level)  # whose square float32 may not hold
-                error += importance[b, row, column] * difference * difference
-                target[min(max(int(level) + peak, 0), 2 * peak)] += 1
-            total += error
-    return total
+    flat = weight.reshape(-1, k)
+    scale = np.ascontiguousarray(np.broadcast_to(steps.row_values, (batch, rows))).reshape(-1)
+    columns = np.ascontiguousarray(np.broadcast_to(steps.column_values, (k,)))
+    levels, errors = np.empty((batch * rows, k), np.int32), np.zeros(batch * rows)
+    if not trellis and not factor.gains.size:
+        _round(flat, scale, columns, factor.variances, levels, errors)
+    elif trellis:
+        trellis_rows(flat, scale, columns, factor.gains, factor.variances, levels, errors, NEXT)
+    else:
+        round_rows(flat, scale, columns, factor.gains, factor.variances, levels, errors)
+    return levels.reshape(weight.shape), errors
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # divisions by a scale, which is never zero, need no check
+def _round(weight: NDArray, scale: NDArray, columns: NDArray, importance: NDArray, levels: NDArray, errors: NDArray) -> None:
+    """levels = round(w / s), errors[row] = sum of importance * (w - s * level)^2, for s = scale[row] * columns[k]; importance [m, k]."""
+    rows, k = weight.shape
+    each = rows // importance.shape[0]
+    for row in range(rows):
+        share, error = importance[row // each], 0.0
+        for column in range(k):
+            value, step = weight[row, column], scale[row] * columns[column]
+            level = np.rint(value / step)
+            difference = np.float64(value - step * level)  # whose square float32 may not hold
+            error += share[column] * difference * difference
+            levels[row, column] = int(level)
+        errors[row] = error

@@ -5,6 +5,7 @@ A technique is its parameters: the fields of a frozen dataclass are the operatin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..runtime.evaluate import LOG8_MANTISSAS
 from ..runtime.form import Dense, Form
+from .feedback import Factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +29,24 @@ class Context:
     """What is known about a weight besides its values.
 
     `square` is E[x^2] of what each value is multiplied with (a variance where the mean is corrected in a bias), float32, broadcastable
-    to [batch, rows, k]; None where nothing was measured. `operators` are those that consume it.
+    to [batch, rows, k]; None where nothing was measured. `factor` fetches the factor of the whole matrix E[x x^T], in the same unit,
+    where one was measured: error feedback needs it.
     """
 
     square: NDArray[np.float32] | None = None
-    operators: tuple[str, ...] = ()
+    factor: Callable[[], Factor] | None = None
     seed: int = 0
+
+    @property
+    def unit(self) -> float:
+        """The mean of `square`: errors are counted in this unit."""
+        return 1.0 if self.square is None or not self.square.any() else float(self.square.mean(dtype=np.float64))
 
     def importance(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """`square`, or ones, scaled to mean 1, as a read-only view of `shape`."""
         if self.square is None or not self.square.any():
             return np.broadcast_to(np.float32(1), shape)
-        return np.broadcast_to((self.square / self.square.mean(dtype=np.float64)).astype(np.float32), shape)
+        return np.broadcast_to((self.square / self.unit).astype(np.float32), shape)
 
 
 class Technique(Protocol):

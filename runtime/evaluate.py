@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from .trellis import multiples
 from .form import Codebook, Dense, Grid, Member, Sparse, Symbols
 
 LOG8_MANTISSAS = np.array(
@@ -39,7 +40,8 @@ def viewed_values(member: Member) -> NDArray[np.float32]:
     match member.form:
         case Grid() as grid:
             scales = grid_scales(grid, member.view.shape)
-            return np.multiply(scales, grid.levels.levels, dtype=np.float32, casting="unsafe")  # levels are exact in float32
+            levels = grid.levels.levels if grid.levels.quantizers == 1 else multiples(grid.levels.levels)
+            return np.multiply(scales, levels, dtype=np.float32, casting="unsafe")  # levels are exact in float32
         case Codebook() as codebook:
             values = dense_values(codebook.centroids)[codebook.codes.levels]
             return values if codebook.scale is None else dense_values(codebook.scale).reshape(*member.view.shape[:2], 1) * values

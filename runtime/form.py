@@ -91,6 +91,7 @@ class Symbols:
     table_of: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((1, 1, 1), np.uint8))
     row_class: NDArray[np.uint8] | None = None
     column_class: NDArray[np.uint8] | None = None
+    quantizers: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,99 @@
+"""What is known of the inputs: data or made-up inputs, and what each weight is multiplied with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ..passes.feedback import factorize
+from ..passes.technique import Context
+from .bias import bias_of, centred
+from .calibrate import Feed, load_calibration
+from .factors import Factors
+from .model import Weight
+from .moments import Moments, measure
+from .plan import Layer
+from .report import Request
+from .synthetic import synthesize
+
+PROBE_SAMPLES = (8, 128)
+"""Samples in the probes, at least and at most: sensitivities of few samples are flattered ones."""
+
+PROBE_RUNS = 8192
+"""Samples that all probes of one round run through the model, unless a sample is small."""
+
+PROBE_VALUES = 1 << 20
+"""Input values in each probe where that is more samples: a probe of a small model costs next to nothing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """Feeds for probes and verification, the layers with what was measured of their inputs, and a description for the report."""
+
+    probes: tuple[Feed, ...]
+    layers: tuple[Layer, ...]
+    description: str
+
+
+def observe(model: ir.Model, layers: Sequence[Layer], untouchable: frozenset[str], request: Request, scratch: Path, tick: Callable[[float], None]) -> Evidence:
+    """Loads calibration data, or makes inputs, and measures what the weights are multiplied with. Raises UsageError, CompressError."""
+    feeds = load_calibration(request.calibration, model.graph.inputs) if request.calibration else synthesize(model, request.seed, request.input_shapes)
+    known = {layer.weight.name: layer for layer in layers}
+    factors = Factors(scratch)
+
+    def take(weight: Weight, moments: Moments) -> None:
+        known[weight.name] = informed(known[weight.name], moments, untouchable, factors)
+
+    probes = subset(feeds, probe_samples(feeds, len(layers)))
+    measure(model, [layer.weight for layer in layers], feeds, take, bool(request.calibration), tick)
+    count = samples(feeds)
+    description = f"{count} {'calibration' if request.calibration else 'synthetic'} sample{'s' * (count != 1)}"
+    return Evidence(probes, tuple(known.values()), description)
+
+
+def informed(layer: Layer, moments: Moments, untouchable: frozenset[str], factors: Factors) -> Layer:
+    """A layer with what was measured: errors count by the second moments, centred where a bias takes up the mean."""
+    bias = bias_of(layer.weight)
+    corrected = bias is not None and bias.name not in untouchable and bool(moments.mean.any())
+    square = centred(moments) if corrected else moments.square
+    name, matrix = layer.weight.name, moments.covariance
+    if matrix is not None and not corrected:
+        matrix = matrix + _outer(moments)
+    factor = None if matrix is None else factorize(matrix)
+    if factor is not None:
+        factors.hold(name, factor)
+    context = Context(square, partial(factors.get, name) if factor is not None else None, layer.context.seed)
+    return Layer(layer.weight, context, bias, replace(moments, covariance=None)) if corrected else Layer(layer.weight, context)
+
+
+def _outer(moments: Moments) -> NDArray[np.float32]:
+    """E[x] E[x]^T, [m, k, k]."""
+    assert moments.covariance is not None
+    parts, k, _ = moments.covariance.shape
+    mean = np.broadcast_to(moments.mean, (*moments.mean.shape[:2], k)).reshape(-1, k)
+    mean = mean[:: max(len(mean) // parts, 1)]
+    return np.asarray(mean[:, :, None] * mean[:, None, :])
+
+
+def probe_samples(feeds: Sequence[Feed], weights: int) -> int:
+    """How many samples probes use, by the number of weights and the size of a sample."""
+    values = sum(array.size for feed in feeds for array in feed.values()) / max(samples(feeds), 1)
+    return int(np.clip(max(PROBE_RUNS // max(weights, 1), PROBE_VALUES // max(values, 1)), *PROBE_SAMPLES))
+
+
+def samples(feeds: Sequence[Feed]) -> int:
+    """Samples in all feeds: the largest first dimension of each."""
+    return sum(max((array.shape[0] for array in feed.values() if array.ndim), default=1) for feed in feeds)
+
+
+def subset(feeds: Sequence[Feed], wanted: int) -> tuple[Feed, ...]:
+    """Whole feeds, evenly spread, with about `wanted` samples in all, at least one feed."""
+    total = samples(feeds)
+    keep = max(1, round(len(feeds) * min(1.0, wanted / max(total, 1))))
+    return tuple(feeds[(number * len(feeds)) // keep] for number in range(keep))
