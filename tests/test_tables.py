@@ -150,7 +150,7 @@ def test_a_plan_by_histograms_costs_what_the_plan_of_the_levels_costs() -> None:
     histograms = np.stack([np.bincount(panel.reshape(-1) - low, minlength=high - low + 1) for panel in np.split(levels, 3, axis=1)]).astype(
         float
     )
-    plan = tables.plan(levels, (1, 2, 4))
+    plan = tables.plan(levels)
     assert plan is not None
     assert tables.plan_histograms(histograms, low, (1, 2, 4)) == pytest.approx(plan.bits)
 
