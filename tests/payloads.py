@@ -133,10 +133,10 @@ def _classes_differ(seed: int = 0) -> Member:
 
 def _columns_differ(seed: int = 0, quantizers: int = 1) -> Member:
     """Columns and rows of very different spread, so that column classes pay."""
-    view = plain_view(1, 200, 90)
+    view = plain_view(1, 130, 33)
     levels = laplace(view.shape, 1.0, seed)
     levels[:, :, 1::3] *= 7
-    levels[:, 128:] *= 3
+    levels[:, 64:] *= 3
     return Member(1, view, Grid(dense(np.array([0.1])), Symbols(levels, quantizers=quantizers)))
 
 
