@@ -9,8 +9,8 @@ import numpy as np
 
 from ..passes import writer
 from ..passes.technique import Technique
-from ..runtime.evaluate import dense_values
-from ..runtime.form import Codebook, Member
+from ..runtime.evaluate import centroid_numbers, dense_values
+from ..runtime.form import Codebook, Mapped, Member
 from .model import Weight
 from .parallel import spread
 from .plan import Choice, Payload
@@ -78,6 +78,6 @@ def _zeros(made: Member) -> float:
     levels = made.symbols.levels
     if levels.size == 0:
         return 0.0
-    if isinstance(made.form, Codebook):
-        return float((dense_values(made.form.centroids) == 0)[levels].mean())
+    if isinstance(made.form, Codebook | Mapped):
+        return float((dense_values(made.form.centroids) == 0)[centroid_numbers(made.form, made.view.shape)].mean())
     return float(np.mean(levels == 0))

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from ..runtime import reader
 from ..runtime.errors import CorruptionError, FormatError
-from ..runtime.form import Codebook, Dense, Form, Grid, Member, Payload, Sparse, Symbols
+from ..runtime.form import Codebook, Dense, Form, Grid, Mapped, Member, Payload, Sparse, Symbols
 from ..runtime.header import Header
+from ..runtime.pool import symbol_tables
+from ..runtime.trellis import quantizers
 from .emit import DOMAIN, NAMES_KEY, PACKAGE_KEY
 from .errors import CompressError, UsageError
 from .files import model_bytes
@@ -158,14 +160,12 @@ def _shares(payload: Payload, size: int) -> list[int]:
 
 
 def symbol_bits(payload: Payload, member: Member) -> float:
-    """-log2 of the probabilities of a decoded member's symbols, plus its raw bits and escapes."""
+    """-log2 of the probabilities of a decoded pooled member's symbols, plus its raw bits and escapes."""
     symbols = member.symbols
-    assert symbols.levels is not None
-    classes = (symbols.levels + ((1 << symbols.raw_bits) >> 1)) >> symbols.raw_bits
-    panel_of_row = np.arange(member.view.batch)[:, None] * (member.view.panels // member.view.batch) + np.arange(member.view.rows) // 64
-    rows = 0 if symbols.row_class is None else symbols.row_class[panel_of_row][..., None]
-    columns = 0 if symbols.column_class is None else symbols.column_class
-    tables = np.broadcast_to(symbols.table_of[rows, columns, 0], classes.shape)
+    classes = ((symbols.levels + ((1 << symbols.raw_bits) >> 1)) >> symbols.raw_bits).reshape(-1, member.view.k)
+    tables = symbol_tables(member)
+    by = quantizers(symbols.levels).reshape(*classes.shape, 1) if symbols.quantizers == 2 else np.zeros((*classes.shape, 1), np.uint8)
+    tables = np.take_along_axis(tables, by.astype(np.intp), axis=2)[..., 0]
     total = float(classes.size * symbols.raw_bits)
     for number in np.unique(tables):
         table = payload.tables[number]
@@ -187,6 +187,9 @@ def form_text(form: Form) -> str:
         case Codebook():
             scale = f", scale {_dense_text(form.scale)}" if form.scale else ""
             return f"Codebook({_dense_text(form.centroids)} centroids{scale}, {_symbols_text(form.codes)})"
+        case Mapped():
+            scale = f", scale {_dense_text(form.scale)}" if form.scale else ""
+            return f"Mapped({form.groups} x {form.size} {form.centroids.kind} centroids{scale}, {_symbols_text(form.codes)})"
         case Sparse():
             return f"Sparse({form.values.kind} values, {_symbols_text(form.mask)})"
         case _:
@@ -200,7 +203,8 @@ def _dense_text(dense: Dense) -> str:
 def _symbols_text(symbols: Symbols) -> str:
     tables = len(np.unique(symbols.table_of))
     raw = f", {symbols.raw_bits} raw bits" if symbols.raw_bits else ""
-    return f"{tables} table{'s' if tables > 1 else ''}{raw}"
+    trellis = ", trellis" if symbols.quantizers == 2 else ""
+    return f"{tables} table{'s' if tables > 1 else ''}{raw}{trellis}"
 
 
 def _plain_bytes(model: ir.Model, payloads: set[ir.Value]) -> int:

@@ -1,202 +1,192 @@
-"""The choice of tables: which classes, how many raw bits, which panels or weights share a table (FORMAT.md, section 3).
+"""The choice of tables: which rows, columns, quantizers or weights share one (FORMAT.md, sections 3 and 5).
 
 A table costs bytes, a bad table costs more: everything here is counted in bits of the very stream that is written.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.form import PANEL_ROWS, PROBABILITY_ONE, Table
+from ..runtime.form import PANEL_ROWS, Table
+from ..runtime.members import class_bits
+from .frequencies import fit_table, normalize, rate
+from .histograms import by_column, by_unit, class_count, fold, histogram
 
-MAX_CLASSES = 16
+__all__ = ["Coding", "fit_table", "histogram", "normalize", "plan", "plan_histograms", "rate", "share"]
+
 MAX_TABLES = 256
-BITS_OF = np.concatenate([[np.inf], -np.log2(np.arange(1, PROBABILITY_ONE + 1) / PROBABILITY_ONE)])
-"""Bits of a symbol whose frequency is the index."""
+ROW_CLASSES = (1, 2, 4, 8)
+COLUMN_CLASSES = (2, 4)
+ITERATIONS = 6
 
+WIDEST = 1 << 17
+"""Levels that span more do not fit into 16 bits, wherever they lie."""
 
-@numba.njit(cache=True, nogil=True)
-def normalize(counts: NDArray, frequencies: NDArray) -> float:  # noqa: PLR0912  (one loop nest, for numba)
-    """Frequencies with sum 256 for `counts` [n], each count > 0 getting at least 1: nearly minimal bits, which are returned.
+COUNTS = 1 << 20
+"""Counts of levels by panel are made in one pass up to this many; counts of classes by column up to 16 times as many."""
 
-    Starts from the rounded-down shares and gives each remaining unit to the class that gains most bits by it.
-    """
-    total, used = 0.0, 0
-    for count in counts:
-        total += count
-    if total == 0:
-        frequencies[:] = 0
-        frequencies[-1] = 256
-        return 0.0
-    for i in range(len(counts)):
-        frequencies[i] = 0 if counts[i] == 0 else max(1, int(counts[i] * 256.0 / total))
-        used += frequencies[i]
-    while used > 256:
-        worst, loss = -1, np.inf
-        for i in range(len(counts)):
-            if frequencies[i] > 1:
-                delta = counts[i] * np.log2(frequencies[i] / (frequencies[i] - 1.0))
-                if delta < loss:
-                    worst, loss = i, delta
-        frequencies[worst] -= 1
-        used -= 1
-    while used < 256:
-        best, gain = -1, -1.0
-        for i in range(len(counts)):
-            if counts[i] > 0:
-                delta = counts[i] * np.log2((frequencies[i] + 1.0) / frequencies[i])
-                if delta > gain:
-                    best, gain = i, delta
-        frequencies[best] += 1
-        used += 1
-    bits = 0.0
-    for i in range(len(counts)):
-        if counts[i] > 0:
-            bits -= counts[i] * np.log2(frequencies[i] / 256.0)
-    return bits
+PRIOR = 4.0
+"""Pseudo-counts of the whole weight's law in each class: what a class has not seen yet costs bits, not infinitely many."""
 
-
-ESCAPE_BITS = 8.0
-
-
-@numba.njit(cache=True, nogil=True)
-def _fit(histogram: NDArray, best: NDArray) -> tuple[float, int, int, bool]:
-    """The cheapest table for a histogram of class values: (bits with table and escapes, first index, classes, escape); frequencies into `best`.
-
-    Windows of every size around the heaviest stretch compete; the rest of the values escapes.
-    """
-    low, high, total = 0, len(histogram), 0.0
-    while high > 1 and histogram[high - 1] == 0:
-        high -= 1
-    while low < high - 1 and histogram[low] == 0:
-        low += 1
-    for i in range(low, high):
-        total += histogram[i]
-    cheapest, first, classes, escape = np.inf, low, 1, False
-    counts, frequencies = np.zeros(16), np.zeros(16, np.int64)
-    if high - low <= 16:
-        n = high - low
-        counts[:n] = histogram[low:high]
-        bits = normalize(counts[:n], frequencies[:n]) + 8 * (n + 1)
-        cheapest, first, classes = bits, low, n
-        best[:n] = frequencies[:n]
-    for n in range(min(15, high - low - 1), 0, -1):
-        start, mass = _heaviest(histogram, low, high, n)
-        if total - mass > 0.25 * total and n < 15 and cheapest < np.inf:
-            break
-        counts[:n] = histogram[start : start + n]
-        counts[n] = total - mass
-        if total > mass:
-            bits = normalize(counts[: n + 1], frequencies[: n + 1]) + 8 * (n + 2) + 8.0 * (total - mass)
-            if bits < cheapest:
-                cheapest, first, classes, escape = bits, start, n + 1, True
-                best[: n + 1] = frequencies[: n + 1]
-    return cheapest, first, classes, escape
-
-
-@numba.njit(cache=True, nogil=True)
-def _heaviest(histogram: NDArray, low: int, high: int, width: int) -> tuple[int, float]:
-    """The window of `width` values with the largest mass: (start, mass)."""
-    mass = 0.0
-    for i in range(low, low + width):
-        mass += histogram[i]
-    start, best = low, mass
-    for i in range(low + 1, high - width + 1):
-        mass += histogram[i + width - 1] - histogram[i - 1]
-        if mass > best:
-            start, best = i, mass
-    return start, best
-
-
-def fit_table(histogram: NDArray[np.float64], low: int) -> tuple[float, Table]:
-    """The cheapest table for a histogram of class values `low, low + 1, ...`: (bits of table, symbols and escapes; table)."""
-    frequencies = np.zeros(MAX_CLASSES, np.int64)
-    bits, first, classes, escape = _fit(np.asarray(histogram, np.float64), frequencies)
-    return float(bits), Table(low + int(first), tuple(int(f) for f in frequencies[:classes]), bool(escape))
-
-
-@numba.njit(cache=True, nogil=True)
-def _rate(histogram: NDArray, low: int, scratch: NDArray) -> tuple[float, int]:
-    """Bits of the cheapest (raw bits, table) for a histogram of levels `low, low + 1, ...`, and the raw bits."""
-    best, best_raw, total = np.inf, 0, 0.0
-    for count in histogram:
-        total += count
-    for raw in range(9):
-        half = (1 << raw) >> 1
-        base = (low + half) >> raw
-        size = ((low + len(histogram) - 1 + half) >> raw) - base + 1
-        if size > 256 or base < -32768 or base + size > 32768:  # an escape's byte, and the range of a table's first class
-            continue
-        classes = np.zeros(size)
-        for i in range(len(histogram)):
-            classes[((low + i + half) >> raw) - base] += histogram[i]
-        bits = _fit(classes, scratch)[0] + raw * total
-        if bits < best:
-            best, best_raw = bits, raw
-    return best, best_raw
-
-
-def rate(histogram: NDArray[np.float64], low: int) -> tuple[float, int]:
-    """(bits, raw bits) of the cheapest coding of a histogram of levels with one table, the table included; infinite beyond 16-bit levels."""
-    bits, raw = _rate(np.asarray(histogram, np.float64), low, np.zeros(MAX_CLASSES, np.int64))
-    return float(bits), int(raw)
+RARE_BITS = 16.0
+"""What a class value that a table does not know costs about: an escape."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coding:
-    """How the levels of one weight are coded: `tables`, and which of them each row class uses."""
+    """How the levels of one weight are coded, and the `bits` of that: symbols, tables, map and classes.
 
+    Table `tables[map[row class, column class, quantizer]]` codes `counts[number]` class values escape_base, escape_base + 1, ...
+    `row_class` uint8 [panels], in a pool [batch * rows]; `column_class` uint8 [k]; None where there is one class.
+    """
+
+    bits: float
     raw_bits: int
     escape_base: int
     tables: tuple[Table, ...]
-    row_class: NDArray[np.uint8] | None
-    bits: float
+    map: NDArray[np.uint8]
+    counts: NDArray[np.float64]
+    row_class: NDArray[np.uint8] | None = None
+    column_class: NDArray[np.uint8] | None = None
 
 
-@numba.njit(cache=True, nogil=True)
-def _panel_histograms(levels: NDArray, low: int, raw: int, histograms: NDArray) -> None:
-    """Adds the class values of levels [batch, rows, k] to histograms [panels, classes]; class 0 is that of level `low`."""
-    half = (1 << raw) >> 1
-    base = (low + half) >> raw
-    batch, rows, k = levels.shape
-    panels = (rows + PANEL_ROWS - 1) // PANEL_ROWS
-    for b in range(batch):
-        for row in range(rows):
-            target = histograms[b * panels + row // PANEL_ROWS]
-            for column in range(k):
-                target[((levels[b, row, column] + half) >> raw) - base] += 1
-
-
-def histogram(levels: NDArray[np.int32]) -> tuple[NDArray[np.float64], int]:
-    """(counts of low, low + 1, ..., low) of levels of any shape."""
-    low = int(levels.min())
-    counts = np.zeros((1, int(levels.max()) - low + 1))
-    _panel_histograms(levels.reshape(1, 1, -1), low, 0, counts)
-    return counts[0], low
-
-
-def plan(levels: NDArray[np.int32], row_classes: tuple[int, ...] = (1, 2, 4, 8)) -> Coding | None:
+def plan(levels: NDArray[np.int32], quantizers: NDArray[np.uint8] | None = None, pooled: bool = False, effort: int = 1) -> Coding | None:
     """The cheapest coding of levels [batch, rows, k]; None where they do not fit into 16 bits.
 
-    Raw bits are chosen with one table; then panels are grouped into row classes with a table each, as many as pay.
+    Raw bits are chosen with one table a quantizer; with effort 1, panels (in a pool: rows) and columns are then grouped into classes with tables of their
+    own, as many as pay. `quantizers`, of the same shape, are those of trellis-coded levels.
     """
-    counts, low = histogram(levels)
-    bits, raw = rate(counts, low)
+    low, high = int(levels.min()), int(levels.max())
+    if high - low > WIDEST:
+        return None
+    weight = _Weight(levels, quantizers, low, high, 1 if pooled else PANEL_ROWS)
+    by_level = weight.by_level(effort)
+    bits, raw = rate(by_level.sum((0, 1)), low)
     if not np.isfinite(bits):
         return None
-    half = (1 << raw) >> 1
-    base, high = (low + half) >> raw, (low + len(counts) - 1 + half) >> raw
-    panels = levels.shape[0] * -(-levels.shape[1] // PANEL_ROWS)
-    histograms = np.zeros((panels, high - base + 1))
-    _panel_histograms(levels, low, raw, histograms)
-    raw_total = float(raw) * levels.size
-    plans = [_with_classes(histograms, base, many) for many in row_classes if many <= panels]
-    cost, tables, classes = min(plans, key=lambda found: found[0])
-    return Coding(raw, base, tables, classes, cost + raw_total)
+    counts = weight.by_class(by_level, effort, raw)
+    options = ROW_CLASSES if effort else (1,)
+    choices = _codings(counts, options)
+    if effort and levels.shape[2] > 1 and levels.shape[2] * counts[0].size <= 16 * COUNTS:
+        choices += _with_columns(weight, raw, choices[0], options)
+    best = min(choices, key=lambda one: one.bits)
+    base = (low + ((1 << raw) >> 1)) >> raw
+    shifted = tuple(replace(table, first=table.first + base) for table in best.tables)
+    return replace(best, bits=best.bits + float(raw) * levels.size, raw_bits=raw, escape_base=base, tables=shifted)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Weight:
+    """Levels low..high [batch, rows, k] that are to be coded; a unit, which may have a row class of its own, has `unit_rows` rows."""
+
+    levels: NDArray[np.int32]
+    quantizers: NDArray[np.uint8] | None
+    low: int
+    high: int
+    unit_rows: int
+
+    @property
+    def units(self) -> int:
+        """How many row classes can be told apart."""
+        batch, rows, _ = self.levels.shape
+        return int(batch * -(-rows // self.unit_rows))
+
+    def by_level(self, effort: int) -> NDArray[np.float64]:
+        """Counts [units or 1, 1, quantizers, levels]: by unit where that costs no memory to speak of."""
+        width = self.high - self.low + 1
+        if effort and self.units * width <= COUNTS:
+            return by_unit(self.levels, self.quantizers, self.low, 0, self.unit_rows, width)
+        total, _ = histogram(self.levels, self.quantizers)
+        return total.reshape(1, 1, -1, width)
+
+    def by_class(self, by_level: NDArray[np.float64], effort: int, raw: int) -> NDArray[np.float64]:
+        """Counts [units, 1, quantizers, classes]; with effort 0 of one unit."""
+        if len(by_level) == self.units or not effort:
+            return fold(by_level, self.low, raw)
+        return by_unit(self.levels, self.quantizers, self.low, raw, self.unit_rows, class_count(self.low, self.high, raw))
+
+
+def _with_columns(weight: _Weight, raw: int, plain: Coding, options: Sequence[int]) -> list[Coding]:
+    """Codings with column classes, where these pay by themselves: with each number of row classes."""
+    classes = class_count(weight.low, weight.high, raw)
+    counts = by_column(weight.levels, weight.quantizers, weight.low, raw, classes)
+    found = []
+    for many in COLUMN_CLASSES:
+        if many <= len(counts):
+            columns = group(counts, many)
+            cells = _gathered(counts, columns)[None]
+            found.append((_coding(cells, None, columns).bits, columns))
+    bits, columns = min(found, key=lambda one: one[0], default=(np.inf, np.zeros(0, np.uint8)))
+    if bits >= plain.bits:
+        return []
+    joint = by_unit(weight.levels, weight.quantizers, weight.low, raw, weight.unit_rows, classes, columns)
+    return _codings(joint, options, columns)
+
+
+def _codings(counts: NDArray[np.float64], options: Sequence[int], columns: NDArray[np.uint8] | None = None) -> list[Coding]:
+    """Codings of counts [units, column classes, quantizers, classes] with each number of row classes; first classes and bases are 0."""
+    units, classes = len(counts), counts.shape[-1]
+    codings = []
+    for many in options:
+        if many <= units:
+            rows = None if many == 1 else group(counts.reshape(units, -1, classes), many)
+            codings.append(_coding(counts.sum(0)[None] if rows is None else _gathered(counts, rows), rows, columns))
+    return codings
+
+
+def _gathered(counts: NDArray[np.float64], classes: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Sums of counts [units, ...] by class of the unit."""
+    return np.stack([counts[classes == number].sum(0) for number in range(int(classes.max()) + 1)])
+
+
+def _coding(cells: NDArray[np.float64], rows: NDArray[np.uint8] | None, columns: NDArray[np.uint8] | None) -> Coding:
+    """The coding of counts [row classes, column classes, quantizers, classes]: a table for each cell, or one for both quantizers where that is cheaper."""
+    numbers = np.zeros(cells.shape[:3], np.uint8)
+    tables: list[Table] = []
+    counts: list[NDArray[np.float64]] = []
+    bits = 0.0
+    for row, column in np.ndindex(cells.shape[:2]):
+        both = [cells[row, column].sum(0)]
+        apart = list(cells[row, column])
+        fitted, separate = [fit_table(one, 0) for one in both], [fit_table(one, 0) for one in apart]
+        if len(apart) > 1 and sum(cost for cost, _ in separate) < fitted[0][0]:
+            both, fitted = apart, separate
+        numbers[row, column] = np.arange(len(both)) + len(tables)
+        counts += both
+        tables += [table for _, table in fitted]
+        bits += sum(cost for cost, _ in fitted)
+    bits += sum(_packed_bits(classes) for classes in (rows, columns)) + (8.0 * numbers.size if len(tables) > 1 else 0)
+    rows, columns = (None if size == 1 else classes for size, classes in zip(cells.shape, (rows, columns), strict=False))
+    return Coding(bits, 0, 0, tuple(tables), numbers, np.stack(counts), rows, columns)
+
+
+def _packed_bits(classes: NDArray[np.uint8] | None) -> float:
+    return 0.0 if classes is None else 8.0 * -(-len(classes) * class_bits(int(classes.max()) + 1) // 8)
+
+
+def group(counts: NDArray[np.float64], many: int) -> NDArray[np.uint8]:
+    """Groups units, with counts [units, tables, classes], into at most `many` classes of like law: uint8 [units].
+
+    Lloyd's iteration with bits as the distance, begun with the units sorted by spread.
+    """
+    flat = counts.reshape(len(counts), -1)
+    prior = counts.sum(0) / np.maximum(counts.sum((0, 2))[:, None], 1) * PRIOR
+    merged = counts.sum(1)
+    centre = np.arange(merged.shape[1]) - float((merged.sum(0) * np.arange(merged.shape[1])).sum() / merged.sum())
+    spread = (merged * centre**2).sum(1) / merged.sum(1)
+    classes = (np.argsort(np.argsort(spread, kind="stable"), kind="stable") * many // len(spread)).astype(np.uint8)
+    for _ in range(ITERATIONS):
+        seen = _gathered(counts, classes) + prior
+        lengths = np.minimum(-np.log2(np.maximum(seen / np.maximum(seen.sum(2), 1e-9)[..., None], 1e-9)), RARE_BITS)
+        costs = np.einsum("uf,cf->uc", flat, lengths.reshape(len(seen), -1))  # no BLAS: the same sums on any number of threads
+        before, classes = classes, np.unique(costs.argmin(1), return_inverse=True)[1].astype(np.uint8)
+        if np.array_equal(before, classes):
+            break
+    return classes
 
 
 def plan_histograms(histograms: NDArray[np.float64], low: int, row_classes: tuple[int, ...] = (1, 2, 4)) -> float:
@@ -204,46 +194,8 @@ def plan_histograms(histograms: NDArray[np.float64], low: int, row_classes: tupl
     bits, raw = rate(histograms.sum(0), low)
     if not np.isfinite(bits):
         return bits
-    half = (1 << raw) >> 1
-    classes = ((low + half + np.arange(histograms.shape[1])) >> raw) - ((low + half) >> raw)
-    starts = np.flatnonzero(np.diff(classes, prepend=-1))
-    grouped = np.add.reduceat(histograms, starts, axis=1)
-    plans = [_with_classes(grouped, (low + half) >> raw, many) for many in row_classes if many <= len(histograms)]
-    return min(cost for cost, _, _ in plans) + raw * float(histograms.sum())
-
-
-def _with_classes(histograms: NDArray[np.float64], base: int, many: int) -> tuple[float, tuple[Table, ...], NDArray[np.uint8] | None]:
-    """Groups panels into `many` classes: Lloyd's iteration with bits as the distance, begun with the panels sorted by spread."""
-    if many == 1:
-        bits, table = fit_table(histograms.sum(0), base)
-        return bits, (table,), None
-    centre = np.arange(histograms.shape[1]) - histograms.shape[1] / 2
-    spread = (histograms * centre**2).sum(1) / histograms.sum(1)
-    classes = (np.argsort(np.argsort(spread, kind="stable"), kind="stable") * many // len(spread)).astype(np.uint8)
-    for _ in range(4):
-        tables = [fit_table(histograms[classes == c].sum(0), base)[1] for c in range(int(classes.max()) + 1)]
-        costs = np.stack([_panel_costs(table, histograms, base) for table in tables])
-        classes = np.unique(costs.argmin(0), return_inverse=True)[1].astype(np.uint8)
-    fitted = [fit_table(histograms[classes == c].sum(0), base) for c in range(int(classes.max()) + 1)]
-    if len(fitted) == 1:
-        return fitted[0][0], (fitted[0][1],), None
-    return sum(bits for bits, _ in fitted) + 8.0 * (len(classes) + len(fitted)), tuple(table for _, table in fitted), classes
-
-
-def _class_costs(table: Table, size: int, low: int) -> NDArray[np.float64]:
-    """Bits of the class values low..low + size - 1 under a table; infinite where it cannot code one."""
-    costs = np.full(size, BITS_OF[table.frequencies[-1]] + ESCAPE_BITS if table.escape else np.inf)
-    plain = table.frequencies[: len(table.frequencies) - table.escape]
-    for value, frequency in enumerate(plain, table.first - low):
-        if frequency and 0 <= value < size:
-            costs[value] = BITS_OF[frequency]
-    return costs
-
-
-def _panel_costs(table: Table, histograms: NDArray[np.float64], low: int) -> NDArray[np.float64]:
-    """Bits of each panel's class values under a table."""
-    costs = _class_costs(table, histograms.shape[1], low)
-    return np.where(histograms > 0, histograms * np.where(np.isinf(costs), 1e9, costs), 0.0).sum(1)
+    counts = fold(histograms, low, raw)[:, None, None]
+    return min(coding.bits for coding in _codings(counts, row_classes)) + raw * float(histograms.sum())
 
 
 def share(codings: list[tuple[NDArray[np.float64], int, int]]) -> tuple[tuple[Table, ...], list[int]]:

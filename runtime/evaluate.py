@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from .form import Codebook, Dense, Grid, Mapped, Member, Sparse, Symbols
 from .trellis import multiples
-from .form import Codebook, Dense, Grid, Member, Sparse, Symbols
 
 LOG8_MANTISSAS = np.array(
     [0x3F800000, 0x3F85AAC3, 0x3F8B95C2, 0x3F91C3D3, 0x3F9837F0, 0x3F9EF532, 0x3FA5FED7, 0x3FAD583F,
@@ -40,10 +40,9 @@ def viewed_values(member: Member) -> NDArray[np.float32]:
     match member.form:
         case Grid() as grid:
             scales = grid_scales(grid, member.view.shape)
-            levels = grid.levels.levels if grid.levels.quantizers == 1 else multiples(grid.levels.levels)
-            return np.multiply(scales, levels, dtype=np.float32, casting="unsafe")  # levels are exact in float32
-        case Codebook() as codebook:
-            values = dense_values(codebook.centroids)[codebook.codes.levels]
+            return np.multiply(scales, grid_multiples(grid), dtype=np.float32, casting="unsafe")  # exact in float32 below 2^24, else rounded first
+        case Codebook() | Mapped() as codebook:
+            values = dense_values(codebook.centroids)[centroid_numbers(codebook, member.view.shape)]
             return values if codebook.scale is None else dense_values(codebook.scale).reshape(*member.view.shape[:2], 1) * values
         case Sparse() as sparse:
             values = np.zeros(member.view.shape, np.float32)
@@ -51,6 +50,18 @@ def viewed_values(member: Member) -> NDArray[np.float32]:
             return values
         case _:
             raise TypeError("a member of integers has no float values")
+
+
+def grid_multiples(grid: Grid) -> NDArray[np.int32]:
+    """What a grid's levels stand for, in units of its scale, int32 [batch, rows, k]."""
+    return multiples(grid.levels.levels) if grid.levels.quantizers == 2 else grid.levels.levels
+
+
+def centroid_numbers(form: Codebook | Mapped, shape: tuple[int, int, int]) -> NDArray[np.int32]:
+    """The centroid of every value, int32 [batch, rows, k]."""
+    if isinstance(form, Codebook) or form.row_group is None:
+        return form.codes.levels
+    return form.codes.levels + (form.row_group.astype(np.int32) * form.size).reshape(*shape[:2], 1)
 
 
 def grid_scales(grid: Grid, shape: tuple[int, int, int]) -> NDArray[np.float32]:

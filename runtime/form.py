@@ -81,8 +81,8 @@ class Dense:
 class Symbols:
     """A leaf of integers, `levels` int32 [batch, rows, k], and how they are coded.
 
-    A parsed header has no levels yet (an empty array). `table_of` uint8 [row classes, column classes, 1] numbers the tables of the payload; `row_class` uint8 [panels],
-    `column_class` uint8 [k].
+    A parsed header has no levels yet (an empty array). `table_of` uint8 [row classes, column classes, quantizers] numbers the tables of the payload;
+    `row_class` uint8 [panels], in a pool [batch * rows]; `column_class` uint8 [k]. Two `quantizers`: trellis-coded levels (`trellis`).
     """
 
     levels: NDArray[np.int32]
@@ -96,7 +96,10 @@ class Symbols:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """value = round32(round32(scale * column_scale) * level); one scale a row, a block of `block` columns, or for all."""
+    """value = round32(round32(scale * column_scale) * level); one scale a row, a block of `block` columns, or for all.
+
+    Trellis-coded levels stand for multiples (`trellis.multiples`), which take their place in the product.
+    """
 
     scale: Dense
     levels: Symbols
@@ -114,6 +117,25 @@ class Codebook:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Mapped:
+    """value = centroids[row_group[row] * n + code], times the row's scale where there is one: `groups` codebooks of n centroids each.
+
+    `row_group` uint8 [batch * rows]; None where there is one group.
+    """
+
+    centroids: Dense
+    groups: int
+    row_group: NDArray[np.uint8] | None
+    codes: Symbols
+    scale: Dense | None = None
+
+    @property
+    def size(self) -> int:
+        """Centroids of one group."""
+        return len(self.centroids.codes) // self.groups
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Sparse:
     """value = mask ? the next of `values` : 0. `values` (float32, float16, bfloat16) in the order [batch, rows, k]."""
 
@@ -121,7 +143,7 @@ class Sparse:
     values: Dense
 
 
-Form = Grid | Codebook | Sparse | Symbols
+Form = Grid | Codebook | Mapped | Sparse | Symbols
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,7 +158,7 @@ class Member:
     def symbols(self) -> Symbols:
         """The one leaf of integers in the form."""
         match self.form:
-            case Grid(levels=symbols) | Codebook(codes=symbols) | Sparse(mask=symbols):
+            case Grid(levels=symbols) | Codebook(codes=symbols) | Mapped(codes=symbols) | Sparse(mask=symbols):
                 return symbols
             case Symbols() as symbols:
                 return symbols

@@ -1,6 +1,6 @@
 """R8, the entropy coder: rANS with 16-bit states, 8-bit probabilities and byte renormalisation, many lanes over one byte stream.
 
-This is the reference decoder: numpy over the lanes, one step at a time (FORMAT.md, sections 3, 6 and 7). The encoder is `passes/entropy.py`.
+This is the reference decoder: numpy over the lanes, one step at a time (FORMAT.md, sections 3 and 6; pools: `pool`). The encoder is `passes/entropy.py`.
 After: Duda 2013 (arXiv:1311.2540); the interleaving of lanes is that of Giesen 2014 (arXiv:1402.3392).
 """
 
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import CorruptionError
-from .form import PANEL_ROWS, PROBABILITY_ONE, Payload, Symbols, Table
+from .form import PANEL_ROWS, PROBABILITY_ONE, Symbols, Table
+from .trellis import NEXT
 
 STATE_LOW = 256
 """States live in STATE_LOW..65535; an encoder starts, and a decoder ends, with STATE_LOW."""
@@ -68,14 +69,19 @@ class Coder:
     symbols: Symbols
 
     def lane_tables(self, panel: int, lanes: int) -> NDArray[np.int32]:
-        """For lanes that start at panel `panel`: int32 [column classes, lanes], 256 x the table's number."""
+        """For lanes that start at panel `panel`: int32 [column classes, quantizers, lanes], 256 x the table's number."""
         symbols = self.symbols
         classes = (
             np.zeros(lanes, np.intp)
             if symbols.row_class is None
             else symbols.row_class[panel + np.arange(lanes) // PANEL_ROWS].astype(np.intp)
         )
-        return np.ascontiguousarray(symbols.table_of[classes, :, 0].T).astype(np.int32) * PROBABILITY_ONE
+        return np.ascontiguousarray(symbols.table_of[classes].transpose(1, 2, 0)).astype(np.int32) * PROBABILITY_ONE
+
+    def columns(self, k: int) -> NDArray[np.intp]:
+        """The class of each of `k` columns."""
+        classes = self.symbols.column_class
+        return np.zeros(k, np.intp) if classes is None else classes.astype(np.intp)
 
 
 def table_lookup(table: Table) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_]]:
@@ -88,7 +94,31 @@ def table_lookup(table: Table) -> tuple[NDArray[np.int32], NDArray[np.int32], ND
     return frequencies[index], offset, (table.first + index).astype(np.int32), escape
 
 
-class _Stream:
+class Source:
+    """Levels from slots: the class values of tables, escapes in decoding order and raw parts `raw`."""
+
+    def __init__(self, coder: Coder, raw: NDArray[np.int32], escapes: NDArray[np.uint8]) -> None:
+        self.coder, self.raw, self.escapes, self.position = coder, raw, escapes, 0
+
+    def levels(self, indices: NDArray[np.int32], raw: NDArray[np.int32]) -> NDArray[np.int32]:
+        """level = (c << r) - ((1 << r) >> 1) + b for the (table, slot) indices of the next symbols."""
+        symbols, lookups = self.coder.symbols, self.coder.lookups
+        values, escaped = lookups.value[indices], lookups.escape[indices]
+        if many := int(escaped.sum()):
+            taken = self.escapes[self.position : self.position + many]
+            if len(taken) < many:
+                raise CorruptionError(f"{len(self.escapes)} escaped values for more places")
+            values[escaped] = symbols.escape_base + taken.astype(np.int32)
+            self.position += many
+        return (values << symbols.raw_bits) - ((1 << symbols.raw_bits) >> 1) + raw
+
+    def finish(self) -> None:
+        """Every escaped value is used."""
+        if self.position != len(self.escapes):
+            raise CorruptionError(f"{len(self.escapes)} escaped values for {self.position} places")
+
+
+class Stream:
     """Steps over lanes that share one byte stream."""
 
     def __init__(self, lookups: Lookups, sections: Sections) -> None:
@@ -119,33 +149,50 @@ class _Stream:
 
 def decode_chunk(coder: Coder, sections: Sections, geometry: Geometry) -> NDArray[np.int32]:
     """Levels of one chunk, int32 [groups, lanes, k]."""
-    stream = _Stream(coder.lookups, sections)
-    indices = np.empty((geometry.groups, geometry.k, geometry.lanes), np.int32)
-    columns = coder.symbols.column_class
-    column_class = np.zeros(geometry.k, np.intp) if columns is None else columns.astype(np.intp)
+    stream = Stream(coder.lookups, sections)
+    raw = raw_planes(sections.raw, (geometry.groups, geometry.k, geometry.lanes), coder.symbols.raw_bits)
+    if coder.symbols.quantizers == 2:
+        levels = _trellis_levels(coder, stream, Source(coder, raw, sections.escapes), geometry)
+    else:
+        levels = _plain_levels(coder, stream, Source(coder, raw, sections.escapes), geometry)
+    stream.finish()
+    return levels.transpose(0, 2, 1)
+
+
+def _plain_levels(coder: Coder, stream: Stream, source: Source, geometry: Geometry) -> NDArray[np.int32]:
+    """Levels [groups, k, lanes]: all slots first, then all levels at once."""
+    indices = np.empty(source.raw.shape, np.int32)
+    columns = coder.columns(geometry.k)
+    for group in range(geometry.groups):
+        tables = coder.lane_tables(geometry.panel + group * geometry.lanes // PANEL_ROWS, geometry.lanes)[:, 0]
+        for step in range(geometry.k):
+            indices[group, step] = stream.step(tables[columns[step]])
+    levels = source.levels(indices, source.raw)
+    source.finish()
+    return levels
+
+
+def _trellis_levels(coder: Coder, stream: Stream, source: Source, geometry: Geometry) -> NDArray[np.int32]:
+    """Levels [groups, k, lanes] step by step, since a level's parity chooses the next table: "next state NEXT[s][level & 1]"."""
+    levels = np.empty(source.raw.shape, np.int32)
+    columns = coder.columns(geometry.k)
     for group in range(geometry.groups):
         tables = coder.lane_tables(geometry.panel + group * geometry.lanes // PANEL_ROWS, geometry.lanes)
+        state = np.zeros(geometry.lanes, np.uint8)
         for step in range(geometry.k):
-            indices[group, step] = stream.step(tables[column_class[step]])
-    stream.finish()
-    classes = _class_values(coder, indices, sections.escapes)
-    raw_bits = coder.symbols.raw_bits
-    raw = _raw_planes(sections.raw, indices.shape, raw_bits) if raw_bits else 0
-    return ((classes << raw_bits) - ((1 << raw_bits) >> 1) + raw).transpose(0, 2, 1)
+            even, odd = tables[columns[step]]
+            indices = stream.step(np.where(state & 1, odd, even))
+            levels[group, step] = source.levels(indices, source.raw[group, step])
+            state = NEXT[state, levels[group, step] & 1]
+    source.finish()
+    return levels
 
 
-def _class_values(coder: Coder, indices: NDArray[np.int32], escapes: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Class values of decoded slots, in decoding order; the escapes' values come from their section."""
-    values, escaped = coder.lookups.value[indices], coder.lookups.escape[indices]
-    if int(escaped.sum()) != len(escapes):
-        raise CorruptionError(f"{len(escapes)} escaped values for {int(escaped.sum())} places")
-    values[escaped] = coder.symbols.escape_base + escapes.astype(np.int32)
-    return values
-
-
-def _raw_planes(raw: NDArray[np.uint8], shape: tuple[int, ...], raw_bits: int) -> NDArray[np.int32]:
+def raw_planes(raw: NDArray[np.uint8], shape: tuple[int, int, int], raw_bits: int) -> NDArray[np.int32]:
     """Raw parts, int32 [groups, k, lanes], from bit planes by step and panel."""
     groups, k, lanes = shape
+    if not raw_bits:
+        return np.broadcast_to(np.int32(0), shape)
     steps = raw.reshape(groups * k, -1)
     parts, at = [], 0
     for first in range(0, lanes, PANEL_ROWS):
@@ -158,51 +205,3 @@ def _raw_planes(raw: NDArray[np.uint8], shape: tuple[int, ...], raw_bits: int) -
         parts.append((bits[..., :width].astype(np.int32) << np.arange(raw_bits)[:, None]).sum(1, dtype=np.int32))
         at += raw_bits * plane_bytes
     return np.concatenate(parts, axis=1).reshape(shape)
-
-
-def decode_pool(payload: Payload, sections: Sections) -> list[NDArray[np.int32]]:
-    """Levels of every member of a pool, int32 [batch, rows, k] each."""
-    lookups = Lookups(payload.tables)
-    coders = [Coder(lookups, member.symbols) for member in payload.members]
-    tables = np.concatenate([_symbol_tables(coder, member.view.shape) for coder, member in zip(coders, payload.members, strict=True)])
-    stream, lanes = _Stream(lookups, sections), len(sections.heads) // 2
-    indices = np.concatenate([stream.step(tables[at : at + lanes]) for at in range(0, len(tables), lanes)])
-    stream.finish()
-    raw_bits = np.repeat([member.symbols.raw_bits for member in payload.members], [member.view.size for member in payload.members])
-    raw = _raw_string(sections.raw, raw_bits)
-    levels, at, escape = [], 0, 0
-    for coder, member in zip(coders, payload.members, strict=True):
-        part = slice(at, at + member.view.size)
-        many = int(lookups.escape[indices[part]].sum())
-        classes = _class_values(coder, indices[part], sections.escapes[escape : escape + many])
-        bits = member.symbols.raw_bits
-        levels.append(((classes << bits) - ((1 << bits) >> 1) + raw[part]).reshape(member.view.shape))
-        at, escape = part.stop, escape + many
-    if escape != len(sections.escapes):
-        raise CorruptionError(f"{len(sections.escapes)} escaped values for {escape} places")
-    if any(level.min() < -32768 or level.max() > 32767 for level in levels):
-        raise CorruptionError("a level of a pool lies outside -32768..32767")
-    return levels
-
-
-def _symbol_tables(coder: Coder, shape: tuple[int, int, int]) -> NDArray[np.int32]:
-    """256 x the table's number of every symbol of a member, int32 [batch * rows * k]."""
-    batch, rows, k = shape
-    columns = coder.symbols.column_class
-    column_class = np.zeros(k, np.intp) if columns is None else columns.astype(np.intp)
-    panels = -(-rows // PANEL_ROWS)
-    per_row = np.concatenate([coder.lane_tables(number * panels, rows).T for number in range(batch)])
-    return np.ascontiguousarray(per_row[:, column_class]).reshape(-1)
-
-
-def _raw_string(raw: NDArray[np.uint8], raw_bits: NDArray[np.int_]) -> NDArray[np.int32]:
-    """Raw parts of a pool's symbols: raw_bits[i] bits each, least significant first."""
-    bits = np.unpackbits(raw, bitorder="little").astype(np.int32)
-    ends = np.cumsum(raw_bits)
-    if bits[int(ends[-1]) :].any():
-        raise CorruptionError("an unused bit of the raw section is set")
-    parts = np.zeros(len(raw_bits), np.int32)
-    for bit in range(int(raw_bits.max(initial=0))):
-        (owners,) = np.nonzero(raw_bits > bit)
-        parts[owners] |= bits[ends[owners] - raw_bits[owners] + bit] << bit
-    return parts

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from . import rans
 from .errors import CorruptionError
-from .form import PANEL_ROWS, Codebook, Grid, Member, Payload, Sparse
-from .header import DRAFT, FORMAT_VERSION, INTEGER_RANGES, Header, Pool, raw_bytes, read_header
+from .form import PANEL_ROWS, Codebook, Grid, Mapped, Member, Payload, Sparse
+from .header import DRAFT, FORMAT_VERSION, Header, Pool, raw_bytes, read_header
+from .members import INTEGER_RANGES
+from .pool import decode_pool
 
 __all__ = ["DRAFT", "FORMAT_VERSION", "read", "read_header"]
 
@@ -60,9 +62,10 @@ def _with_levels(member: Member, levels: NDArray[np.int32], values: NDArray) -> 
     match member.form:
         case Grid():
             return replace(member, form=replace(member.form, levels=symbols))
-        case Codebook():
-            if levels.min() < 0 or levels.max() >= len(member.form.centroids.codes):
-                raise CorruptionError(f"a code lies outside the {len(member.form.centroids.codes)} centroids")
+        case Codebook() | Mapped():
+            count = member.form.size if isinstance(member.form, Mapped) else len(member.form.centroids.codes)
+            if levels.min() < 0 or levels.max() >= count:
+                raise CorruptionError(f"a code lies outside the {count} centroids")
             return replace(member, form=replace(member.form, codes=symbols))
         case Sparse():
             return replace(member, form=Sparse(symbols, replace(member.form.values, codes=values[levels == 1])))
@@ -79,6 +82,6 @@ def _decode_pool(data: NDArray[np.uint8], header: Header, pool: Pool) -> Payload
         raise CorruptionError("the checksum of the pool does not match: the payload was changed after it was written")
     raw = len(body) - pool.rans_bytes - 2 * pool.lanes - pool.escapes
     sections = rans.Sections.split(body, (pool.rans_bytes, 2 * pool.lanes, raw, pool.escapes))
-    all_levels = rans.decode_pool(header.payload, sections)
+    all_levels = decode_pool(header.payload, sections)
     members = [_with_levels(member, levels, np.empty(0)) for member, levels in zip(header.payload.members, all_levels, strict=True)]
     return replace(header.payload, members=tuple(members))

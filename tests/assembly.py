@@ -9,11 +9,14 @@ import zlib
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx_compress.runtime.form import Codebook, Dense, Form, Grid, Member, Payload, Sparse, Symbols, Table
+from onnx_compress.runtime.form import Codebook, Dense, Form, Grid, Mapped, Member, Payload, Sparse, Symbols, Table
 
 KINDS = ("float32", "float16", "bfloat16", "log8")
 Coded = tuple[int, int, int]
 """Lane, table number and class index of one symbol."""
+
+NEXT = ((0, 2), (5, 7), (1, 3), (6, 4), (2, 0), (4, 6), (3, 1), (7, 5))
+"""The state of a trellis that follows a state on an even and on an odd level."""
 
 
 def varint(value: int) -> bytes:
@@ -32,7 +35,7 @@ def crc(data: bytes) -> bytes:
     return zlib.crc32(data).to_bytes(4, "little")
 
 
-def framed(kind: int, body: bytes, draft: int = 1) -> bytes:
+def framed(kind: int, body: bytes, draft: int = 2) -> bytes:
     """A header around its body."""
     header = b"OC" + bytes([draft, kind]) + (len(body) + 12).to_bytes(4, "little") + body
     return header + crc(header)
@@ -47,13 +50,21 @@ def dense_bytes(dense: Dense) -> bytes:
     return bytes([0, KINDS.index(dense.kind)]) + varint(len(dense.codes)) + exponent + dense.codes.tobytes()
 
 
+def code_bytes(codes: NDArray[np.uint8] | None, classes: int) -> bytes:
+    """Codes below `classes` as one bit string."""
+    bits, width = 0, 0
+    while 1 << width < classes:
+        width += 1
+    for place, code in enumerate([] if codes is None else codes.tolist()):
+        bits |= code << place * width
+    return bits.to_bytes(-(-(0 if codes is None else len(codes)) * width // 8), "little")
+
+
 def symbols_bytes(symbols: Symbols, tables: int) -> bytes:
     rows, columns, quantizers = symbols.table_of.shape
     out = bytes([4, symbols.raw_bits]) + zigzag(symbols.escape_base) + bytes([rows, columns, quantizers])
     out += symbols.table_of.tobytes() if tables > 1 else b""
-    for classes in (symbols.row_class, symbols.column_class):
-        out += b"" if classes is None else classes.tobytes()
-    return out
+    return out + code_bytes(symbols.row_class, rows) + code_bytes(symbols.column_class, columns)
 
 
 def form_bytes(form: Form, tables: int) -> bytes:
@@ -66,6 +77,10 @@ def form_bytes(form: Form, tables: int) -> bytes:
             scale = form.scale
             parts = [bytes([3, scale is not None]), dense_bytes(form.centroids)]
             parts += [b"" if scale is None else dense_bytes(scale), symbols_bytes(form.codes, tables)]
+        case Mapped():
+            parts = [bytes([6, form.scale is not None]), varint(form.groups), dense_bytes(form.centroids)]
+            parts += [b"" if form.scale is None else dense_bytes(form.scale), code_bytes(form.row_group, form.groups)]
+            parts += [symbols_bytes(form.codes, tables)]
         case Sparse():
             parts = [bytes([1, KINDS.index(form.values.kind)]), symbols_bytes(form.mask, tables)]
         case Symbols():
@@ -81,12 +96,12 @@ def member_bytes(member: Member, tables: int) -> bytes:
     return out + varint(view.batch) + varint(view.rows) + form_bytes(member.form, tables)
 
 
-def classify(tables: tuple[Table, ...], symbols: Symbols, place: tuple[int, int], level: int) -> tuple[int, int, int, int | None]:
-    """Table number, class index, raw part and escape byte of a level at (panel, column)."""
-    panel, column = place
-    row_class = 0 if symbols.row_class is None else int(symbols.row_class[panel])
+def classify(tables: tuple[Table, ...], symbols: Symbols, place: tuple[int, int, int], level: int) -> tuple[int, int, int, int | None]:
+    """Table number, class index, raw part and escape byte of a level at (panel, or row of a pool; column; state of its trellis)."""
+    unit, column, state = place
+    row_class = 0 if symbols.row_class is None else int(symbols.row_class[unit])
     column_class = 0 if symbols.column_class is None else int(symbols.column_class[column])
-    number = int(symbols.table_of[row_class, column_class, 0])
+    number = int(symbols.table_of[row_class, column_class, state % symbols.quantizers])
     table = tables[number]
     shifted = level + (1 << symbols.raw_bits) // 2
     value, raw = divmod(shifted, 1 << symbols.raw_bits)
@@ -129,12 +144,14 @@ def chunk(payload: Payload, rows: NDArray[np.int64], panel: int, lanes: int) -> 
     stored = stored_values(member)
     coded, raw, escapes, values = [], b"", b"", b""
     for group in range(len(rows) // lanes):
+        states = [0] * lanes
         for column in range(k):
             raws = []
             for lane in range(lanes):
                 row = int(rows[group * lanes + lane])
-                place = (panel + (group * lanes + lane) // 64, column)
+                place = (panel + (group * lanes + lane) // 64, column, states[lane])
                 number, index, part, escape = classify(payload.tables, symbols, place, int(levels[row, column]))
+                states[lane] = NEXT[states[lane]][int(levels[row, column]) % 2]
                 coded.append((lane, number, index))
                 raws.append(part)
                 escapes += b"" if escape is None else bytes([escape])
@@ -183,8 +200,11 @@ def assemble_pool(payload: Payload, lanes: int) -> bytes:
     bits, escapes, count = 0, b"", 0
     for member in payload.members:
         view, symbols = member.view, member.symbols
+        state = 0
         for (batch, row, column), level in np.ndenumerate(symbols.levels):
-            place = (batch * -(-view.rows // 64) + row // 64, column)
+            state = state if column else 0
+            place = (batch * view.rows + row, column, state)
+            state = NEXT[state][int(level) % 2]
             number, index, part, escape = classify(payload.tables, symbols, place, int(level))
             coded.append((len(coded) % lanes, number, index))
             bits |= part << count

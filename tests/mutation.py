@@ -12,7 +12,7 @@ from onnx_compress.runtime.errors import FormatError
 from onnx_compress.runtime.reader import read_header
 
 from tests.assembly import framed
-from tests.payloads import ASSEMBLED, codebook, constant, grid, integers, plain_view, sparse
+from tests.payloads import ASSEMBLED, codebook, constant, grid, integers, mapped, plain_view, sparse, trellis
 
 MOST_SYMBOLS = 65536
 """Mutated dims may announce more than is quick to decode; such payloads are tested as headers only."""
@@ -22,6 +22,9 @@ SMALL: dict[str, Callable[[], bytes]] = {
     "grid with raw bits": lambda: writer.write(grid(plain_view(1, 65, 5), 30.0, 10, kind="float32")),
     "two chunks": lambda: writer.write(grid(plain_view(1, 130, 3), 1.0), gathered=True),
     "codebook": lambda: writer.write(codebook(plain_view(1, 9, 30), 20, 16, row_scale=True)),
+    "trellis": lambda: writer.write(trellis(plain_view(2, 66, 4), 2.0, column=True)),
+    "trellis with classes and raw bits": lambda: ASSEMBLED["trellis, width 4, few rows"]().bytes(),
+    "mapped": lambda: writer.write(mapped(plain_view(2, 9, 15), 5, 6, 10, row_scale=True)),
     "sparse": lambda: writer.write(sparse(plain_view(1, 20, 12), 0.3, "float16")),
     "integers": lambda: writer.write(integers(plain_view(1, 10, 20), 22)),
     "constant": lambda: writer.write(constant(plain_view(1, 4, 4), 1)),
@@ -29,6 +32,10 @@ SMALL: dict[str, Callable[[], bytes]] = {
     "pool": lambda: writer.write_pool(
         [grid(plain_view(1, 5, 9)), integers(plain_view(1, 5, 9), 3), codebook(plain_view(2, 3, 5), 5), constant(plain_view(1, 2, 2), 3)]
     ),
+    "pool of a trellis and others": lambda: writer.write_pool(
+        [grid(plain_view(1, 5, 9)), trellis(plain_view(2, 7, 9), 3.0), mapped(plain_view(1, 9, 5), 3, 4), trellis(plain_view(1, 8, 5), 20.0)]
+    ),
+    "pool of a trellis by hand": lambda: ASSEMBLED["trellis pool of 9, five lanes"]().bytes(),
     "pool by hand": lambda: ASSEMBLED["pool of 9, five lanes"]().bytes(),
 }
 """Short payloads of every form."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx_compress.passes import writer
-from onnx_compress.runtime.form import Codebook, Dense, Form, Grid, Member, Payload, Sparse, Symbols, Table, View
+from onnx_compress.runtime.form import Codebook, Dense, Form, Grid, Mapped, Member, Payload, Sparse, Symbols, Table, View
 
 from tests import assembly
 
@@ -61,6 +61,22 @@ def codebook(view: View, count: int, dtype: int = 1, seed: int = 0, row_scale: b
     return Member(dtype, view, Codebook(dense(np.sort(random.normal(0, 1, count)), "float16"), Symbols(codes), scale))
 
 
+def mapped(view: View, groups: int, size: int, dtype: int = 1, seed: int = 0, row_scale: bool = False) -> Member:
+    """A Mapped form: `groups` codebooks of `size` centroids, rows dealt to them at random."""
+    random = np.random.default_rng(seed + 2000)
+    made = codebook(view, size, dtype, seed, row_scale)
+    assert isinstance(made.form, Codebook)
+    rows = random.integers(0, groups, view.batch * view.rows).astype(np.uint8) if groups > 1 else None
+    return Member(dtype, view, Mapped(dense(random.normal(0, 1, groups * size), "float16"), groups, rows, made.form.codes, made.form.scale))
+
+
+def trellis(view: View, spread: float = 1.0, dtype: int = 1, seed: int = 0, **changes: bool) -> Member:
+    """A Grid of trellis-coded levels; `column`, `one` as in `grid`."""
+    made = grid(view, spread, dtype, seed, **changes)
+    assert isinstance(made.form, Grid)
+    return Member(dtype, view, replace(made.form, levels=replace(made.form.levels, quantizers=2)))
+
+
 def sparse(view: View, share: float, kind: str = "float32", dtype: int = 1, seed: int = 0) -> Member:
     """A Sparse member that keeps about `share` of its values."""
     random = np.random.default_rng(seed)
@@ -78,6 +94,12 @@ def constant(view: View, level: int, dtype: int = 1) -> Member:
     """All levels the same."""
     levels = Symbols(np.full(view.shape, level, np.int32))
     return Member(dtype, view, levels if dtype in LOW_HIGH else Grid(dense(np.array([0.25])), levels))
+
+
+def _trellis_of(member: Member) -> Member:
+    """The same levels, trellis-coded."""
+    assert isinstance(member.form, Grid)
+    return replace(member, form=replace(member.form, levels=replace(member.form.levels, quantizers=2)))
 
 
 SHAPES = [
@@ -107,6 +129,23 @@ def _classes_differ(seed: int = 0) -> Member:
     levels[:, 64:128] *= 4
     levels[1, :64] //= 3
     return Member(1, view, Grid(dense(np.array([0.1])), Symbols(levels)))
+
+
+def _columns_differ(seed: int = 0, quantizers: int = 1) -> Member:
+    """Columns and rows of very different spread, so that column classes pay."""
+    view = plain_view(1, 130, 33)
+    levels = laplace(view.shape, 1.0, seed)
+    levels[:, :, 1::3] *= 7
+    levels[:, 64:] *= 3
+    return Member(1, view, Grid(dense(np.array([0.1])), Symbols(levels, quantizers=quantizers)))
+
+
+def _rows_differ(seed: int, rows: int = 40, quantizers: int = 1) -> Member:
+    """A small weight whose rows have very different spreads, so that row classes pay in a pool."""
+    view = plain_view(2, rows, 60)
+    spread = np.random.default_rng(seed).choice([0.3, 2.0, 9.0], (2, rows, 1))
+    levels = np.rint(np.random.default_rng(seed).laplace(0, 1, view.shape) * spread).astype(np.int32)
+    return Member(1, view, Grid(dense(np.array([0.1])), Symbols(levels, quantizers=quantizers)))
 
 
 def _outliers() -> Member:
@@ -146,6 +185,22 @@ WRITTEN: dict[str, Callable[[], Member]] = {
     "column scale": lambda: grid(plain_view(1, 66, 9), column=True),
     "one scale and a column scale": lambda: grid(plain_view(2, 66, 9), column=True, one=True, kind="float32"),
     "row classes": _classes_differ,
+    "column classes": _columns_differ,
+    **{f"trellis {b}x{r}x{k}": lambda b=b, r=r, k=k: trellis(plain_view(b, r, k)) for b, r, k in SHAPES},  # type: ignore[misc]
+    **{f"trellis of spread {s}": lambda s=s: trellis(plain_view(1, 66, 20), s) for s in (0.1, 0.5, 5, 20, 100, 3000)},  # type: ignore[misc]
+    "trellis, row and column classes": lambda: _columns_differ(1, 2),
+    "trellis, transposed": lambda: trellis(TRANSPOSED),
+    "trellis, column scale": lambda: trellis(plain_view(2, 130, 9), column=True),
+    "trellis float16": lambda: trellis(plain_view(1, 66, 30), 3.0, 10, one=True),
+    "trellis bfloat16": lambda: trellis(plain_view(1, 66, 30), dtype=16, column=True),
+    "trellis of outliers": lambda: _trellis_of(_outliers()),
+    "trellis in blocks": lambda: _trellis_of(grid(plain_view(1, 66, 33), block=8)),
+    "trellis of a constant": lambda: _trellis_of(constant(plain_view(1, 65, 9), -3)),
+    **{f"mapped {g}x{n}": lambda g=g, n=n: mapped(plain_view(2, 70, 9), g, n) for g, n in ((1, 1), (1, 9), (2, 5), (3, 4), (256, 3), (5, 300))},  # type: ignore[misc]
+    "mapped, row scale": lambda: mapped(plain_view(3, 65, 12), 6, 7, row_scale=True),
+    "mapped of one group, row scale": lambda: mapped(plain_view(1, 65, 12), 1, 7, row_scale=True),
+    "mapped float16, row scale": lambda: mapped(plain_view(2, 66, 8), 3, 20, 10, row_scale=True),
+    "mapped bfloat16, transposed": lambda: mapped(GROUPS, 4, 5, 16),
     "outliers escape": _outliers,
     "log8 extremes": lambda: Member(
         1, plain_view(1, 4, 3), Grid(Dense("log8", np.array([0, 255, 15, 240], np.uint8), 84), Symbols(laplace((1, 4, 3), 2)))
@@ -184,6 +239,23 @@ POOLS: dict[str, Callable[[], list[Member]]] = {
         constant(plain_view(1, 3, 3), 32767),
         constant(plain_view(1, 3, 3), -32768),
     ],
+    "of rows that differ": lambda: [_rows_differ(1), grid(plain_view(1, 20, 30)), _rows_differ(2, 30)],
+    "of a trellis": lambda: [trellis(plain_view(1, 7, 9))],
+    "of trellises among others": lambda: [
+        grid(plain_view(1, 9, 7)),
+        trellis(plain_view(2, 33, 11), 1.5),
+        codebook(plain_view(2, 3, 5), 5),
+        _rows_differ(3, 25, 2),
+        trellis(plain_view(1, 40, 13), 40.0, 10, column=True),
+        _trellis_of(_outliers()),
+        integers(plain_view(1, 8, 9), 3),
+        trellis(RANK0),
+    ],
+    "of mapped": lambda: [
+        mapped(plain_view(2, 10, 20), 3, 5),
+        mapped(plain_view(1, 10, 20), 1, 5, 10, row_scale=True),
+        mapped(plain_view(2, 33, 4), 17, 9, row_scale=True),
+    ],
     "of constants": lambda: [constant(plain_view(1, 5, 5), n, 3) for n in (-128, 0, 127)],
     "of float16 and bfloat16": lambda: [
         grid(plain_view(1, 9, 9), dtype=10),
@@ -211,43 +283,55 @@ THREE = (Table(-1, (60, 136, 60)), Table(-3, (10, 0, 40, 150, 40, 0, 16), True),
 """Plain; with zero frequencies and an escape; a single class."""
 
 
-def _leaf(view: View, seed: int, axes: tuple[int, int], raw_bits: int = 0, base: int = -100) -> Symbols:
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """How many row and column classes and quantizers a leaf has; `by_row`: row classes as in a pool."""
+
+    rows: int
+    columns: int
+    quantizers: int = 1
+    by_row: bool = False
+
+
+def _leaf(view: View, seed: int, axes: Axes, raw_bits: int = 0, base: int = -100) -> Symbols:
     """Levels that the tables THREE can code, with row and column classes at random."""
     random = np.random.default_rng(seed)
-    rows, columns = axes
-    row_class = random.integers(0, rows, view.panels).astype(np.uint8) if rows > 1 else None
-    column_class = random.integers(0, columns, view.k).astype(np.uint8) if columns > 1 else None
-    table_of = random.integers(0, 3, (rows, columns, 1)).astype(np.uint8)
+    units = view.batch * view.rows if axes.by_row else view.panels
+    row_class = random.integers(0, axes.rows, units).astype(np.uint8) if axes.rows > 1 else None
+    column_class = random.integers(0, axes.columns, view.k).astype(np.uint8) if axes.columns > 1 else None
+    table_of = random.integers(0, 3, (axes.rows, axes.columns, axes.quantizers)).astype(np.uint8)
     panel = np.arange(view.batch)[:, None] * -(-view.rows // 64) + np.arange(view.rows) // 64
-    by_row = np.zeros(panel.shape, int) if row_class is None else row_class[panel]
+    unit = np.arange(view.batch * view.rows).reshape(view.batch, view.rows) if axes.by_row else panel
+    by_row = np.zeros(unit.shape, int) if row_class is None else row_class[unit]
     by_column = np.zeros(view.k, int) if column_class is None else column_class
-    table = table_of[by_row[:, :, None], by_column[None, None, :], 0]
     wide = np.where(random.random(view.shape) < 0.05, random.integers(base, base + 255, view.shape), random.integers(-2, 3, view.shape))
-    classes = np.choose(table, [np.clip(wide, -1, 1), wide, np.zeros(view.shape, int)])
-    levels = (classes << raw_bits) - ((1 << raw_bits) >> 1) + random.integers(0, 1 << raw_bits, view.shape)
-    return Symbols(levels.astype(np.int32), raw_bits, base, table_of, row_class, column_class)
+    raw = random.integers(0, 1 << raw_bits, view.shape)
+    levels, state = np.zeros(view.shape, np.int32), np.zeros((view.batch, view.rows), int)
+    for k in range(view.k):
+        table = table_of[by_row, by_column[k], state % axes.quantizers]
+        classes = np.choose(table, [np.clip(wide[..., k], -1, 1), wide[..., k], np.zeros(state.shape, int)])
+        levels[..., k] = (classes << raw_bits) - ((1 << raw_bits) >> 1) + raw[..., k]
+        state = np.array(assembly.NEXT)[state, levels[..., k] & 1]
+    return Symbols(levels, raw_bits, base, table_of, row_class, column_class, axes.quantizers)
 
 
-def _assembled(view: View, seed: int, axes: tuple[int, int], layout: tuple[int, ...], raw_bits: int = 0) -> Assembled:
-    form = Grid(dense(np.random.default_rng(seed).uniform(0.1, 1, view.batch * view.rows), "bfloat16"), _leaf(view, seed, axes, raw_bits))
-    return Assembled(Payload(THREE, (Member(1, view, form),), False), layout)
+def _assembled(view: View, seed: int, axes: tuple[int, ...], layout: tuple[int, ...], raw_bits: int = 0) -> Assembled:
+    scale = dense(np.random.default_rng(seed).uniform(0.1, 1, view.batch * view.rows), "bfloat16")
+    return Assembled(Payload(THREE, (Member(1, view, Grid(scale, _leaf(view, seed, Axes(*axes), raw_bits))),), False), layout)
 
 
-def _pooled(count: int, lanes: int) -> Assembled:
+def _pooled(count: int, lanes: int, quantizers: int = 1) -> Assembled:
     members = []
     for number in range(count):
         view = plain_view(1 + number % 2, 1 + 11 * number % 90, 1 + number % 7)
-        symbols = _leaf(view, number, (1 + number % 3, 1 + number % 4), number % 2 * 3, -10)
-        symbols = Symbols(np.clip(symbols.levels, -128, 127), symbols.raw_bits, -10, *_axes(symbols))  # type: ignore[arg-type]
+        two = quantizers if number % 4 % 2 else 1
+        symbols = _leaf(view, number, Axes(1 + number % 3, 1 + number % 4, two, by_row=True), number % 2 * 3, -10)
+        symbols = replace(symbols, levels=np.clip(symbols.levels, -128, 127))
         form: Form = Grid(dense(np.array([0.5])), symbols) if number % 4 else symbols
         members.append(Member(1 if number % 4 else 5, view, form))
     tables = (*THREE[:1], Table(-10, (*range(1, 16), 136), True), THREE[2])
     members = [member for member in members if _codable(tables, member)]
     return Assembled(Payload(tables, tuple(members), True), (lanes,))
-
-
-def _axes(symbols: Symbols) -> tuple[NDArray, NDArray | None, NDArray | None]:
-    return symbols.table_of, symbols.row_class, symbols.column_class
 
 
 def _codable(tables: tuple[Table, ...], member: Member) -> bool:
@@ -272,6 +356,13 @@ ASSEMBLED: dict[str, Callable[[], Assembled]] = {
     "pool of 1, one lane": lambda: _pooled(1, 1),
     "pool of 9, five lanes": lambda: _pooled(9, 5),
     "pool of 30, 64 lanes": lambda: _pooled(30, 64),
+    "trellis": lambda: _assembled(plain_view(1, 66, 20), 11, (1, 1, 2), (1, 1)),
+    "trellis with classes": lambda: _assembled(plain_view(2, 200, 10), 12, (3, 5, 2), (1, 3)),
+    "trellis, width 3, raw bits": lambda: _assembled(plain_view(2, 400, 5), 13, (2, 3, 2), (3, 1), 1),
+    "trellis, width 4, few rows": lambda: _assembled(plain_view(1, 70, 12), 14, (2, 2, 2), (4, 5), 3),
+    "trellis, all classes": lambda: _assembled(plain_view(1, 1100, 20), 15, (16, 16, 2), (2, 4), 1),
+    "trellis pool of 9, five lanes": lambda: _pooled(9, 5, 2),
+    "trellis pool of 30, 64 lanes": lambda: _pooled(30, 64, 2),
 }
 """Payloads that the writer never makes, by name."""
 

@@ -22,6 +22,7 @@ FLOATS = {1: "<f4", 10: "<f2", 16: "<u2"}
 RANGES = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767), 21: (0, 15), 22: (-8, 7)}
 STORED = {2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 21: "u1", 22: "i1"}
 VALUE_BYTES = (4, 2, 2)
+NEXT = [[0, 2], [5, 7], [1, 3], [6, 4], [2, 0], [4, 6], [3, 1], [7, 5]]
 
 
 class Rejected(Exception):  # noqa: N818  (what happened, not what went wrong)
@@ -69,6 +70,16 @@ class Bytes:
         require(-32768 <= value <= 32767, 1, f"zigzag {value}")
         return value
 
+    def codes(self, count: int, n: int) -> list[int]:
+        w = next(w for w in range(9) if 2**w >= n)
+        section = self.take((count * w + 7) // 8)
+        bits = int.from_bytes(section, "little")
+        require(bits >> (count * w) == 0, 1, "unused bits of codes")
+        flags = [byte >> i & 1 for byte in section for i in range(8)]
+        numbers = [sum(flags[i * w + j] << j for j in range(w)) for i in range(count)]
+        require(all(number < n for number in numbers), 1, f"a code is not below {n}")
+        return numbers
+
 
 @dataclass
 class Table:
@@ -86,15 +97,26 @@ class Symbols:
     raw_bits: int
     escape_base: int
     columns: int
+    quantizers: int
     map: list[int]
-    row_class: bytes | None
-    column_class: bytes | None
+    row_class: list[int] | None
+    column_class: list[int] | None
     levels: dict[tuple[int, int, int], int] = field(default_factory=dict)
+    multiples: dict[tuple[int, int, int], int] = field(default_factory=dict)
+    states: dict[tuple[int, int], int] = field(default_factory=dict)
 
-    def table(self, panel: int, column: int) -> int:
-        row_class = self.row_class[panel] if self.row_class else 0
-        column_class = self.column_class[column] if self.column_class else 0
-        return self.map[row_class * self.columns + column_class]
+    def table(self, unit: int, place: tuple[int, int, int]) -> int:
+        row_class = self.row_class[unit] if self.row_class else 0
+        column_class = self.column_class[place[2]] if self.column_class else 0
+        q = self.states.get(place[:2], 0) & 1 if self.quantizers == 2 else 0
+        return self.map[(row_class * self.columns + column_class) * self.quantizers + q]
+
+    def put(self, place: tuple[int, int, int], level: int) -> None:
+        self.levels[place] = self.multiples[place] = level
+        if self.quantizers == 2:
+            s = self.states.get(place[:2], 0)
+            self.multiples[place] = 2 * level - (s & 1) * ((level > 0) - (level < 0))
+            self.states[place[:2]] = NEXT[s][level & 1]
 
 
 @dataclass
@@ -158,39 +180,38 @@ def read_dense(r: Bytes, counts: Callable[[int], bool]) -> list[float]:
     return values
 
 
-def read_symbols(r: Bytes, member: Member, tables: int, tagged: bool) -> None:
+def read_symbols(r: Bytes, member: Member, tables: int, pool: bool, tagged: bool = True, most_quantizers: int = 1) -> None:
     if tagged:
         require(r.u8() == 4, 1, "not Symbols")
     raw_bits, escape_base = r.u8(0, 8), r.zigzag()
-    rows, columns, quantizers = r.u8(1, 16), r.u8(1, 16), r.u8()
-    require(quantizers == 1, 4, "quantizers")
+    rows, columns, quantizers = r.u8(1, 16), r.u8(1, 16), r.u8(1, most_quantizers)
     require(tables > 0, 1, "no table")
-    numbers = list(r.take(rows * columns)) if tables > 1 else [0] * (rows * columns)
+    many = rows * columns * quantizers
+    numbers = list(r.take(many)) if tables > 1 else [0] * many
     require(all(number < tables for number in numbers), 1, "map")
-    row_class = r.take(member.batch * member.panels()) if rows > 1 else None
-    require(all(c < rows for c in row_class or b""), 1, "row class")
-    column_class = r.take(member.k) if columns > 1 else None
-    require(all(c < columns for c in column_class or b""), 1, "column class")
-    member.symbols = Symbols(raw_bits, escape_base, columns, numbers, row_class, column_class)
+    units = member.batch * (member.rows if pool else member.panels())
+    row_class = r.codes(units, rows) if rows > 1 else None
+    column_class = r.codes(member.k, columns) if columns > 1 else None
+    member.symbols = Symbols(raw_bits, escape_base, columns, quantizers, numbers, row_class, column_class)
 
 
-def read_grid(r: Bytes, member: Member, tables: int) -> None:
+def read_grid(r: Bytes, member: Member, tables: int, pool: bool) -> None:
     flags, block = r.u8(0, 1), r.varint(0, member.k)
     blocks = -(-member.k // block) if block else 1
     full = member.batch * member.rows * blocks
     scale = read_dense(r, lambda count: count in (1, full))
     column = read_dense(r, lambda count: count == member.k) if flags else None
 
-    def value(b: int, o: int, c: int, level: int) -> float:
+    def value(b: int, o: int, c: int, _: int) -> float:
         s = scale[0] if len(scale) == 1 else scale[(b * member.rows + o) * blocks + (c // block if block else 0)]
         s = s if column is None else round32(s * column[c])
-        return round32(s * level)
+        return round32(s * round32(member.symbols.multiples[b, o, c]))
 
     member.value = value
-    read_symbols(r, member, tables, True)
+    read_symbols(r, member, tables, pool, most_quantizers=2)
 
 
-def read_codebook(r: Bytes, member: Member, tables: int) -> None:
+def read_codebook(r: Bytes, member: Member, tables: int, pool: bool) -> None:
     flags = r.u8(0, 1)
     centroids = read_dense(r, lambda count: count <= 65536)
     scale = read_dense(r, lambda count: count == member.batch * member.rows) if flags else None
@@ -199,7 +220,24 @@ def read_codebook(r: Bytes, member: Member, tables: int) -> None:
         return centroids[level] if scale is None else round32(scale[b * member.rows + o] * centroids[level])
 
     member.value, member.codes = value, len(centroids)
-    read_symbols(r, member, tables, True)
+    read_symbols(r, member, tables, pool)
+
+
+def read_mapped(r: Bytes, member: Member, tables: int, pool: bool) -> None:
+    flags, groups = r.u8(0, 1), r.varint(1, 256)
+    centroids = read_dense(r, lambda count: count <= 65536 and count % groups == 0)
+    rows = member.batch * member.rows
+    scale = read_dense(r, lambda count: count == rows) if flags else None
+    row_group = r.codes(rows, groups) if groups > 1 else [0] * rows
+    n = len(centroids) // groups
+
+    def value(b: int, o: int, _: int, code: int) -> float:
+        row = b * member.rows + o
+        that = centroids[row_group[row] * n + code]
+        return that if scale is None else round32(scale[row] * that)
+
+    member.value, member.codes = value, n
+    read_symbols(r, member, tables, pool)
 
 
 def read_member(r: Bytes, tables: int, pool: bool) -> Member:
@@ -217,17 +255,15 @@ def read_member(r: Bytes, tables: int, pool: bool) -> Member:
     require(size % (batch * rows) == 0, 1, "batch * rows")
     member = Member(dtype, dims, permutation, batch, rows, size // (batch * rows))
     tag = r.u8()
-    require(tag not in (5, 6), 4, "reserved form")
-    require(1 <= tag <= 4, 1, "form")
+    require(tag != 5, 4, "reserved form")
+    require(tag in (1, 2, 3, 4, 6), 1, "form")
     if tag == 1:
         member.sparse = r.u8(0, 2)
-        read_symbols(r, member, tables, True)
-    elif tag == 2:
-        read_grid(r, member, tables)
-    elif tag == 3:
-        read_codebook(r, member, tables)
+        read_symbols(r, member, tables, pool)
+    elif tag == 4:
+        read_symbols(r, member, tables, pool, tagged=False)
     else:
-        read_symbols(r, member, tables, False)
+        {2: read_grid, 3: read_codebook, 6: read_mapped}[tag](r, member, tables, pool)
     require((tag == 4) == (dtype in RANGES), 1, "form does not fit the dtype")
     require(not (pool and tag == 1), 1, "Sparse in a pool")
     return member
@@ -245,18 +281,23 @@ class Stream:
 
     def step(self, numbers: list[int]) -> list[tuple[Table, int]]:
         """The class index of each of the first lanes, with its table."""
-        found = []
-        for lane, number in enumerate(numbers):
-            table, x = self.tables[number], self.states[lane]
-            i = table.index(x & 255)
-            self.states[lane] = table.frequency[i] * (x >> 8) + (x & 255) - table.start[i]
-            found.append((table, i))
+        found = [self.one(lane, number) for lane, number in enumerate(numbers)]
         for lane in range(len(numbers)):
             if self.states[lane] < 256:
-                require(self.at < len(self.rans), 3, "rans section is too short")
-                self.states[lane] = self.states[lane] << 8 | self.rans[self.at]
-                self.at += 1
+                self.feed(lane)
         return found
+
+    def one(self, lane: int, number: int) -> tuple[Table, int]:
+        """The class index of one lane, with its table; the lane may then need a byte."""
+        table, x = self.tables[number], self.states[lane]
+        i = table.index(x & 255)
+        self.states[lane] = table.frequency[i] * (x >> 8) + (x & 255) - table.start[i]
+        return table, i
+
+    def feed(self, lane: int) -> None:
+        require(self.at < len(self.rans), 3, "rans section is too short")
+        self.states[lane] = self.states[lane] << 8 | self.rans[self.at]
+        self.at += 1
 
     def class_value(self, table: Table, index: int, escape_base: int) -> int:
         if table.escape and index == len(table.frequency) - 1:
@@ -293,15 +334,14 @@ def check_level(member: Member, level: int) -> None:
 def decode_group(stream: Stream, member: Member, batch: int, first_row: int, lanes: int) -> None:
     symbols = member.symbols
     for column in range(member.k):
-        panels = [batch * member.panels() + (first_row + lane) // 64 for lane in range(lanes)]
-        found = stream.step([symbols.table(panel, column) for panel in panels])
+        places = [(batch, first_row + lane, column) for lane in range(lanes)]
+        found = stream.step([symbols.table(b * member.panels() + o // 64, (b, o, c)) for b, o, c in places])
         classes = [stream.class_value(table, i, symbols.escape_base) for table, i in found]
         raws = [part for at in range(0, lanes, 64) for part in stream.planes(min(64, lanes - at), symbols.raw_bits)]
-        for lane, (c, b) in enumerate(zip(classes, raws, strict=True)):
+        for place, c, b in zip(places, classes, raws, strict=True):
             level = (c << symbols.raw_bits) - ((1 << symbols.raw_bits) >> 1) + b
             check_level(member, level)
-            place = (batch, first_row + lane, column)
-            symbols.levels[place] = level
+            symbols.put(place, level)
             if member.sparse is not None and level == 1:
                 size = VALUE_BYTES[member.sparse]
                 require(stream.value_at < len(stream.values), 3, "values")
@@ -358,16 +398,18 @@ def decode_pool(r: Bytes, members: list[Member], tables: list[Table], rest: byte
     require(bits >> count == 0, 3, "unused bit")
     order = [(member, place) for member in members for place in member.places()]
     for at in range(0, len(order), lanes):
-        step = order[at : at + lanes]
-        found = stream.step([m.symbols.table(b * m.panels() + o // 64, c) for m, (b, o, c) in step])
-        for (member, place), (table, i) in zip(step, found, strict=True):
+        for lane, (member, place) in enumerate(order[at : at + lanes]):
             s = member.symbols
+            table, i = stream.one(lane, s.table(place[0] * member.rows + place[1], place))
             level = (stream.class_value(table, i, s.escape_base) << s.raw_bits) - ((1 << s.raw_bits) >> 1)
             level += bits >> bit_at & ((1 << s.raw_bits) - 1)
             bit_at += s.raw_bits
             require(-32768 <= level <= 32767, 3, "a pooled level")
             check_level(member, level)
-            s.levels[place] = level
+            s.put(place, level)
+            require(-32768 <= s.multiples[place] <= 32767, 3, "a pooled multiple")
+            if stream.states[lane] < 256:
+                stream.feed(lane)
     stream.end()
 
 
@@ -403,7 +445,7 @@ def decode_with_dtypes(data: bytes) -> list[tuple[int, NDArray]]:
     """(dtype number, tensor) of all members of a payload."""
     r = Bytes(data)
     require(r.take(2) == b"OC", 1, "magic")
-    require(r.u8() == 1, 4, "draft")
+    require(r.u8() == 2, 4, "draft")
     kind = r.u8(0, 1)
     header_bytes = int.from_bytes(r.take(4), "little")
     require(header_bytes <= len(data), 2, "header_bytes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from onnx_compress.runtime import library
 from onnx_compress.runtime.errors import CorruptionError, FormatError, TruncatedError, UnsupportedVersionError
 from onnx_compress.runtime.evaluate import member_array
-from onnx_compress.runtime.form import Codebook, Form, Grid, Member, Payload, Sparse, Symbols, Table
+from onnx_compress.runtime.form import Codebook, Form, Grid, Mapped, Member, Payload, Sparse, Symbols, Table
 from onnx_compress.runtime.reader import read, read_header
 
 from tests import isolation, stranger
@@ -170,7 +171,13 @@ REFUSED: dict[str, tuple[type[FormatError], bytes]] = {
     "dtype double": (FormatError, grid_payload(member=bytes([11, 1, 1, 1, 1]))),
     "a float form in an integer dtype": (FormatError, grid_payload(member=bytes([3, 1, 1, 1, 1]))),
     "form Planes": (UnsupportedVersionError, grid_payload(scale=bytes([5]))),
-    "form Mapped": (UnsupportedVersionError, grid_payload(scale=bytes([6]))),
+    "no groups": (FormatError, grid_payload(scale=bytes([6, 0, 0]))),
+    "257 groups": (FormatError, grid_payload(scale=bytes([6, 0]) + varint(257) + dense_bytes(dense(np.ones(257))))),
+    "three centroids in two groups": (FormatError, grid_payload(scale=bytes([6, 0, 2]) + dense_bytes(dense(np.ones(3))))),
+    "a group beyond their number": (FormatError, grid_payload(scale=bytes([6, 0, 3]) + dense_bytes(dense(np.ones(3))) + bytes([3]))),
+    "an unused bit of a row's group": (FormatError, grid_payload(scale=bytes([6, 0, 2]) + dense_bytes(dense(np.ones(2))) + bytes([2]))),
+    "trellis-coded codes of a Mapped form": (FormatError, grid_payload(scale=bytes([6, 0, 1]) + dense_bytes(dense(np.ones(1))), leaf=bytes([4, 0, 0, 1, 1, 2]))),
+    "a Mapped form with an unknown flag": (FormatError, grid_payload(scale=bytes([6, 2, 1]) + dense_bytes(dense(np.ones(1))))),
     "form 7": (FormatError, grid_payload(scale=bytes([7]))),
     "form Dense": (FormatError, grid_payload(scale=bytes([0]))),
     "an infinite scale": (FormatError, grid_payload(scale=bytes([2, 0, 0, 0, 0, 1]) + np.float32(np.inf).tobytes())),
@@ -179,11 +186,17 @@ REFUSED: dict[str, tuple[type[FormatError], bytes]] = {
     "log8 of exponent 85": (FormatError, grid_payload(scale=bytes([2, 0, 0, 0, 3, 1, 85, 0]))),
     "log8 of exponent -101": (FormatError, grid_payload(scale=bytes([2, 0, 0, 0, 3, 1, 256 - 101, 0]))),
     "nine raw bits": (FormatError, grid_payload(leaf=bytes([4, 9, 0, 1, 1, 1]))),
-    "two quantizers": (UnsupportedVersionError, grid_payload(leaf=bytes([4, 0, 0, 1, 1, 2]))),
+    "three quantizers": (FormatError, grid_payload(leaf=bytes([4, 0, 0, 1, 1, 3]))),
+    "no quantizer": (FormatError, grid_payload(leaf=bytes([4, 0, 0, 1, 1, 0]))),
+    "two quantizers of a codebook": (FormatError, grid_payload(scale=bytes([3, 0]) + dense_bytes(dense(np.ones(1))), leaf=bytes([4, 0, 0, 1, 1, 2]))),
+    "two quantizers of integers": (FormatError, grid_payload(member=bytes([3, 3, 1, 1, 1, 1, 1]), scale=b"", leaf=bytes([4, 0, 0, 1, 1, 2]))),
     "an escape base beyond 16 bits": (FormatError, grid_payload(leaf=bytes([4, 0]) + zigzag(32768) + bytes([1, 1, 1]))),
     "no row class": (FormatError, grid_payload(leaf=bytes([4, 0, 0, 0, 1, 1]))),
     "seventeen column classes": (FormatError, grid_payload(leaf=bytes([4, 0, 0, 1, 17, 1]))),
-    "a column class beyond its number": (FormatError, grid_payload(leaf=bytes([4, 0, 0, 1, 2, 1, 2]))),
+    "a column class beyond its number": (FormatError, grid_payload(leaf=bytes([4, 0, 0, 1, 3, 1, 3]))),
+    "a row class beyond its number": (FormatError, grid_payload(leaf=bytes([4, 0, 0, 3, 1, 1, 3]))),
+    "an unused bit of a column class": (FormatError, grid_payload(leaf=bytes([4, 0, 0, 1, 2, 1, 2]))),
+    "an unused bit of a row class": (FormatError, grid_payload(leaf=bytes([4, 0, 0, 2, 1, 1, 128]))),
     "no tables": (FormatError, grid_payload(tables=b"\0")),
     "257 tables": (FormatError, grid_payload(tables=varint(257) + table_bytes(THREE[2]) * 257)),
     "a table of no class": (FormatError, grid_payload(tables=bytes([1, 0, 0]))),
@@ -201,12 +214,18 @@ def leaf(levels: list[int]) -> Symbols:
     return Symbols(np.array(levels, np.int32).reshape(1, 1, -1), 0, -150)
 
 
+def mapped_of(levels: list[int]) -> Mapped:
+    """Two groups of two centroids; the one row belongs to the second."""
+    return Mapped(dense(np.arange(4.0)), 2, np.array([1], np.uint8), leaf(levels))
+
+
 def with_levels(dtype: int, form: Form, pooled: bool = False) -> bytes:
     payload = Payload((Table(0, (1, 255), True),), (Member(dtype, plain_view(1, 1, 3), form),), pooled)
     return assemble_pool(payload, 1) if pooled else assemble(payload)
 
 
 WIDE = Symbols(np.array([[[-40000, -39900, -39800]]], np.int32), 1, -20000)
+HIGH = Symbols(np.array([[[16384, 16384, 16384]]], np.int32), 0, 16300, np.zeros((1, 1, 2), np.uint8), quantizers=2)
 THREE_CENTROIDS = dense(np.array([0.0, 1.0, 2.0]))
 UNUSED_BIT = Payload(
     (Table(0, (256,)),), (Member(1, plain_view(1, 1, 3), Grid(dense(np.array([1.0])), Symbols(np.zeros((1, 1, 3), np.int32), 1))),), True
@@ -232,6 +251,10 @@ REFUSED |= {
     "uint8 of -1": (CorruptionError, with_levels(2, leaf([0, -1, 15]))),
     "int4 of -9": (CorruptionError, with_levels(22, leaf([0, -9, 7]))),
     "int8 of -129": (CorruptionError, with_levels(3, leaf([0, -129, 7]))),
+    "a code beyond the centroids of its group": (CorruptionError, with_levels(1, mapped_of([0, 2, 1]))),
+    "a code below the centroids of its group": (CorruptionError, with_levels(1, mapped_of([0, -1, 1]))),
+    "a pooled code beyond the centroids of its group": (CorruptionError, with_levels(1, mapped_of([0, 2, 1]), True)),
+    "a pooled multiple of 32768": (CorruptionError, with_levels(1, Grid(dense(np.array([1.0])), HIGH), True)),
     "a pooled level of -40000": (CorruptionError, with_levels(1, Grid(dense(np.array([1.0])), WIDE), True)),
     "a pooled int4 of 8": (CorruptionError, with_levels(22, leaf([0, 8, 7]), True)),
     "Sparse in a pool": (FormatError, with_levels(1, Sparse(leaf([0, 0, 0]), dense(np.zeros(0))), True)),
@@ -242,6 +265,8 @@ REFUSED |= {
 def test_levels_at_the_ends_of_their_ranges_are_decoded() -> None:
     for data in (
         with_levels(1, Codebook(THREE_CENTROIDS, leaf([0, 2, 1]))),
+        with_levels(1, mapped_of([0, 1, 1])),
+        with_levels(1, Grid(dense(np.array([1.0])), replace(HIGH, levels=HIGH.levels - 1)), True),
         with_levels(21, leaf([0, 15, 15])),
         with_levels(22, leaf([-8, 7, 0])),
         with_levels(3, leaf([-128, 0, 0])),

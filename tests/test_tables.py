@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx_compress.passes import tables
+from onnx_compress.runtime import trellis
 
 QUICK = settings(max_examples=200, deadline=None, derandomize=True)
 COUNTS = st.lists(st.one_of(st.just(0.0), st.integers(0, 10**9).map(float)), min_size=1, max_size=16)
@@ -150,7 +151,7 @@ def test_a_plan_by_histograms_costs_what_the_plan_of_the_levels_costs() -> None:
     histograms = np.stack([np.bincount(panel.reshape(-1) - low, minlength=high - low + 1) for panel in np.split(levels, 3, axis=1)]).astype(
         float
     )
-    plan = tables.plan(levels, (1, 2, 4))
+    plan = tables.plan(levels)
     assert plan is not None
     assert tables.plan_histograms(histograms, low, (1, 2, 4)) == pytest.approx(plan.bits)
 
@@ -161,3 +162,75 @@ def test_planning_is_the_same_on_every_run() -> None:
     assert one is not None
     assert other is not None
     assert (one.raw_bits, one.tables, one.bits) == (other.raw_bits, other.tables, other.bits)
+
+
+def laplacian(spread: NDArray, shape: tuple[int, int, int], seed: int = 0) -> NDArray[np.int32]:
+    return np.rint(np.random.default_rng(seed).laplace(0, 1, shape) * spread).astype(np.int32)
+
+
+def cost(coding: tables.Coding, levels: NDArray[np.int32], quantizers: NDArray | None, pooled: bool) -> float:
+    """Bits of the symbols of levels without raw bits under a coding, counted anew symbol by symbol."""
+    assert coding.raw_bits == 0
+    bits = 0.0
+    for (batch, row, column), level in np.ndenumerate(levels):
+        unit = batch * levels.shape[1] + row if pooled else batch * -(-levels.shape[1] // 64) + row // 64
+        rows = 0 if coding.row_class is None else coding.row_class[unit]
+        columns = 0 if coding.column_class is None else coding.column_class[column]
+        table = coding.tables[coding.map[rows, columns, 0 if quantizers is None else quantizers[batch, row, column]]]
+        index = level - table.first
+        plain = 0 <= index < len(table.frequencies) - table.escape and table.frequencies[index] > 0
+        bits += 8 - np.log2(table.frequencies[index]) if plain else 16 - np.log2(table.frequencies[-1])
+    return bits
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("trellised", [False, True])
+def test_a_plan_counts_the_bits_of_its_symbols_tables_map_and_classes(pooled: bool, trellised: bool) -> None:
+    rows = np.repeat([0.4, 1.5, 0.4, 3.0], 64)[None, :, None]
+    levels = laplacian(rows * np.resize([0.5, 2.0], 40), (2, 256, 40))
+    quantizers = trellis.quantizers(levels) if trellised else None
+    coding = tables.plan(levels, quantizers, pooled)
+    assert coding is not None
+    assert coding.map.shape[0] > 1
+    assert coding.map.shape[1] > 1
+    assert coding.map.shape[2] == 1 + trellised
+    rest = 8.0 * coding.map.size + sum(8.0 * (len(table.frequencies) + 1) for table in coding.tables)
+    for classes, axis in ((coding.row_class, 0), (coding.column_class, 1)):
+        assert classes is not None
+        rest += 8 * -(-len(classes) * (coding.map.shape[axis] - 1).bit_length() // 8)
+    assert coding.bits == pytest.approx(cost(coding, levels, quantizers, pooled) + rest)
+    assert coding.bits < tables.plan(levels, quantizers, pooled, effort=0).bits * 0.95  # type: ignore[union-attr]
+
+
+def test_effort_0_has_one_class_of_rows_and_columns() -> None:
+    levels = laplacian(np.repeat([0.2, 5.0], 64)[None, :, None], (1, 128, 300))
+    coding = tables.plan(levels, effort=0)
+    assert coding is not None
+    assert coding.map.shape == (1, 1, 1)
+    assert coding.row_class is None
+    assert coding.column_class is None
+
+
+def test_quantizers_of_different_laws_get_tables_of_their_own_and_of_the_same_law_share_one() -> None:
+    quantizers = np.random.default_rng(1).integers(0, 2, (1, 64, 500)).astype(np.uint8)
+    same = laplacian(np.ones(1), (1, 64, 500))
+    different = np.where(quantizers == 1, same * 3, same)
+    assert [len(tables.plan(levels, quantizers).tables) for levels in (same, different)] == [1, 2]  # type: ignore[union-attr]
+
+
+def test_uniform_weights_get_no_classes() -> None:
+    for pooled in (False, True):
+        coding = tables.plan(laplacian(np.ones(1), (1, 130, 50)), pooled=pooled)
+        assert coding is not None
+        assert coding.map.shape == (1, 1, 1)
+
+
+def test_row_classes_of_a_pool_pay_for_themselves_where_rows_differ() -> None:
+    sizes = []
+    for spread in (0.0, 0.8):
+        rows = [np.exp(np.random.default_rng(n).normal(0, spread, (1, 64, 1))) for n in range(12)]
+        weights = [laplacian(row, (1, 64, 50), n) for n, row in enumerate(rows)]
+        one = sum(tables.plan(levels, pooled=True, effort=0).bits for levels in weights)  # type: ignore[union-attr]
+        sizes.append(sum(tables.plan(levels, pooled=True).bits for levels in weights) / one)  # type: ignore[union-attr]
+    assert sizes[0] == pytest.approx(1)
+    assert sizes[1] < 0.96

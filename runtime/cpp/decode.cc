@@ -8,10 +8,29 @@
 
 namespace onnx_compress {
 
-const Lookup& table_of(const Payload& payload, const Symbols& symbols, int64_t panel, int column_class) {
-  const int row_class = symbols.row_class ? symbols.row_class[panel] : 0;
-  return payload.tables[symbols.map ? symbols.map[row_class * symbols.column_classes + column_class] : 0];
+const Lookup& table_of(const Payload& payload, const Symbols& symbols, int row_class, int column_class, int quantizer) {
+  const int place = (row_class * symbols.column_classes + column_class) * symbols.quantizers + quantizer;
+  return payload.tables[symbols.map ? symbols.map[place] : 0];
 }
+
+namespace {
+
+LookupPair paired(const Lookup& even, const Lookup& odd) {
+  LookupPair pair;
+  for (const int q : {0, 1}) {
+    const Lookup& table = q ? odd : even;
+    pair.first[q] = table.first;
+    for (int i = 0; i < table.count; ++i, ++pair.count) {
+      pair.start[pair.count] = static_cast<uint16_t>(table.start[i] + q * LookupPair::ODD_SLOTS);
+      pair.frequency[pair.count] = table.frequency[i];
+      pair.index[pair.count] = static_cast<uint16_t>(table.index[i] + q * LookupPair::ODD_IDS);
+    }
+    if (table.escape) pair.escape[q] = pair.index[pair.count - 1];
+  }
+  return pair;
+}
+
+}  // namespace
 
 void throw_fault(int fault, const std::string& where) {
   switch (fault) {
@@ -34,7 +53,15 @@ Weight::Weight(const uint8_t* data, uint64_t size, int64_t member, bool checksum
     fail(Fault::argument, "member ", member, " of a payload that has ", payload_.members.size());
   if (round_then_ == this->member().dtype || round_then_ == FLOAT) round_then_ = 0;
   if (checksums) onnx_compress::verify_checksums(payload_);
-  if (payload_.pooled) pooled_ = decode_pool(payload_, member_);
+  if (payload_.pooled) {
+    pooled_ = decode_pool(payload_, member_);
+    return;
+  }
+  const Symbols& symbols = this->member().symbols;
+  for (int place = 0; symbols.quantizers == 2 && place < symbols.row_classes * symbols.column_classes; ++place) {
+    const int row = place / symbols.column_classes, column = place % symbols.column_classes;
+    pairs_.push_back(paired(table_of(payload_, symbols, row, column, 0), table_of(payload_, symbols, row, column, 1)));
+  }
 }
 
 int64_t Weight::pieces() const {
@@ -67,7 +94,7 @@ TileSource::TileSource(const Weight& weight, int64_t piece, float* memory)
   form_.round_then = weight.round_then_;
   form_.low = static_cast<int>(member_.integer() ? integer_low(member_.dtype) : 0);
   form_.high = static_cast<int>(member_.integer() ? integer_high(member_.dtype) : 1);
-  if (member_.form == FORM_CODEBOOK) form_.high = static_cast<int>(member_.centroids.size()) - 1;
+  if (member_.form == FORM_CODEBOOK || member_.form == FORM_MAPPED) form_.high = static_cast<int>(member_.codes()) - 1;
   form_.centroids = member_.centroids.data();
   form_.has_scale = member_.scale.count != 0;
   open_group();
@@ -97,13 +124,33 @@ void TileSource::open_group() {
   plan_.panels = static_cast<int>((lanes_ + PANEL_ROWS - 1) / PANEL_ROWS);
   plan_.raw_bits = member_.symbols.raw_bits;
   plan_.escape_base = member_.symbols.escape_base;
-  plan_.column_class = member_.symbols.column_class;
-  const int64_t panel = batch_ * member_.panels_per_batch() + row_ / PANEL_ROWS;
-  for (int i = 0; i < plan_.panels; ++i)
-    for (int c = 0; c < member_.symbols.column_classes; ++c)
-      plan_.tables[i][c] = &table_of(weight_.payload(), member_.symbols, panel + i, c);
+  if (chunk_) load_tables();
+  if (member_.form == FORM_MAPPED) load_groups();
   load_scales(0);
   step_ = 0;
+}
+
+void TileSource::load_tables() {
+  const Symbols& symbols = member_.symbols;
+  plan_.quantizers = symbols.quantizers;
+  plan_.column_class = symbols.column_class.empty() ? nullptr : symbols.column_class.data();
+  // "each row has a state s in 0..7, which is 0 before the row's first symbol"
+  std::fill(stream_.trellis, stream_.trellis + LANES_MAX, uint8_t{0});
+  const int64_t first = batch_ * member_.panels_per_batch() + row_ / PANEL_ROWS;
+  for (int i = 0; i < plan_.panels; ++i) {
+    const int row_class = symbols.row_class.empty() ? 0 : symbols.row_class[static_cast<size_t>(first + i)];
+    for (int c = 0; c < symbols.column_classes; ++c) {
+      plan_.tables[i][c] = &table_of(weight_.payload(), symbols, row_class, c, 0);
+      if (symbols.quantizers == 2) plan_.pairs[i][c] = &weight_.pairs_[static_cast<size_t>(row_class * symbols.column_classes + c)];
+    }
+  }
+}
+
+// "value = centroids[row_group[row] * n + code]"
+void TileSource::load_groups() {
+  std::fill(form_.base, form_.base + LANES_MAX, 0);
+  for (int64_t lane = 0; lane < lanes_; ++lane)
+    form_.base[lane] = static_cast<int32_t>(member_.first_centroid(batch_ * member_.rows + row_ + lane));
 }
 
 // "scale has batch * rows * blocks values in that order, or one value for all"
@@ -165,8 +212,8 @@ void TileSource::pooled_range(int64_t first, int64_t last, float* to) {
       if (member_.form == FORM_GRID) {
         const float scale = form_.column_scale ? form_.scale[lane] * form_.column_scale[k - first] : form_.scale[lane];
         value = scale * value;
-      } else if (member_.form == FORM_CODEBOOK) {
-        value = member_.centroids[static_cast<size_t>(levels[k])];
+      } else if (member_.form == FORM_CODEBOOK || member_.form == FORM_MAPPED) {
+        value = member_.centroids[static_cast<size_t>((member_.form == FORM_MAPPED ? form_.base[lane] : 0) + levels[k])];
         if (form_.has_scale) value = form_.scale[lane] * value;
       }
       for (const int dtype : {form_.round_first, form_.round_then}) {

@@ -40,7 +40,8 @@ class Weight {
   Payload payload_;
   size_t member_;
   int round_then_;
-  std::vector<int16_t> pooled_;  // [batch, rows, k]
+  std::vector<int16_t> pooled_;    // [batch, rows, k]: levels, or multiples where they are trellis-coded
+  std::vector<LookupPair> pairs_;  // [row class, column class] of trellis-coded levels
 };
 
 // Yields the tiles of one piece, groups ascending, k ascending inside a group. At its end it checks that the stream ended as it should.
@@ -53,7 +54,9 @@ class TileSource {
  private:
   void open_chunk();
   void open_group();
+  void load_tables();
   void load_scales(int64_t block);
+  void load_groups();
   void load_columns(int64_t first, int64_t last);
   void decode_range(int64_t first, int64_t last, float* to);
   void pooled_range(int64_t first, int64_t last, float* to);
@@ -71,10 +74,10 @@ class TileSource {
   std::vector<float> columns_;
 };
 
-// The table of a symbol: "map[row_class[its panel], column_class[its k], 0]".
-const Lookup& table_of(const Payload& payload, const Symbols& symbols, int64_t panel, int column_class);
+// The table of a symbol: "map[row_class[its panel or row], column_class[its k], q]".
+const Lookup& table_of(const Payload& payload, const Symbols& symbols, int row_class, int column_class, int quantizer);
 
-// Levels of one member of a pool, [batch, rows, k].
+// Levels of one member of a pool, [batch, rows, k]; multiples where they are trellis-coded.
 std::vector<int16_t> decode_pool(const Payload& payload, size_t member);
 
 [[noreturn]] void throw_fault(int fault, const std::string& where);

@@ -26,10 +26,10 @@ struct Dense {
 struct Symbols {
   int raw_bits = 0;
   int escape_base = 0;
-  int row_classes = 1, column_classes = 1;
-  const uint8_t* map = nullptr;           // [row class, column class], or null: all table 0
-  const uint8_t* row_class = nullptr;     // a panel, or null: all 0
-  const uint8_t* column_class = nullptr;  // a column, or null: all 0
+  int row_classes = 1, column_classes = 1, quantizers = 1;
+  const uint8_t* map = nullptr;       // [row class, column class, quantizer], or null: all table 0
+  std::vector<uint8_t> row_class;     // a panel, in a pool a row; or empty: all 0
+  std::vector<uint8_t> column_class;  // a column; or empty: all 0
 };
 
 struct Member {
@@ -38,15 +38,20 @@ struct Member {
   std::vector<int> permutation;
   int64_t batch = 1, rows = 1, k = 1;
   FormKind form = FORM_SYMBOLS;
-  Dense scale;                         // Grid, Codebook; count 0: none
+  Dense scale;                         // Grid, Codebook, Mapped; count 0: none
   Dense column_scale;                  // Grid; count 0: none
   int64_t block = 0;                   // Grid
-  std::vector<float> centroids;        // Codebook
+  std::vector<float> centroids;        // Codebook, Mapped
+  int64_t groups = 1;                  // Mapped
+  std::vector<uint8_t> row_group;      // Mapped: a row; or empty: all 0
   DenseKind value_kind = DENSE_FLOAT;  // Sparse
   Symbols symbols;
 
   int64_t size() const { return batch * rows * k; }
   int64_t panels_per_batch() const { return (rows + PANEL_ROWS - 1) / PANEL_ROWS; }
+  // Centroids that a row's codes choose from.
+  int64_t codes() const { return static_cast<int64_t>(centroids.size()) / groups; }
+  int64_t first_centroid(int64_t row) const { return row_group.empty() ? 0 : row_group[static_cast<size_t>(row)] * codes(); }
   bool integer() const { return form == FORM_SYMBOLS; }
 };
 

@@ -46,36 +46,63 @@ Lookup read_table(Cursor& cursor) {
 
 namespace {
 
-const uint8_t* read_classes(Cursor& cursor, uint64_t count, int limit, const char* what) {
-  const uint8_t* codes = cursor.take(count, what);
-  for (uint64_t i = 0; i < count; ++i)
-    if (codes[i] >= limit) fail(Fault::format, what, " is ", int{codes[i]}, ", legal is 0..", limit - 1);
+// What a form belongs to.
+struct Scope {
+  const Member& member;
+  int tables;
+  bool pooled;
+
+  uint64_t rows() const { return static_cast<uint64_t>(member.batch) * static_cast<uint64_t>(member.rows); }
+};
+
+void check_code(int code, int limit, const char* what) {
+  if (code >= limit) fail(Fault::format, what, " is ", code, ", legal is 0..", limit - 1);
+}
+
+// "codes(count, n): count numbers below n as one bit string, w = ceil(log2(n)) bits each, least significant bit of a number and of a byte
+// first. [...] a number >= n is R1, unused bits are 0, else R1". At most 8 bytes are made of each that was read.
+std::vector<uint8_t> read_codes(Cursor& cursor, uint64_t count, int limit, const char* what) {
+  uint64_t width = 0;
+  while (1 << width < limit) ++width;
+  const uint64_t bits = count * width, bytes = (bits + 7) / 8;
+  const uint8_t* packed = cursor.take(bytes, what);
+  if (bits % 8 && packed[bytes - 1] >> (bits % 8)) fail(Fault::format, "an unused bit behind ", what, " is set");
+  std::vector<uint8_t> codes(count);
+  for (uint64_t i = 0, at = 0; i < count; ++i, at += width) {
+    const unsigned window = packed[at / 8] | (at / 8 + 1 < bytes ? packed[at / 8 + 1] << 8 : 0);
+    codes[i] = static_cast<uint8_t>(window >> (at % 8) & ((1u << width) - 1));
+    check_code(codes[i], limit, what);
+  }
   return codes;
 }
 
-Symbols read_symbols(Cursor& cursor, const Member& member, int tables) {
+Symbols read_symbols(Cursor& cursor, const Scope& scope, uint8_t most_quantizers) {
+  const Member& member = scope.member;
   Symbols symbols;
   symbols.raw_bits = cursor.byte_in("raw_bits", 0, 8);
   symbols.escape_base = cursor.zigzag("escape_base");
   symbols.row_classes = cursor.byte_in("row classes", 1, 16);
   symbols.column_classes = cursor.byte_in("column classes", 1, 16);
-  const int quantizers = cursor.u8("quantizers");
-  if (quantizers != 1) fail(Fault::version, quantizers, " quantizers: trellis-coded levels are reserved in draft ", DRAFT);
-  if (tables == 0) fail(Fault::format, "symbols without a table");
-  if (tables > 1)
-    symbols.map = read_classes(cursor, static_cast<uint64_t>(symbols.row_classes) * symbols.column_classes, tables, "a table number");
-  if (symbols.row_classes > 1) {
-    const uint64_t panels = static_cast<uint64_t>(member.batch) * static_cast<uint64_t>(member.panels_per_batch());
-    symbols.row_class = read_classes(cursor, panels, symbols.row_classes, "a row class");
+  symbols.quantizers = cursor.byte_in("quantizers", 1, most_quantizers);
+  if (scope.tables == 0) fail(Fault::format, "symbols without a table");
+  if (scope.tables > 1) {
+    const int count = symbols.row_classes * symbols.column_classes * symbols.quantizers;
+    symbols.map = cursor.take(static_cast<uint64_t>(count), "a table map");
+    for (int i = 0; i < count; ++i) check_code(symbols.map[i], scope.tables, "a table number");
   }
+  // "Units are panels in a chunked payload, rows (batch * rows, batch by batch) in a pool"
+  const uint64_t panels = static_cast<uint64_t>(member.batch) * static_cast<uint64_t>(member.panels_per_batch());
+  if (symbols.row_classes > 1)
+    symbols.row_class = read_codes(cursor, scope.pooled ? scope.rows() : panels, symbols.row_classes, "a row class");
   if (symbols.column_classes > 1)
-    symbols.column_class = read_classes(cursor, static_cast<uint64_t>(member.k), symbols.column_classes, "a column class");
+    symbols.column_class = read_codes(cursor, static_cast<uint64_t>(member.k), symbols.column_classes, "a column class");
   return symbols;
 }
 
-Symbols read_leaf(Cursor& cursor, const Member& member, int tables) {
+// "1..2; Q = 2 inside a Grid only"
+Symbols read_leaf(Cursor& cursor, const Scope& scope, uint8_t most_quantizers = 1) {
   if (cursor.u8("a form's tag") != TAG_SYMBOLS) fail(Fault::format, "a leaf of integers must be Symbols");
-  return read_symbols(cursor, member, tables);
+  return read_symbols(cursor, scope, most_quantizers);
 }
 
 // "Values are finite, else R1."
@@ -88,13 +115,14 @@ void check_finite(const Dense& dense, const char* what) {
   }
 }
 
-// `between`: any count from low to high is legal, not these two alone.
-Dense read_dense(Cursor& cursor, uint64_t low, uint64_t high, const char* what, bool between = false) {
+// `groups`: where it is not 0, any multiple of it from low to high is a legal count, not these two alone.
+Dense read_dense(Cursor& cursor, uint64_t low, uint64_t high, const char* what, uint64_t groups = 0) {
   if (cursor.u8(what) != TAG_DENSE) fail(Fault::format, what, " must be Dense");
   Dense dense;
   dense.kind = static_cast<DenseKind>(cursor.byte_in(what, 0, 3));
   dense.count = cursor.varint(what, low, high);
-  if (!between && dense.count != low && dense.count != high)
+  if (groups && dense.count % groups) fail(Fault::format, what, " has ", dense.count, " values, no multiple of ", groups, " groups");
+  if (!groups && dense.count != low && dense.count != high)
     fail(Fault::format, what, " has ", dense.count, " values, expected ", low, " or ", high);
   if (dense.kind == DENSE_LOG8) {
     dense.exponent = static_cast<int8_t>(cursor.u8(what));
@@ -107,40 +135,54 @@ Dense read_dense(Cursor& cursor, uint64_t low, uint64_t high, const char* what, 
 }
 
 // "scale has batch * rows * blocks values in that order, or one value for all"
-void read_grid(Cursor& cursor, Member& member, int tables) {
+void read_grid(Cursor& cursor, Member& member, const Scope& scope) {
   const int flags = cursor.byte_in("Grid flags", 0, 1);
   member.block = static_cast<int64_t>(cursor.varint("a grid's block", 0, static_cast<uint64_t>(member.k)));
   const uint64_t blocks = member.block ? static_cast<uint64_t>((member.k + member.block - 1) / member.block) : 1;
-  const uint64_t scales = static_cast<uint64_t>(member.batch * member.rows) * blocks;
-  member.scale = read_dense(cursor, 1, scales, "a grid's scale");
+  member.scale = read_dense(cursor, 1, scope.rows() * blocks, "a grid's scale");
   const uint64_t k = static_cast<uint64_t>(member.k);
   if (flags & 1) member.column_scale = read_dense(cursor, k, k, "a column scale");
-  member.symbols = read_leaf(cursor, member, tables);
+  member.symbols = read_leaf(cursor, scope, 2);
 }
 
-void read_codebook(Cursor& cursor, Member& member, int tables) {
-  const int flags = cursor.byte_in("Codebook flags", 0, 1);
-  const Dense centroids = read_dense(cursor, 1, 65536, "centroids", true);
+void read_centroids(Cursor& cursor, Member& member) {
+  const Dense centroids = read_dense(cursor, 1, 65536, "centroids", static_cast<uint64_t>(member.groups));
   member.centroids.resize(centroids.count);
   for (uint64_t i = 0; i < centroids.count; ++i) member.centroids[i] = centroids.at(i);
-  const uint64_t rows = static_cast<uint64_t>(member.batch * member.rows);
-  if (flags & 1) member.scale = read_dense(cursor, rows, rows, "a codebook's scale");
-  member.symbols = read_leaf(cursor, member, tables);
 }
 
-void read_form(Cursor& cursor, Member& member, int tables) {
+void read_codebook(Cursor& cursor, Member& member, const Scope& scope) {
+  const int flags = cursor.byte_in("Codebook flags", 0, 1);
+  read_centroids(cursor, member);
+  if (flags & 1) member.scale = read_dense(cursor, scope.rows(), scope.rows(), "a codebook's scale");
+  member.symbols = read_leaf(cursor, scope);
+}
+
+// "Mapped: u8 flags, varint groups G, form centroids (a multiple of G), form scale (only with bit 0), row_group (only if G > 1), form
+// codes"
+void read_mapped(Cursor& cursor, Member& member, const Scope& scope) {
+  const int flags = cursor.byte_in("Mapped flags", 0, 1);
+  member.groups = static_cast<int64_t>(cursor.varint("groups", 1, 256));
+  read_centroids(cursor, member);
+  if (flags & 1) member.scale = read_dense(cursor, scope.rows(), scope.rows(), "the scale of a Mapped form");
+  if (member.groups > 1) member.row_group = read_codes(cursor, scope.rows(), static_cast<int>(member.groups), "a row's group");
+  member.symbols = read_leaf(cursor, scope);
+}
+
+void read_form(Cursor& cursor, Member& member, const Scope& scope) {
   const uint8_t tag = cursor.u8("a form's tag");
-  if (tag == TAG_PLANES || tag == TAG_MAPPED) fail(Fault::version, "form ", int{tag}, " is reserved in draft ", DRAFT);
-  if (tag < TAG_SPARSE || tag > TAG_SYMBOLS) fail(Fault::format, "tag ", int{tag}, " is no form of a weight");
+  if (tag == TAG_PLANES) fail(Fault::version, "form ", int{tag}, " is reserved in draft ", DRAFT);
+  if (tag < TAG_SPARSE || tag > TAG_MAPPED) fail(Fault::format, "tag ", int{tag}, " is no form of a weight");
   member.form = static_cast<FormKind>(tag);
-  if (tag == TAG_GRID) return read_grid(cursor, member, tables);
-  if (tag == TAG_CODEBOOK) return read_codebook(cursor, member, tables);
+  if (tag == TAG_GRID) return read_grid(cursor, member, scope);
+  if (tag == TAG_CODEBOOK) return read_codebook(cursor, member, scope);
+  if (tag == TAG_MAPPED) return read_mapped(cursor, member, scope);
   if (tag == TAG_SYMBOLS) {
-    member.symbols = read_symbols(cursor, member, tables);
+    member.symbols = read_symbols(cursor, scope, 1);
     return;
   }
   member.value_kind = static_cast<DenseKind>(cursor.byte_in("Sparse kind", 0, 2));
-  member.symbols = read_leaf(cursor, member, tables);
+  member.symbols = read_leaf(cursor, scope);
 }
 
 void read_view(Cursor& cursor, Member& member) {
@@ -181,7 +223,7 @@ Member read_member(Cursor& cursor, int tables, bool pooled) {
   if (!is_float(member.dtype) && !is_integer(member.dtype))
     fail(Fault::format, "dtype ", member.dtype, " is not one that weights can have");
   read_view(cursor, member);
-  read_form(cursor, member, tables);
+  read_form(cursor, member, Scope{member, tables, pooled});
   if (member.integer() == is_float(member.dtype))
     fail(Fault::format, "form ", static_cast<int>(member.form), " does not fit dtype ", member.dtype);
   if (pooled && member.form == FORM_SPARSE) fail(Fault::format, "a pool holds no Sparse members");

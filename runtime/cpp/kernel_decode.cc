@@ -1,5 +1,7 @@
 // Decoding a group of lanes into a tile of floats. Compiled for several instruction sets, each in a namespace of its own, with
 // -ffp-contract=off: "The decoded value is defined as fp32 round(round(row_scale * col_scale) * level), so every path agrees to the bit".
+#include <type_traits>
+
 #include "number.h"
 #include "rans.h"
 
@@ -14,6 +16,10 @@ inline void levels_of(const Lookup& table, const uint16_t* index, int raw_bits, 
   for (int lane = 0; lane < PANEL; ++lane) level[lane] = base + (int32_t{index[lane]} << raw_bits);
 }
 
+inline int32_t escaped_level(const Group& group, uint8_t escape) {
+  return (group.escape_base + escape) * (1 << group.raw_bits) - ((1 << group.raw_bits) >> 1);
+}
+
 // "or, for the escape, escape_base + e with e the next byte of the escape section", in ascending lane order.
 int take_escapes(Stream& stream, const Group& group, const Lookup& table, const uint16_t* index, int lanes, int32_t* level) {
   const int last = table.index[table.count - 1];
@@ -24,10 +30,56 @@ int take_escapes(Stream& stream, const Group& group, const Lookup& table, const 
     if (index[lane] != last) continue;
     if (stream.escapes_left == 0) return STREAM_ESCAPES;
     --stream.escapes_left;
-    const int32_t value = group.escape_base + *stream.escapes++;
-    level[lane] = value * (1 << group.raw_bits) - ((1 << group.raw_bits) >> 1);
+    level[lane] = escaped_level(group, *stream.escapes++);
   }
   return STREAM_OK;
+}
+
+// The same of a pair of tables: ids from 16 on are the odd table's.
+inline void levels_of(const LookupPair& pair, const uint16_t* index, int raw_bits, int32_t* level) {
+  const int32_t half = (1 << raw_bits) >> 1, even = pair.first[0] * (1 << raw_bits) - half, odd = pair.first[1] * (1 << raw_bits) - half;
+  for (int lane = 0; lane < PANEL; ++lane)
+    level[lane] = (index[lane] & LookupPair::ODD_IDS ? odd : even) + (int32_t{index[lane]} % LookupPair::ODD_IDS << raw_bits);
+}
+
+int take_escapes(Stream& stream, const Group& group, const LookupPair& pair, const uint16_t* index, int lanes, int32_t* level) {
+  int any = 0;
+  for (int lane = 0; lane < PANEL; ++lane) any |= (index[lane] == pair.escape[0]) | (index[lane] == pair.escape[1]);
+  if (!any) return STREAM_OK;
+  for (int lane = 0; lane < lanes; ++lane) {
+    if (index[lane] != pair.escape[0] && index[lane] != pair.escape[1]) continue;
+    if (stream.escapes_left == 0) return STREAM_ESCAPES;
+    --stream.escapes_left;
+    level[lane] = escaped_level(group, *stream.escapes++);
+  }
+  return STREAM_OK;
+}
+
+constexpr uint8_t next_state(unsigned state, unsigned parity) {
+  const unsigned low = state & 1, middle = state >> 1 & 1, high = state >> 2;
+  const unsigned odd = 0u - low;  // all ones in an odd state
+  return static_cast<uint8_t>(low << 2 | (((odd & middle) | (~odd & high)) ^ parity) << 1 | (middle ^ (odd & (high ^ 1))));
+}
+
+// "NEXT = [0, 2], [5, 7], [1, 3], [6, 4], [2, 0], [4, 6], [3, 1], [7, 5]": as formulas of bits, which need no lookup.
+constexpr bool next_is_as_written() {
+  constexpr uint8_t NEXT[8][2] = {{0, 2}, {5, 7}, {1, 3}, {6, 4}, {2, 0}, {4, 6}, {3, 1}, {7, 5}};
+  for (unsigned state = 0; state < 8; ++state)
+    for (unsigned parity = 0; parity < 2; ++parity)
+      if (next_state(state, parity) != NEXT[state][parity]) return false;
+  return true;
+}
+static_assert(next_is_as_written(), "the trellis of FORMAT.md");
+
+// "m = 2 * level - q * sign(level);  s = NEXT[s][level & 1]"
+inline void step_trellis(uint8_t* trellis, int32_t* level) {
+  uint8_t parity[PANEL];
+  for (int lane = 0; lane < PANEL; ++lane) {
+    const int32_t sign = (level[lane] > 0) - (level[lane] < 0);
+    parity[lane] = static_cast<uint8_t>(level[lane] & 1);
+    level[lane] = 2 * level[lane] - (trellis[lane] & 1 ? sign : 0);
+  }
+  for (int lane = 0; lane < PANEL; ++lane) trellis[lane] = next_state(trellis[lane], parity[lane]);
 }
 
 // spread[b]: bit l of b as byte l, least significant first.
@@ -79,6 +131,16 @@ inline int codebook_values(const Evaluation& form, const float* scale, const int
   return STREAM_OK;
 }
 
+// "value = centroids[row_group[row] * n + code], or round32(scale[b,o] * that)"
+inline int mapped_values(const Evaluation& form, int panel, const int32_t* level, int lanes, float* out) {
+  const int32_t* base = form.base + panel * PANEL;
+  if (outside(form, level, lanes)) return STREAM_RANGE;
+  for (int lane = 0; lane < lanes; ++lane) out[lane] = form.centroids[base[lane] + level[lane]];
+  if (!form.has_scale) return STREAM_OK;
+  for (int lane = 0; lane < PANEL; ++lane) out[lane] = form.scale[panel * PANEL + lane] * out[lane];
+  return STREAM_OK;
+}
+
 // "value = mask ? next value of the value section : 0", in ascending lane order.
 int sparse_values(Stream& stream, const Evaluation& form, const int32_t* level, int lanes, float* out) {
   if (outside(form, level, lanes)) return STREAM_RANGE;
@@ -111,27 +173,40 @@ int values_of(Stream& stream, const Evaluation& form, int panel, int64_t step, c
   }
   std::memset(out, 0, sizeof(float) * PANEL);
   if (form.form == FORM_CODEBOOK) return codebook_values(form, scale, level, lanes, out);
+  if (form.form == FORM_MAPPED) return mapped_values(form, panel, level, lanes, out);
   if (form.form == FORM_SPARSE) return sparse_values(stream, form, level, lanes, out);
   if (outside(form, level, lanes)) return STREAM_RANGE;
   for (int lane = 0; lane < lanes; ++lane) out[lane] = static_cast<float>(level[lane]);
   return STREAM_OK;
 }
 
-int panel_step(Stream& stream, const Group& group, const Evaluation& form, int panel, int64_t step, int64_t first, float* out) {
+inline bool has_escape(const Lookup& table) { return table.escape; }
+inline bool has_escape(const LookupPair& pair) { return pair.escape[0] >= 0 || pair.escape[1] >= 0; }
+
+template <typename Table>
+int panel_step(Stream& stream, const Group& group, const Evaluation& form, const Table& table, int panel, int64_t step, int64_t first,
+               float* out) {
   const int lanes = group.lanes - panel * PANEL < PANEL ? group.lanes - panel * PANEL : PANEL;
   const uint64_t active = lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << lanes) - 1;
-  const Lookup& table = *group.tables[panel][group.column_class ? group.column_class[step] : 0];
+  uint8_t* trellis = stream.trellis + panel * PANEL;
   alignas(64) uint16_t index[PANEL];
   alignas(64) int32_t level[PANEL];
-  step_classes(stream.states + panel * PANEL, table, index);
+  step_classes(stream.states + panel * PANEL, table, trellis, index);
   feed(stream, stream.states + panel * PANEL, active);
   levels_of(table, index, group.raw_bits, level);
-  int fault = table.escape ? take_escapes(stream, group, table, index, lanes, level) : STREAM_OK;
+  int fault = has_escape(table) ? take_escapes(stream, group, table, index, lanes, level) : STREAM_OK;
   if (group.raw_bits && fault == STREAM_OK) fault = take_raw(stream, group.raw_bits, lanes, level);
+  if (std::is_same<Table, LookupPair>::value) step_trellis(trellis, level);
   if (fault == STREAM_OK) fault = values_of(stream, form, panel, step - first, level, lanes, out);
   if (form.round_first) round_values(form.round_first, out);
   if (form.round_then) round_values(form.round_then, out);
   return fault;
+}
+
+int any_panel_step(Stream& stream, const Group& group, const Evaluation& form, int panel, int64_t step, int64_t first, float* out) {
+  const int column = group.column_class ? group.column_class[step] : 0;
+  if (group.quantizers == 2) return panel_step(stream, group, form, *group.pairs[panel][column], panel, step, first, out);
+  return panel_step(stream, group, form, *group.tables[panel][column], panel, step, first, out);
 }
 
 }  // namespace
@@ -139,7 +214,7 @@ int panel_step(Stream& stream, const Group& group, const Evaluation& form, int p
 int decode(Stream* stream, const Group* group, const Evaluation* form, int64_t first, int64_t last, float* tile) {
   for (int64_t step = first; step < last; ++step) {
     for (int panel = 0; panel < group->panels; ++panel, tile += PANEL) {
-      const int fault = panel_step(*stream, *group, *form, panel, step, first, tile);
+      const int fault = any_panel_step(*stream, *group, *form, panel, step, first, tile);
       if (fault != STREAM_OK) return fault;
     }
     // "A step so consumes at most L rans bytes, and the heads behind them are 2 * L: one comparison after each step bounds every read

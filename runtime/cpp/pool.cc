@@ -59,9 +59,18 @@ int level_of(Reader& reader, uint16_t& state, const Lookup& table, const Symbols
   return level;
 }
 
+// "m = 2 * level - q * sign(level)", "NEXT = [0, 2], [5, 7], ..."
+constexpr uint8_t NEXT[8][2] = {{0, 2}, {5, 7}, {1, 3}, {6, 4}, {2, 0}, {4, 6}, {3, 1}, {7, 5}};
+
+int16_t multiple_of(int level, int quantizer) {
+  const int multiple = 2 * level - quantizer * ((level > 0) - (level < 0));
+  if (multiple < -32768 || multiple > 32767) fail(Fault::corruption, "a multiple of a pool is ", multiple, ", legal is -32768..32767");
+  return static_cast<int16_t>(multiple);
+}
+
 void check_range(const Member& member, const std::vector<int16_t>& levels) {
   const int64_t low = member.integer() ? integer_low(member.dtype) : 0;
-  const int64_t high = member.integer() ? integer_high(member.dtype) : static_cast<int64_t>(member.centroids.size()) - 1;
+  const int64_t high = member.integer() ? integer_high(member.dtype) : member.codes() - 1;
   if (member.form == FORM_GRID) return;
   for (const int16_t level : levels)
     if (level < low || level > high) fail(Fault::corruption, "a level of a pool's member is ", int{level}, ", legal is ", low, "..", high);
@@ -75,6 +84,22 @@ void check_finished(const Reader& reader, const Payload& payload) {
     fail(Fault::corruption, "the pool's stream does not end where its encoder began: the payload was changed after it was written");
 }
 
+// The levels of the next member into `levels`; `lane` is that of its first symbol.
+void decode_member(const Payload& payload, const Member& member, Reader& reader, int64_t& lane, std::vector<int16_t>& levels) {
+  const Symbols& symbols = member.symbols;
+  for (int64_t row = 0; row < member.batch * member.rows; ++row) {
+    const int row_class = symbols.row_class.empty() ? 0 : symbols.row_class[static_cast<size_t>(row)];
+    unsigned state = 0;  // "0 before the row's first symbol"
+    for (int64_t k = 0; k < member.k; ++k, lane = lane + 1 == payload.pool.lanes ? 0 : lane + 1) {
+      const int column = symbols.column_class.empty() ? 0 : symbols.column_class[static_cast<size_t>(k)];
+      const int quantizer = symbols.quantizers == 2 ? static_cast<int>(state & 1) : 0;
+      const int level = level_of(reader, reader.states[lane], table_of(payload, symbols, row_class, column, quantizer), symbols);
+      levels.push_back(symbols.quantizers == 2 ? multiple_of(level, quantizer) : static_cast<int16_t>(level));
+      state = NEXT[state][level & 1];
+    }
+  }
+}
+
 }  // namespace
 
 std::vector<int16_t> decode_pool(const Payload& payload, size_t wanted) {
@@ -82,17 +107,9 @@ std::vector<int16_t> decode_pool(const Payload& payload, size_t wanted) {
   std::vector<int16_t> kept, levels;
   int64_t lane = 0;
   for (size_t number = 0; number < payload.members.size(); ++number) {
-    const Member& member = payload.members[number];
     levels.clear();
-    for (int64_t row = 0; row < member.batch * member.rows; ++row) {
-      const int64_t panel = row / member.rows * member.panels_per_batch() + row % member.rows / PANEL_ROWS;
-      for (int64_t k = 0; k < member.k; ++k, lane = lane + 1 == payload.pool.lanes ? 0 : lane + 1) {
-        const int column = member.symbols.column_class ? member.symbols.column_class[k] : 0;
-        const Lookup& table = table_of(payload, member.symbols, panel, column);
-        levels.push_back(static_cast<int16_t>(level_of(reader, reader.states[lane], table, member.symbols)));
-      }
-    }
-    check_range(member, levels);
+    decode_member(payload, payload.members[number], reader, lane, levels);
+    check_range(payload.members[number], levels);
     if (number == wanted) kept = levels;
   }
   check_finished(reader, payload);

@@ -6,7 +6,7 @@
 
 namespace onnx_compress {
 
-enum FormKind : int { FORM_SPARSE = 1, FORM_GRID = 2, FORM_CODEBOOK = 3, FORM_SYMBOLS = 4 };
+enum FormKind : int { FORM_SPARSE = 1, FORM_GRID = 2, FORM_CODEBOOK = 3, FORM_SYMBOLS = 4, FORM_MAPPED = 6 };
 
 constexpr int LANES_MAX = 256;
 
@@ -18,6 +18,18 @@ struct Lookup {
   uint16_t start[16] = {};
   uint16_t frequency[16] = {};
   uint16_t index[16] = {};  // class index in the full table
+};
+
+// The tables of the two quantizers of trellis-coded levels as one: slots of the odd one, and the ids of its classes, lie behind the even
+// one's.
+struct LookupPair {
+  static constexpr int ODD_SLOTS = 256, ODD_IDS = 16;
+  int count = 0;             // classes of both
+  int first[2] = {};         // class values of class index 0
+  int escape[2] = {-1, -1};  // ids of the escapes, or -1
+  uint16_t start[32] = {};
+  uint16_t frequency[32] = {};
+  uint16_t index[32] = {};  // ids: class index, plus 16 in the odd table
 };
 
 // The sections of a chunk while it is being decoded.
@@ -32,6 +44,7 @@ struct Stream {
   uint64_t escapes_left;
   const uint8_t* values;
   uint64_t values_left;
+  alignas(64) uint8_t trellis[LANES_MAX];  // states of trellis-coded levels
 };
 
 // A group of lanes that advance together.
@@ -40,8 +53,10 @@ struct Group {
   int panels;
   int raw_bits;
   int escape_base;
-  const Lookup* tables[4][16];  // [panel, column class]
-  const uint8_t* column_class;  // a step, or null
+  int quantizers;
+  const Lookup* tables[4][16];     // [panel, column class]; with two quantizers:
+  const LookupPair* pairs[4][16];  // in their place
+  const uint8_t* column_class;     // a step, or null
 };
 
 // How levels become floats.
@@ -49,11 +64,12 @@ struct Evaluation {
   FormKind form;
   int value_kind;               // Sparse: a DenseKind
   int round_first, round_then;  // dtypes to round to, 0: none
-  int low, high;                // legal levels of Symbols, Codebook
+  int low, high;                // legal levels of Symbols, Codebook, Mapped
   const float* centroids;
   const float* column_scale;  // of the first step, or null
   int has_scale;
   alignas(64) float scale[LANES_MAX];
+  alignas(64) int32_t base[LANES_MAX];  // Mapped: the first centroid of the row's group
 };
 
 enum StreamFault : int {

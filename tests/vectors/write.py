@@ -38,6 +38,24 @@ CHOSEN = {
     "sparse_float32": "sparse values float32",
     "sparse_transposed": "transposed convolution",
     "sparse_bfloat16": "sparse bfloat16",
+    "classes_columns": "column classes",
+    "trellis_ragged": "trellis 2x65x9",
+    "trellis_batches": "trellis 3x300x2",
+    "trellis_one_row": "trellis 1x1x300",
+    "trellis_column": "trellis, column scale",
+    "trellis_float16": "trellis float16",
+    "trellis_bfloat16": "trellis bfloat16",
+    "trellis_raw": "trellis of spread 20",
+    "trellis_wide_levels": "trellis of spread 3000",
+    "trellis_escapes": "trellis of outliers",
+    "trellis_classes": "trellis, row and column classes",
+    "trellis_transposed": "trellis, transposed",
+    "mapped_one": "mapped 1x9",
+    "mapped_3": "mapped 3x4",
+    "mapped_256": "mapped 256x3",
+    "mapped_row_scale": "mapped, row scale",
+    "mapped_float16": "mapped float16, row scale",
+    "mapped_bfloat16": "mapped bfloat16, transposed",
     "integers_uint8": "integers of dtype 2",
     "integers_int16": "integers of dtype 5",
     "integers_int4": "integers of dtype 22",
@@ -48,6 +66,10 @@ BY_HAND = {
     "hand_width3_raw": "width 3",
     "hand_width4_raw": "width 4",
     "hand_raw8": "eight raw bits",
+    "hand_trellis_classes": "trellis with classes",
+    "hand_trellis_width3_raw": "trellis, width 3, raw bits",
+    "hand_trellis_width4_raw": "trellis, width 4, few rows",
+    "hand_pool_trellis": "trellis pool of 9, five lanes",
     "hand_pool_lanes5": "pool of 9, five lanes",
 }
 
@@ -58,6 +80,9 @@ def payloads() -> dict[str, bytes]:
     found |= {name: ASSEMBLED[source]().bytes() for name, source in BY_HAND.items()}
     found["grid_gathered"] = writer.write(grid(plain_view(1, 300, 8)), gathered=True)
     found["pool_forms"] = writer.write_pool(POOLS["of all forms"]())
+    found["pool_rows"] = writer.write_pool(POOLS["of rows that differ"]())
+    found["pool_trellis"] = writer.write_pool(POOLS["of trellises among others"]())
+    found["pool_mapped"] = writer.write_pool(POOLS["of mapped"]())
     found["pool_dtypes"] = writer.write_pool(POOLS["of float16 and bfloat16"]())
     found["pool_codebooks"] = writer.write_pool([codebook(plain_view(1, 5, 6), count, row_scale=count > 2) for count in (1, 2, 17)])
     return found
