@@ -6,7 +6,7 @@ the model's outputs turns it into divergence (`sensitivity.py`). Large weights a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,6 +45,7 @@ TRELLIS_STEP = 0.6
 CENTROIDS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
+EFFORT = 0
 SAMPLE_VALUES = 1 << 19
 """Values of a weight that candidates are tried on: 0.3 % of accuracy in bits and in error."""
 
@@ -82,17 +83,13 @@ class Sample:
         """Evenly spread panels of a large weight that has one set of moments for all its rows; else the weight itself."""
         values, context, size = layer.weight.viewed(), layer.context, layer.weight.view.size
         one_for_all = values.shape[0] == 1 and (context.square is None or context.square.shape[:2] == (1, 1))
-        lookup = context.factor is None and context.square is not None and context.square.shape[1:] == (values.shape[1], 1)
         panels = values.shape[1] // PANEL_ROWS
         wanted = max(1, SAMPLE_VALUES // (PANEL_ROWS * values.shape[2]))
-        if not (one_for_all or lookup) or panels <= wanted:
+        if not one_for_all or panels <= wanted:
             return Sample(values, context, 1.0, size < POOL_BELOW)
-        rows = (np.arange(wanted) * panels // wanted)[:, None] * PANEL_ROWS + np.arange(PANEL_ROWS)
-        part = np.ascontiguousarray(values[:, rows.reshape(-1)])
-        square = context.square
-        if lookup and square is not None:
-            square = np.ascontiguousarray(square[:, rows.reshape(-1)])
-        return Sample(part, replace(context, square=square), size / part.size, False)
+        rows = ((np.arange(wanted) * panels // wanted)[:, None] * PANEL_ROWS + np.arange(PANEL_ROWS)).reshape(-1)
+        part = np.ascontiguousarray(values[:, rows])
+        return Sample(part, replace(context, rows=None if context.rows is None else context.rows[rows]), size / part.size, False)
 
 
 Offering = Iterator[Candidate | Refusal]
@@ -115,14 +112,24 @@ def offers(layers: Sequence[Layer], families: Sequence[str], average_bits: float
 
 def _offer(layer: Layer, families: Sequence[str], average_bits: float) -> Offer:
     sample = Sample.of(layer)
-    found, refusals = {}, []
+    found: dict[str, tuple[Candidate, ...]] = {}
+    refusals = []
     for family in families:
+        if family in TRELLIS_OF.values() and family != TRELLIS_OF.get(_best_grid(found, average_bits * layer.weight.view.size / 8)):
+            continue
         candidates = list(FAMILIES[family](family, sample, average_bits))
         refusals += [one.reason for one in candidates if isinstance(one, Refusal)]
         usable = tuple(one for one in candidates if isinstance(one, Candidate))
         if usable:
             found[family] = usable
     return Offer(layer, found, "" if found else (refusals or ["no technique applies"])[0])
+
+
+def _best_grid(found: Mapping[str, Sequence[Candidate]], size: float) -> str:
+    """The plain grid with the least error at about this size: a trellis takes twenty times as long, so only that one gets it."""
+    grids = {family: sorted(many, key=lambda one: one.bytes) for family, many in found.items() if family in TRELLIS_OF}
+    errors = {family: float(np.interp(size, [one.bytes for one in many], [np.log(one.error + 1e-30) for one in many])) for family, many in grids.items()}
+    return min(errors, key=lambda family: errors[family], default="")
 
 
 def refined(layer: Layer, chosen: Candidate) -> list[Candidate]:
@@ -135,7 +142,7 @@ def refined(layer: Layer, chosen: Candidate) -> list[Candidate]:
     return [one for one in made if isinstance(one, Candidate)]
 
 
-def _grid(power: float, columns: float = 0.0, lookup: float = 0.0, trellis: bool = False) -> Maker:
+def _grid(power: float, columns: float = 0.0, rows: float = 0.0, trellis: bool = False) -> Maker:
     def candidates(family: str, sample: Sample, average_bits: float) -> Offering:
         # The entropy of a Gaussian on a fine grid of step s is about 2.05 - log2(s) bits.
         middle, octave = min(average_bits, HIGH_BITS), TRELLIS_OCTAVE if trellis else GRID_OCTAVE
@@ -143,7 +150,7 @@ def _grid(power: float, columns: float = 0.0, lookup: float = 0.0, trellis: bool
         coarsest, finest = min(2.05 - (middle - below), 2.5), 2.05 - (middle + above)
         for number in range(int(np.floor(finest * octave)), int(np.ceil(coarsest * octave)) + 1):
             step = float(2.0 ** (number / octave)) * (TRELLIS_STEP if trellis else 1.0)
-            yield _tried(family, Quantize(step, power, columns, lookup, sample.context.factor is not None, trellis), sample)
+            yield _tried(family, Quantize(step, power, columns, rows, sample.context.factor is not None, trellis), sample)
 
     return candidates
 
@@ -171,31 +178,30 @@ FAMILIES: dict[str, Maker] = {
     "grid": _grid(1.0),
     "grid, one step": _grid(0.0),
     "grid by column": _grid(1.0, columns=0.5),
-    "grid by lookup": _grid(1.0, lookup=0.5),
+    "grid by importance": _grid(0.0, rows=1.0),
     "trellis": _grid(1.0, trellis=True),
     "trellis, one step": _grid(0.0, trellis=True),
-    "trellis by lookup": _grid(1.0, lookup=0.5, trellis=True),
+    "trellis by importance": _grid(0.0, rows=1.0, trellis=True),
     "codebook": _codebook,
     "distinct values": _distinct,
     "deep-compression": _deep_compression,
 }
 
-GRIDS = ("grid", "grid, one step", "grid by column", "grid by lookup")
-TRELLISES = ("trellis", "trellis, one step", "trellis by lookup")
+TRELLIS_OF = {"grid": "trellis", "grid, one step": "trellis, one step", "grid by importance": "trellis by importance"}
+"""The families of plain grids, and what a trellis makes of them."""
+
+GRIDS = (*TRELLIS_OF, "grid by column")
 
 TECHNIQUES = {
-    "auto": (*GRIDS, *TRELLISES, "codebook", "distinct values"),
+    "auto": (*GRIDS, *TRELLIS_OF.values(), "codebook", "distinct values"),
     "quantize": GRIDS,
     "codebook": ("codebook", "distinct values"),
     "deep-compression": ("deep-compression", "distinct values"),
 }
 """The families that compete under each `--technique`."""
 
-CALIBRATED_ONLY = ("grid by column", "grid by lookup", "trellis by lookup")
+CALIBRATED_ONLY = ("grid by column", "grid by importance", "trellis by importance")
 """Families that trust the moments of single inputs: on made-up inputs they lose (mobilenet at 4x: KL 0.0016 with, 0.0004 without)."""
-
-PROBED_WITH = {"grid, one step": "grid", "trellis": "grid", "trellis, one step": "grid", "trellis by lookup": "grid by lookup"}
-"""Families whose errors move the outputs alike: the probe of one serves the other."""
 
 
 def _tried(family: str, technique: Technique, sample: Sample) -> Candidate | Refusal:
@@ -220,7 +226,7 @@ def coded_bits(form: Form, sample: Sample) -> float | None:
     """Bits of the sample's symbols and tables; None where levels need more than 16 bits."""
     levels = _member(form, sample).symbols.levels
     paths = quantizers(levels) if isinstance(form, Grid) and form.levels.quantizers > 1 else None
-    coding = tables.plan(levels, paths, pooled=sample.pooled)
+    coding = tables.plan(levels, paths, pooled=sample.pooled, effort=EFFORT)
     return None if coding is None else coding.bits
 
 

@@ -17,7 +17,7 @@ from .parallel import spread
 from .plan import Choice, Layer
 from .probe import Prober
 from .report import Request
-from .sensitivity import Scaled, Sensitivities, references
+from .sensitivity import Scaled, Sensitivities, reference
 
 LEAST_BITS = 0.05
 """Candidates are made around this rate where the target leaves less."""
@@ -66,7 +66,7 @@ def _market(usable: Sequence[Offer], task: Task, evidence: Evidence, budget_byte
     biases = [layer.bias for layer in layers if layer.bias is not None]
     prober = Prober(task.model, [*(layer.weight for layer in layers), *biases], evidence.probes, task.threads)
     sensitivities = Sensitivities(prober, task.threads)
-    sensitivities.probe(references(usable), start("probing"))
+    sensitivities.probe([(offer.layer, reference(offer)) for offer in usable], start("probing"))
     market = Market(layers, _scaled(usable, sensitivities), task.fixed)
     numbers = allocate(market.options(), budget_bytes)
     if numbers is None:

@@ -12,20 +12,20 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..passes.feedback import factorize
-from ..passes.technique import Context
 from .bias import bias_of, centred
 from .calibrate import Feed, load_calibration
 from .factors import Factors
+from .importance import row_importance
 from .model import Weight
 from .moments import Moments, measure
 from .plan import Layer
 from .report import Request
 from .synthetic import synthesize
 
-PROBE_SAMPLES = (8, 128)
+PROBE_SAMPLES = (8, 96)
 """Samples in the probes, at least and at most: sensitivities of few samples are flattered ones."""
 
-PROBE_RUNS = 8192
+PROBE_RUNS = 2048
 """Samples that all probes of one round run through the model, unless a sample is small."""
 
 PROBE_VALUES = 1 << 20
@@ -44,7 +44,8 @@ class Evidence:
 def observe(model: ir.Model, layers: Sequence[Layer], untouchable: frozenset[str], request: Request, scratch: Path, tick: Callable[[float], None]) -> Evidence:
     """Loads calibration data, or makes inputs, and measures what the weights are multiplied with. Raises UsageError, CompressError."""
     feeds = load_calibration(request.calibration, model.graph.inputs) if request.calibration else synthesize(model, request.seed, request.input_shapes)
-    known = {layer.weight.name: layer for layer in layers}
+    rows = row_importance(model, [layer.weight for layer in layers])
+    known = {layer.weight.name: replace(layer, context=replace(layer.context, rows=rows.get(layer.weight.name))) for layer in layers}
     factors = Factors(scratch)
 
     def take(weight: Weight, moments: Moments) -> None:
@@ -59,6 +60,8 @@ def observe(model: ir.Model, layers: Sequence[Layer], untouchable: frozenset[str
 
 def informed(layer: Layer, moments: Moments, untouchable: frozenset[str], factors: Factors) -> Layer:
     """A layer with what was measured: errors count by the second moments, centred where a bias takes up the mean."""
+    if moments.square.shape[1:] == (layer.weight.view.rows, 1):  # an embedding: how often each row is asked for
+        return Layer(layer.weight, replace(layer.context, rows=moments.square.reshape(-1) / moments.square.mean()))
     bias = bias_of(layer.weight)
     corrected = bias is not None and bias.name not in untouchable and bool(moments.mean.any())
     square = centred(moments) if corrected else moments.square
@@ -68,7 +71,7 @@ def informed(layer: Layer, moments: Moments, untouchable: frozenset[str], factor
     factor = None if matrix is None else factorize(matrix)
     if factor is not None:
         factors.hold(name, factor)
-    context = Context(square, partial(factors.get, name) if factor is not None else None, layer.context.seed)
+    context = replace(layer.context, square=square, factor=partial(factors.get, name) if factor is not None else None)
     return Layer(layer.weight, context, bias, replace(moments, covariance=None)) if corrected else Layer(layer.weight, context)
 
 

@@ -3,8 +3,9 @@
     sensitivity = divergence of the outputs with one weight replaced / layer error of that very replacement
 
 One weight at a time, with the very error that its candidate makes; the bias correction that the candidate would get is part of the replacement. The
-divergence of any other candidate of the family is then predicted as sensitivity * layer error. Once with a candidate near the rate that the target
-leaves, and once more with those that the allocator chose.
+divergence of any other candidate of the weight is then predicted as sensitivity * layer error. Once with a candidate near the rate that the target
+leaves, and once more with those that the allocator chose. One probe serves all families, since all count the error of the layer's output: with probes of
+their own they win by what a probe flatters.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .candidates import PROBED_WITH, Candidate, Offer
+from .candidates import Candidate, Offer
 from .parallel import spread
 from .plan import Layer
 from .probe import Prober
@@ -34,11 +35,11 @@ class Scaled:
 
 
 class Sensitivities:
-    """By weight and family."""
+    """By weight."""
 
     def __init__(self, prober: Prober, threads: int) -> None:
         self._prober, self._threads = prober, threads
-        self._found: dict[tuple[int, str], float] = {}
+        self._found: dict[int, float] = {}
 
     def probe(self, jobs: Sequence[tuple[Layer, Candidate]], tick: Tick) -> list[float]:
         """Measures and keeps the sensitivity of each weight to its candidate; gives the divergences."""
@@ -52,14 +53,14 @@ class Sensitivities:
 
         measured = spread(divergence, jobs, lambda job: job[0].weight.view.size, self._threads)
         for (layer, candidate), found in zip(jobs, measured, strict=True):
-            value = max(found, LEAST) / candidate.error if candidate.error > 0 else LEAST
-            self._found[id(layer), _group(candidate.family)] = value
+            if candidate.error > 0 or id(layer) not in self._found:
+                self._found[id(layer)] = max(found, LEAST) / candidate.error if candidate.error > 0 else LEAST
         self._tame()
         return measured
 
     def scaled(self, layer: Layer, candidate: Candidate) -> Scaled:
         """The candidate with the divergence that it is expected to cost."""
-        return Scaled(candidate, self._found[id(layer), _group(candidate.family)] * candidate.error)
+        return Scaled(candidate, self._found[id(layer)] * candidate.error)
 
     def _tame(self) -> None:
         """A probe that broke the model: finer candidates must look better than coarser ones all the same."""
@@ -68,15 +69,7 @@ class Sensitivities:
         self._found = {key: value if np.isfinite(value) else worst for key, value in self._found.items()}
 
 
-def references(offers: Sequence[Offer]) -> list[tuple[Layer, Candidate]]:
-    """For each weight and group of families the candidate in the middle of the rates."""
-    found: dict[tuple[int, str], tuple[Layer, Candidate]] = {}
-    for offer in offers:
-        for family, candidates in offer.families.items():
-            middle = sorted(candidates, key=lambda one: one.bytes)[len(candidates) // 2]
-            found.setdefault((id(offer), _group(family)), (offer.layer, middle))
-    return list(found.values())
-
-
-def _group(family: str) -> str:
-    return PROBED_WITH.get(family, family)
+def reference(offer: Offer) -> Candidate:
+    """The candidate in the middle of the rates of the first family."""
+    candidates = sorted(next(iter(offer.families.values())), key=lambda one: one.bytes)
+    return candidates[len(candidates) // 2]

@@ -31,18 +31,18 @@ FLOAT16_SCALES = (2.0**-12, 2.0**15)
 
 @dataclass(frozen=True, slots=True)
 class Quantize:
-    """level = round(w / scale), scale[o, k] = step * rms * (rms[o] / rms)^power * (E[x_k^2] / E[x^2])^(-columns / 2) * importance[o]^(-lookup / 2).
+    """level = round(w / scale), scale[o, k] = step * rms * (rms[o] / rms)^power * (E[x_k^2] / E[x^2])^(-columns / 2) * importance[o]^(-rows / 2).
 
     `step` is relative to the weight's root mean square; `power` 0 gives all rows one step, 1 a step in proportion to the row's own magnitude;
-    `columns` 0 is a grid without column scale, 1 makes every input contribute the same error, which needs measured moments; `lookup` 1 makes
-    every row of an embedding contribute the same error, by how often it is asked for. With `feedback` errors are fed back (needs a factor);
+    `columns` 0 is a grid without column scale, 1 makes every input contribute the same error, which needs measured moments; `rows` 1 makes
+    every row contribute the same error to the model's outputs, which needs their importance. With `feedback` errors are fed back (needs a factor);
     with `trellis` levels follow the trellis, and `step` is that of the grid that its two quantizers make up.
     """
 
     step: float
     power: float = 1.0
     columns: float = 0.0
-    lookup: float = 0.0
+    rows: float = 0.0
     feedback: bool = False
     trellis: bool = False
 
@@ -66,7 +66,8 @@ class Quantize:
         if int(levels.max(initial=0)) > MAX_LEVEL or int(levels.min(initial=0)) < -MAX_LEVEL:
             return Refusal(f"error feedback at step {self.step:g} gives levels beyond {MAX_LEVEL}")
         symbols = Symbols(levels, quantizers=2 if self.trellis else 1)
-        return Rounded(Grid(steps.rows, symbols, steps.columns), float(errors.sum()) / unit)
+        total = errors.sum() if context.rows is None else errors @ context.rows
+        return Rounded(Grid(steps.rows, symbols, steps.columns), float(total) / unit)
 
     def at(self, factor: float) -> Quantize:
         """The same with all steps times a factor."""
@@ -88,18 +89,18 @@ class Quantize:
         return log8(np.maximum(relative, 1 / 256).astype(np.float32) ** np.float32(-self.columns / 2))
 
     def _row_scale(self, weight: NDArray[np.float32], context: Context) -> Dense | Refusal:
-        """log8 of step * rms * (rms[o] / rms)^power * importance[o]^(-lookup / 2); one value where all are equal."""
+        """log8 of step * rms * (rms[o] / rms)^power * importance[o]^(-rows / 2); one value where all are equal."""
         rms = row_rms(weight)
         whole = float(np.sqrt(np.mean(rms.astype(np.float64) ** 2)))
         if whole == 0:
             return Refusal("all values are zero")
-        if self.power == 0 and self.lookup == 0:
+        if self.power == 0 and self.rows == 0:
             return single_scale(self.step * whole)
         wanted = whole * np.maximum(rms / whole, 1e-4) ** self.power
-        if self.lookup:
-            if context.square is None or context.square.shape != (1, weight.shape[1], 1):
-                return Refusal("steps by how often a row is asked for need an embedding's counts")
-            wanted = wanted * context.importance((1, weight.shape[1], 1))[..., 0] ** np.float32(-self.lookup / 2)
+        if self.rows:
+            if context.rows is None:
+                return Refusal("steps by the importance of rows need to know it")
+            wanted = wanted * context.rows.reshape(wanted.shape) ** np.float32(-self.rows / 2)
         with np.errstate(over="ignore"):  # log8 refuses an infinity
             steps = (self.step * wanted).astype(np.float32)
         return log8(steps)

@@ -29,11 +29,13 @@ class Context:
     """What is known about a weight besides its values.
 
     `square` is E[x^2] of what each value is multiplied with (a variance where the mean is corrected in a bias), float32, broadcastable
-    to [batch, rows, k]; None where nothing was measured. `factor` fetches the factor of the whole matrix E[x x^T], in the same unit,
+    to [batch, rows, k]; None where nothing was measured. `rows` is how much each row's output matters, float32 [batch * rows] with mean 1; None: all
+    alike. `factor` fetches the factor of the whole matrix E[x x^T], in the same unit,
     where one was measured: error feedback needs it.
     """
 
     square: NDArray[np.float32] | None = None
+    rows: NDArray[np.float32] | None = None
     factor: Callable[[], Factor] | None = None
     seed: int = 0
 
@@ -43,10 +45,11 @@ class Context:
         return 1.0 if self.square is None or not self.square.any() else float(self.square.mean(dtype=np.float64))
 
     def importance(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """`square`, or ones, scaled to mean 1, as a read-only view of `shape`."""
-        if self.square is None or not self.square.any():
-            return np.broadcast_to(np.float32(1), shape)
-        return np.broadcast_to((self.square / self.unit).astype(np.float32), shape)
+        """`square` in `unit` times `rows`, or ones, as a read-only view of `shape`."""
+        measured = np.float32(1) if self.square is None or not self.square.any() else (self.square / self.unit).astype(np.float32)
+        if self.rows is not None:
+            measured = measured * self.rows.reshape(*shape[:2], 1)
+        return np.broadcast_to(measured, shape)
 
 
 class Technique(Protocol):
