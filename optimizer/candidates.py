@@ -37,8 +37,6 @@ HIGH_BITS = 11.0
 GRID_OCTAVE, TRELLIS_OCTAVE = 4, 3
 """Steps of the grid per factor of two: 19 % apart, 0.25 bit. `refined` looks closer where a weight is in the end."""
 
-REFINED = tuple(2.0 ** (number / 8) for number in (-3, -2, -1, 1, 2, 3))
-
 TRELLIS_STEP = 0.6
 """The step of a trellis relative to that of a plain grid of the same rate."""
 
@@ -97,12 +95,21 @@ Maker = Callable[[str, Sample, float], Offering]
 """(the family's name, a weight, the average bits a weight) to candidates."""
 
 
-def offers(layers: Sequence[Layer], families: Sequence[str], average_bits: float, threads: int, tick: Callable[[float], None] = lambda _: None) -> list[Offer]:
-    """The candidates of every weight, in order; `average_bits` a weight is what the target leaves."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is tried on every weight: families, around an average rate in bits; a trellis for as many of the plain grids, the best first."""
+
+    families: Sequence[str]
+    average_bits: float
+    trellises: int = 1
+
+
+def offers(layers: Sequence[Layer], wanted: Wanted, threads: int, tick: Callable[[float], None] = lambda _: None) -> list[Offer]:
+    """The candidates of every weight, in order."""
     done: list[int] = []
 
     def made(layer: Layer) -> Offer:
-        offer = _offer(layer, families, average_bits)
+        offer = _offer(layer, wanted)
         done.append(layer.weight.view.size)
         tick(sum(done) / max(sum(one.weight.view.size for one in layers), 1))
         return offer
@@ -110,14 +117,14 @@ def offers(layers: Sequence[Layer], families: Sequence[str], average_bits: float
     return spread(made, layers, lambda layer: layer.weight.view.size, threads)
 
 
-def _offer(layer: Layer, families: Sequence[str], average_bits: float) -> Offer:
+def _offer(layer: Layer, wanted: Wanted) -> Offer:
     sample = Sample.of(layer)
     found: dict[str, tuple[Candidate, ...]] = {}
     refusals = []
-    for family in families:
-        if family in TRELLIS_OF.values() and family != TRELLIS_OF.get(_best_grid(found, average_bits * layer.weight.view.size / 8)):
+    for family in wanted.families:
+        if family in TRELLIS_OF.values() and family not in _best_trellises(found, wanted, layer.weight.view.size):
             continue
-        candidates = list(FAMILIES[family](family, sample, average_bits))
+        candidates = list(FAMILIES[family](family, sample, wanted.average_bits))
         refusals += [one.reason for one in candidates if isinstance(one, Refusal)]
         usable = tuple(one for one in candidates if isinstance(one, Candidate))
         if usable:
@@ -125,20 +132,21 @@ def _offer(layer: Layer, families: Sequence[str], average_bits: float) -> Offer:
     return Offer(layer, found, "" if found else (refusals or ["no technique applies"])[0])
 
 
-def _best_grid(found: Mapping[str, Sequence[Candidate]], size: float) -> str:
-    """The plain grid with the least error at about this size: a trellis takes twenty times as long, so only that one gets it."""
+def _best_trellises(found: Mapping[str, Sequence[Candidate]], wanted: Wanted, values: int) -> list[str]:
+    """The trellises of the plain grids with the least error at about the average rate: a trellis takes twenty times as long, so only those get one."""
+    size = wanted.average_bits * values / 8
     grids = {family: sorted(many, key=lambda one: one.bytes) for family, many in found.items() if family in TRELLIS_OF}
     errors = {family: float(np.interp(size, [one.bytes for one in many], [np.log(one.error + 1e-30) for one in many])) for family, many in grids.items()}
-    return min(errors, key=lambda family: errors[family], default="")
+    return [TRELLIS_OF[family] for family in sorted(errors, key=lambda family: errors[family])[: wanted.trellises]]
 
 
-def refined(layer: Layer, chosen: Candidate) -> list[Candidate]:
-    """The chosen grid at steps close by; nothing for other techniques."""
+def refined(layer: Layer, chosen: Candidate, factors: Sequence[float]) -> list[Candidate]:
+    """The chosen grid with these factors on its step; nothing for other techniques."""
     technique = chosen.technique
     if not isinstance(technique, Quantize):
         return []
     sample = Sample.of(layer)
-    made = (_tried(chosen.family, technique.at(factor), sample) for factor in REFINED)
+    made = (_tried(chosen.family, technique.at(factor), sample) for factor in factors)
     return [one for one in made if isinstance(one, Candidate)]
 
 

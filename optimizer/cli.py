@@ -7,6 +7,7 @@ many parameters as it has options: typer builds the command line from them.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -26,6 +27,9 @@ from .report import Report, Request, to_json
 from .version import package_version
 
 PROGRAM = "onnx-compress"
+INTERRUPTED = (130, 143)
+"""Exit codes after Ctrl-C and SIGTERM: all temporary files are gone by then."""
+
 app = typer.Typer(
     cls=MainJobFirst,
     rich_markup_mode=None,
@@ -62,12 +66,14 @@ def compress_command(
     include: options.Include = None,
     exclude: options.Exclude = None,
     max_divergence: options.MaxDivergence = None,
+    effort: options.Effort = None,
     external_data: options.ExternalData = None,
     keep_overridable: options.KeepOverridable = False,
     seed: options.Seed = 0,
     threads: options.Threads = 0,
     force: options.Force = False,
     dry_run: options.DryRun = False,
+    curve: options.Curve = False,
     as_json: options.AsJson = False,
     table: options.Table = False,
     quiet: options.Quiet = False,
@@ -91,8 +97,25 @@ def compress_command(
         threads,
         force,
         dry_run,
+        effort,
+        table,
     )
+    if curve:
+        _show_curve(console, source, request)
+        return
     _print(console, _compress(console, source, target, request), request, table)
+
+
+def _show_curve(console: Console, source: Path, request: Request) -> None:
+    if not request.dry_run:
+        raise UsageError("--curve only shows what there is to choose from and writes nothing: say --dry-run --curve")
+    from .curve import curve
+
+    with console.progress() as progress:
+        found = curve(source, request, progress)
+    console.json(to_json(found))
+    console.lines(summary.curve_table(found))
+    console.rows(summary.curve_rows(found))
 
 
 def _compress(console: Console, source: Path, target: Path | None, request: Request) -> Report:
@@ -100,6 +123,7 @@ def _compress(console: Console, source: Path, target: Path | None, request: Requ
         target = source.with_name(f"{source.stem}.compressed.onnx")
     if target is None:
         raise UsageError(f"the output is missing: write {PROGRAM} {source} OUT.onnx, or --dry-run to learn the size only")
+    request.check_goal()
     from . import compress
 
     with console.progress() as progress:
@@ -142,7 +166,7 @@ def verify_command(
     original: options.Source,
     compressed: options.Compressed,
     inputs: options.Inputs = None,
-    max_divergence: options.MaxDivergence = None,
+    max_divergence: options.LargestDivergence = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -254,5 +278,15 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise Terminated
 
 
+def run() -> None:
+    """The program: as `main`, but does not wait for threads that still work on what was interrupted."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code in INTERRUPTED:
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

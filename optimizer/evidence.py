@@ -51,8 +51,8 @@ def observe(model: ir.Model, layers: Sequence[Layer], untouchable: frozenset[str
     def take(weight: Weight, moments: Moments) -> None:
         known[weight.name] = informed(known[weight.name], moments, untouchable, factors)
 
-    probes = subset(feeds, probe_samples(feeds, len(layers)))
-    measure(model, [layer.weight for layer in layers], feeds, take, bool(request.calibration), tick)
+    probes = subset(feeds, request.level.probes * probe_samples(feeds, len(layers)))
+    measure(model, [layer.weight for layer in layers], feeds, take, bool(request.calibration) and request.level.feedback, tick)
     count = samples(feeds)
     description = f"{count} {'calibration' if request.calibration else 'synthetic'} sample{'s' * (count != 1)}"
     return Evidence(probes, tuple(known.values()), description)

@@ -130,7 +130,7 @@ class _Refinement:
     def next(self) -> list[Choice]:
         """The choices at the next factor to try."""
         self._factor = float(np.clip(self._guess(), -FINE_REACH, FINE_REACH))
-        return [_scaled(choice, 2.0**self._factor) for choice in self._choices]
+        return [scaled(choice, 2.0**self._factor) for choice in self._choices]
 
     def learn(self, size: int) -> None:
         """The size at that factor."""
@@ -149,11 +149,11 @@ class _Refinement:
         return low + float(np.clip(share, 0.1, 0.9)) * (high - low)
 
 
-def _scaled(choice: Choice, factor: float) -> Choice:
-    """The choice with its grid's step times a factor, where it has one and the technique still applies to the weight."""
+def scaled(choice: Choice, factor: float) -> Choice:
+    """The choice with its grid's step times a factor, where it has one and the technique still applies to the weight; its error goes with the square."""
     if not isinstance(choice.technique, Quantize):
         return choice
-    return replace(choice, technique=choice.technique.at(factor), instead=choice.technique)
+    return replace(choice, technique=choice.technique.at(factor), instead=choice.technique, predicted=choice.predicted * factor**2)
 
 
 def _smallest(market: Market, sizer: Sizer, target_bytes: int) -> Emitted:
