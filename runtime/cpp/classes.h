@@ -76,7 +76,7 @@ inline __m512i by_place(const uint8_t (&table)[32], __m512i place) {
 //
 // All 64 lanes at once, by lookups in registers.
 template <typename Table>
-inline void step_classes(uint16_t* states, const Table& table, const uint8_t* trellis, uint16_t* index) {
+inline void step_classes(uint16_t* states, const Table& table, const uint8_t* trellis, uint8_t* index) {
   const __m512i bytes = _mm512_set1_epi16(255), one = _mm512_set1_epi16(1), zero = _mm512_setzero_si512();
   const __m512i first = load_bytes(states), second = load_bytes(states + 32);
   const __m512i slot = _mm512_packus_epi16(_mm512_and_si512(first, bytes), _mm512_and_si512(second, bytes));
@@ -89,8 +89,18 @@ inline void step_classes(uint16_t* states, const Table& table, const uint8_t* tr
   const __m512i high_product = _mm512_mullo_epi16(high, _mm512_srli_epi16(second, 8));
   _mm512_storeu_si512(states, _mm512_add_epi16(low_product, _mm512_unpacklo_epi8(above, zero)));
   _mm512_storeu_si512(states + 32, _mm512_add_epi16(high_product, _mm512_unpackhi_epi8(above, zero)));
-  _mm512_storeu_si512(index, _mm512_unpacklo_epi8(found, zero));
-  _mm512_storeu_si512(index + 32, _mm512_unpackhi_epi8(found, zero));
+  _mm512_storeu_si512(index, _mm512_maskz_permutexvar_epi64(0xFF, _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), found));
+}
+
+// out[lane] = table[index[lane]]
+inline void look_up(const void* table, const uint8_t* index, void* out) {
+  const __m512i entries = _mm512_maskz_broadcast_i64x4(0xFF, _mm256_loadu_si256(static_cast<const __m256i*>(table)));
+  _mm512_storeu_si512(out, _mm512_maskz_permutexvar_epi8(~__mmask64{0}, load_bytes(index), entries));
+}
+
+// Bit l: index[l] is this id.
+inline uint64_t lanes_of(uint8_t id, const uint8_t* index) {
+  return _mm512_cmpeq_epi8_mask(load_bytes(index), _mm512_set1_epi8(static_cast<char>(id)));
 }
 
 #elif defined(ONNX_COMPRESS_SHUFFLE)
@@ -127,7 +137,7 @@ inline __m256i by_place(const LookupPair&, const uint8_t (&table)[32], __m256i p
 // "slot = x & 255;  i = the class with start[i] <= slot < start[i] + frequency[i]
 //  x = frequency[i] * (x >> 8) + slot - start[i]"
 template <typename Table>
-inline void step_classes(uint16_t* states, const Table& table, const uint8_t* trellis, uint16_t* index) {
+inline void step_classes(uint16_t* states, const Table& table, const uint8_t* trellis, uint8_t* index) {
   const __m256i bytes = _mm256_set1_epi16(255), one = _mm256_set1_epi16(1), zero = _mm256_setzero_si256();
   for (int at = 0; at < PANEL; at += 32) {
     const __m256i first = load_bytes(states + at), second = load_bytes(states + at + 16);
@@ -143,9 +153,27 @@ inline void step_classes(uint16_t* states, const Table& table, const uint8_t* tr
     const __m256i low_state = _mm256_add_epi16(low_product, _mm256_unpacklo_epi8(above, zero));
     const __m256i high_state = _mm256_add_epi16(high_product, _mm256_unpackhi_epi8(above, zero));
     std::memcpy(states + at, &low_state, sizeof low_state), std::memcpy(states + at + 16, &high_state, sizeof high_state);
-    const __m256i low_index = _mm256_unpacklo_epi8(found, zero), high_index = _mm256_unpackhi_epi8(found, zero);
-    std::memcpy(index + at, &low_index, sizeof low_index), std::memcpy(index + at + 16, &high_index, sizeof high_index);
+    const __m256i ordered = _mm256_permute4x64_epi64(found, 0xD8);
+    std::memcpy(index + at, &ordered, sizeof ordered);
   }
+}
+
+// out[lane] = table[index[lane]]
+inline void look_up(const void* table, const uint8_t* index, void* out) {
+  const uint8_t* entries = static_cast<const uint8_t*>(table);
+  for (int at = 0; at < PANEL; at += 32) {
+    const __m256i ids = load_bytes(index + at), odd = _mm256_slli_epi16(ids, 3);  // bit 4 of each byte as its bit 7
+    const __m256i found = _mm256_blendv_epi8(by_place(entries, ids), by_place(entries + 16, ids), odd);
+    std::memcpy(static_cast<uint8_t*>(out) + at, &found, sizeof found);
+  }
+}
+
+// Bit l: index[l] is this id.
+inline uint64_t lanes_of(uint8_t id, const uint8_t* index) {
+  const __m256i wanted = _mm256_set1_epi8(static_cast<char>(id));
+  const uint32_t low = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(load_bytes(index), wanted)));
+  const uint32_t high = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(load_bytes(index + 32), wanted)));
+  return uint64_t{high} << 32 | low;
 }
 
 #else
@@ -166,7 +194,7 @@ inline Words odd_slots(const LookupPair&, const uint8_t* trellis) {
 }
 
 template <typename Table>
-inline void step_classes(uint16_t* states, const Table& table, const uint8_t* trellis, uint16_t* index) {
+inline void step_classes(uint16_t* states, const Table& table, const uint8_t* trellis, uint8_t* index) {
   constexpr int SHARED = 2;  // vectors that share the broadcasts of a class
   for (int at = 0; at < PANEL; at += SHARED * WORDS) {
     Words slot[SHARED], high[SHARED], frequency[SHARED], start[SHARED], found[SHARED];
@@ -186,9 +214,25 @@ inline void step_classes(uint16_t* states, const Table& table, const uint8_t* tr
     }
     for (int v = 0; v < SHARED; ++v) {
       store_words(states + at + v * WORDS, frequency[v] * high[v] + slot[v] - start[v]);
-      store_words(index + at + v * WORDS, found[v]);
+      const Bytes ids = __builtin_convertvector(found[v], Bytes);
+      std::memcpy(index + at + v * WORDS, &ids, sizeof ids);
     }
   }
+}
+
+// out[lane] = table[index[lane]]
+inline void look_up(const void* table, const uint8_t* index, void* out) {
+  for (int lane = 0; lane < PANEL; ++lane) static_cast<uint8_t*>(out)[lane] = static_cast<const uint8_t*>(table)[index[lane]];
+}
+
+// Bit l: index[l] is this id.
+inline uint64_t lanes_of(uint8_t id, const uint8_t* index) {
+  uint8_t any = 0;
+  for (int lane = 0; lane < PANEL; ++lane) any = static_cast<uint8_t>(any | (index[lane] == id));
+  if (!any) return 0;
+  uint64_t lanes = 0;
+  for (int lane = 0; lane < PANEL; ++lane) lanes |= static_cast<uint64_t>(index[lane] == id) << lane;
+  return lanes;
 }
 
 #endif

@@ -34,7 +34,8 @@ Lookup read_table(Cursor& cursor) {
   table.count = 0;
   for (int index = 0; index < classes; ++index) {
     const int frequency = index + 1 < classes ? frequencies[index] : 256 - start;
-    if (index + 1 == classes && frequency < 1) fail(Fault::format, "a table's frequencies sum to more than 255 before the last class");
+    if (frequency > 256 - start || frequency < (index + 1 == classes))
+      fail(Fault::format, "a table's frequencies sum to more than 255 before the last class");
     if (frequency == 0) continue;
     table.start[table.count] = static_cast<uint16_t>(start);
     table.frequency[table.count] = static_cast<uint16_t>(frequency);

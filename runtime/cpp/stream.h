@@ -34,14 +34,19 @@ struct Lookup {
 // one's.
 struct LookupPair {
   static constexpr int ODD_SLOTS = 256, ODD_IDS = 16;
-  int count = 0;             // classes of both
-  int counts[2] = {};        // of each
-  int first[2] = {};         // class values of class index 0
-  int escape[2] = {-1, -1};  // ids of the escapes, or -1
+  static constexpr uint8_t NO_ID = 255;
+  int count = 0;                       // classes of both
+  int counts[2] = {};                  // of each
+  int first[2] = {};                   // class values of class index 0
+  uint8_t escape[2] = {NO_ID, NO_ID};  // ids of the escapes
   uint16_t start[32] = {};
   uint16_t frequency[32] = {};
   uint16_t index[32] = {};  // ids: class index, plus 16 in the odd table
   ByteLookup<32> bytes;
+  // By id, where there are no raw bits: the multiple and the parity of its level.
+  int8_t multiple[32] = {};
+  uint8_t parity[32] = {};
+  bool small = true;  // every multiple has eight bits
 };
 
 // The sections of a chunk while it is being decoded.
