@@ -1,4 +1,4 @@
-// The class of each of the 64 lanes of a panel (FORMAT.md, section 6), in vectors of VECTOR_BYTES bytes.
+// What a step finds for the 64 lanes of a panel: classes, their levels, escapes and raw bits (FORMAT.md, sections 5 and 6).
 //
 // Included by kernel files only, once for each instruction set: everything has internal linkage.
 #pragma once
@@ -39,6 +39,17 @@ inline Words load_words(const uint16_t* from) {
 }
 
 inline void store_words(uint16_t* to, Words words) { std::memcpy(to, &words, sizeof words); }
+
+// The first bytes, at most eight, of a plane of bits.
+inline uint64_t load_plane(const uint8_t* from, size_t bytes) {
+  uint64_t plane = 0;
+  if (bytes == 8) {
+    for (int i = 0; i < 8; ++i) plane |= static_cast<uint64_t>(from[i]) << (8 * i);
+    return plane;
+  }
+  for (size_t i = 0; i < bytes; ++i) plane |= static_cast<uint64_t>(from[i]) << (8 * i);
+  return plane;
+}
 
 #if defined(ONNX_COMPRESS_EXPAND)
 
@@ -101,6 +112,12 @@ inline void look_up(const void* table, const uint8_t* index, void* out) {
 // Bit l: index[l] is this id.
 inline uint64_t lanes_of(uint8_t id, const uint8_t* index) {
   return _mm512_cmpeq_epi8_mask(load_bytes(index), _mm512_set1_epi8(static_cast<char>(id)));
+}
+
+// parts[l] gets bit l of the plane as its bit `bit`.
+inline void add_plane(uint64_t plane, int bit, uint8_t* parts) {
+  const __m512i added = _mm512_maskz_set1_epi8(plane, static_cast<char>(1 << bit));
+  _mm512_storeu_si512(parts, _mm512_or_si512(load_bytes(parts), added));
 }
 
 #elif defined(ONNX_COMPRESS_SHUFFLE)
@@ -176,6 +193,19 @@ inline uint64_t lanes_of(uint8_t id, const uint8_t* index) {
   return uint64_t{high} << 32 | low;
 }
 
+// parts[l] gets bit l of the plane as its bit `bit`.
+inline void add_plane(uint64_t plane, int bit, uint8_t* parts) {
+  const __m256i places = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+  const __m256i own = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
+  for (int at = 0; at < PANEL; at += 32, plane >>= 32) {
+    const __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(plane)), places);
+    const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, own), own);
+    const __m256i added = _mm256_and_si256(set, _mm256_set1_epi8(static_cast<char>(1 << bit)));
+    const __m256i found = _mm256_or_si256(load_bytes(parts + at), added);
+    std::memcpy(parts + at, &found, sizeof found);
+  }
+}
+
 #else
 
 // "slot = x & 255;  i = the class with start[i] <= slot < start[i] + frequency[i]
@@ -233,6 +263,24 @@ inline uint64_t lanes_of(uint8_t id, const uint8_t* index) {
   uint64_t lanes = 0;
   for (int lane = 0; lane < PANEL; ++lane) lanes |= static_cast<uint64_t>(index[lane] == id) << lane;
   return lanes;
+}
+
+// spread[b]: bit l of b as byte l, least significant first.
+struct Spread {
+  uint64_t bytes[256];
+  constexpr Spread() : bytes() {
+    for (int byte = 0; byte < 256; ++byte)
+      for (int bit = 0; bit < 8; ++bit) bytes[byte] |= static_cast<uint64_t>(byte >> bit & 1) << (8 * bit);
+  }
+};
+constexpr Spread SPREAD;
+
+// parts[l] gets bit l of the plane as its bit `bit`.
+inline void add_plane(uint64_t plane, int bit, uint8_t* parts) {
+  for (int at = 0; at < PANEL; at += 8, plane >>= 8) {
+    const uint64_t eight = SPREAD.bytes[plane & 255] << bit;
+    for (int lane = 0; lane < 8; ++lane) parts[at + lane] = static_cast<uint8_t>(parts[at + lane] | (eight >> (8 * lane) & 255));
+  }
 }
 
 #endif

@@ -82,28 +82,18 @@ int take_escaped_multiples(Stream& stream, const Group& group, uint64_t lanes, M
   return fault;
 }
 
-// spread[b]: bit l of b as byte l, least significant first.
-struct Spread {
-  uint64_t bytes[256];
-  constexpr Spread() : bytes() {
-    for (int byte = 0; byte < 256; ++byte)
-      for (int bit = 0; bit < 8; ++bit) bytes[byte] |= static_cast<uint64_t>(byte >> bit & 1) << (8 * bit);
-  }
-};
-constexpr Spread SPREAD;
-
 // "The raw section has, for each step and each panel of the group, r bit planes, least significant bit first, of ceil(lanes / 8) bytes
 // each; bit l % 8 of byte l / 8 belongs to the panel's lane l. Unused bits are 0."
 int take_raw(Stream& stream, int raw_bits, int lanes, int32_t* level) {
-  const int bytes = (lanes + 7) / 8;
-  uint64_t parts[PANEL / 8] = {};  // eight lanes a word, a byte a lane
-  unsigned unused = 0;
+  const size_t bytes = static_cast<size_t>(lanes + 7) / 8;
+  alignas(64) uint8_t parts[PANEL] = {};
+  uint64_t unused = 0;
   for (int bit = 0; bit < raw_bits; ++bit, stream.raw += bytes) {
-    for (int i = 0; i < bytes; ++i) parts[i] |= SPREAD.bytes[stream.raw[i]] << bit;
-    if (lanes % 8) unused |= static_cast<unsigned>(stream.raw[bytes - 1] >> (lanes % 8));
+    const uint64_t plane = load_plane(stream.raw, bytes);
+    add_plane(plane, bit, parts);
+    if (lanes < PANEL) unused |= plane >> lanes;
   }
-  for (int i = 0; i < PANEL / 8; ++i)
-    for (int lane = 0; lane < 8; ++lane) level[8 * i + lane] += static_cast<int32_t>(parts[i] >> (8 * lane) & 255);
+  for (int lane = 0; lane < PANEL; ++lane) level[lane] += parts[lane];
   return unused ? STREAM_UNUSED_BIT : STREAM_OK;
 }
 
