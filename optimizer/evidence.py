@@ -15,7 +15,6 @@ from ..passes.feedback import factorize
 from .bias import bias_of, centred
 from .calibrate import Feed, load_calibration
 from .factors import Factors
-from .importance import row_importance
 from .model import Weight
 from .moments import Moments, measure
 from .plan import Layer
@@ -44,8 +43,7 @@ class Evidence:
 def observe(model: ir.Model, layers: Sequence[Layer], untouchable: frozenset[str], request: Request, scratch: Path, tick: Callable[[float], None]) -> Evidence:
     """Loads calibration data, or makes inputs, and measures what the weights are multiplied with. Raises UsageError, CompressError."""
     feeds = load_calibration(request.calibration, model.graph.inputs) if request.calibration else synthesize(model, request.seed, request.input_shapes)
-    rows = row_importance(model, [layer.weight for layer in layers])
-    known = {layer.weight.name: replace(layer, context=replace(layer.context, rows=rows.get(layer.weight.name))) for layer in layers}
+    known = {layer.weight.name: layer for layer in layers}
     factors = Factors(scratch)
 
     def take(weight: Weight, moments: Moments) -> None:
