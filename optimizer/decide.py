@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from .allocate import allocate
 from .emit import Emitted
 from .evidence import Evidence
 from .fit import fit
 from .limit import smallest_within
 from .report import Request
 from .study import Start, Study, Task
+
+COARSE_BITS = 2.5
+"""Candidates around this rate reach down to the smallest that there are."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,10 +30,17 @@ def decide(task: Task, evidence: Evidence, request: Request, confirm: Callable[[
     """The best file for the request; `confirm` writes a file and measures its divergence. Raises TargetError."""
     study = Study(task, evidence, request, start)
     if request.has_target:
-        study.extend(study.bits(task.target_bytes))
+        _extend(study, study.bits(task.target_bytes), task.target_bytes - study.skeleton_bytes)
         study.sharpen(task.target_bytes - study.skeleton_bytes)
         emitted = fit(study.market(), study.sizer, task.target_bytes, start("fitting the size"))
     else:
         assert request.max_divergence is not None
         emitted = smallest_within(study, request.max_divergence, confirm, start)
     return Decision(emitted, study.refused(), study.divergences_alone(emitted) if request.per_weight else {})
+
+
+def _extend(study: Study, bits: float, budget_bytes: int) -> None:
+    """Candidates around the rate that the target leaves; and around a low one where those are all too large, for their sizes are not what rates suggest."""
+    study.extend(bits)
+    if bits > COARSE_BITS and allocate(study.market().options(), budget_bytes) is None:
+        study.extend(COARSE_BITS)
