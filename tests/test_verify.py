@@ -147,8 +147,8 @@ def test_a_fused_operator_that_computes_something_else_is_found(outcome: Outcome
 
     real = module.run
 
-    def wrong(made: onnxruntime.InferenceSession, given: Any) -> list[dict[str, NDArray[Any]]]:
-        results = real(made, given)
+    def wrong(made: onnxruntime.InferenceSession, given: Any, tick: Any) -> list[dict[str, NDArray[Any]]]:
+        results = real(made, given, tick)
         is_ours = "onnx_compress.format" in made.get_modelmeta().custom_metadata_map
         return [{name: array * np.float32(1.001) for name, array in one.items()} for one in results] if is_ours else results
 
