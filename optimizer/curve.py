@@ -37,8 +37,11 @@ def curve(source: str | Path, request: Request, progress: Progress = silent) -> 
             evidence = observe(prepared.model, prepared.layers, prepared.untouchable, request, work.scratch, clock.start("calibrating"))
             study = Study(prepared.task(request), evidence, request, clock.start)
             targets = {ratio: int(prepared.bytes / ratio) for ratio in RATIOS}
-            for bits in bands([study.bits(size) for size in targets.values() if size > study.skeleton_bytes]):
+            rates = [study.bits(size) for size in targets.values() if size > study.skeleton_bytes]
+            around = bands(rates)
+            for bits in around:
                 study.extend(bits)
+            study.probe_along([bits * study.values / 8 for bits in (*around, min(rates, default=0.0))])
             points = _points(study, targets, prepared.bytes, clock)
         clock.stop()
     out_of_reach = tuple(ratio for ratio in RATIOS if ratio not in {point.asked for point in points})

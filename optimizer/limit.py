@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .allocate import allocate, frontier
 from .candidates import HIGH_BITS
@@ -76,13 +77,13 @@ def _approach(study: Study, limit: float) -> float:
 class _Curve:
     """The allocator's curve in logarithms: bytes rise, the predicted divergence falls."""
 
-    sizes: np.ndarray
-    predicted: np.ndarray
+    sizes: NDArray[np.float64]
+    predicted: NDArray[np.float64]
 
     @staticmethod
     def of(market: Market) -> _Curve:
         sizes, predicted = frontier(market.options())
-        return _Curve(np.log(sizes), np.minimum.accumulate(np.log(np.maximum(predicted, 1e-300))))
+        return _Curve(np.log(np.maximum(sizes, 1.0)), np.minimum.accumulate(np.log(np.maximum(predicted, 1e-300))))
 
     def bytes_at(self, divergence: float) -> float:
         """The bytes at which this much is predicted; the nearest end beyond them."""

@@ -85,14 +85,26 @@ class Study:
     def sharpen(self, budget_bytes: float) -> None:
         """Probes each weight again where the allocator puts it under this budget for all weights, and makes candidates close by; as the effort says."""
         for _ in range(self._effort.rounds - 1):
-            market = self.market()
-            numbers = allocate(market.options(), budget_bytes)
-            if numbers is None:
-                return
-            jobs = list(zip(market.layers, (one.candidate for one in market.chosen(numbers)), strict=True))
             tick = self._start("probing again")
-            self._sensitivities.probe(jobs, lambda done, tick=tick: tick(done / 2), anew=True)  # type: ignore[misc]
+            jobs = self._probe_at(budget_bytes, lambda done, tick=tick: tick(done / 2), anew=True)  # type: ignore[misc]
             self._refine(jobs, lambda done, tick=tick: tick(0.5 + done / 2))  # type: ignore[misc]
+
+    def probe_along(self, budgets_bytes: Sequence[float]) -> None:
+        """Probes each weight where the allocator puts it under each of these budgets, beside what was found before; where the effort allows for it."""
+        if self._effort.rounds > 1:
+            tick = self._start("probing again")
+            for number, budget in enumerate(budgets_bytes):
+                self._probe_at(budget, lambda done, at=number: tick((at + done) / len(budgets_bytes)), anew=False)  # type: ignore[misc]
+
+    def _probe_at(self, budget_bytes: float, tick: Callable[[float], None], anew: bool) -> list[tuple[Layer, Candidate]]:
+        """Probes what the allocator chooses; nothing where nothing fits."""
+        market = self.market()
+        numbers = allocate(market.options(), budget_bytes)
+        if numbers is None:
+            return []
+        jobs = list(zip(market.layers, (one.candidate for one in market.chosen(numbers)), strict=True))
+        self._sensitivities.probe(jobs, tick, anew)
+        return jobs
 
     def _refine(self, jobs: Sequence[tuple[Layer, Candidate]], tick: Callable[[float], None]) -> None:
         done: list[Layer] = []
