@@ -152,8 +152,8 @@ def _remove_dead(model: ir.Model, chain: Chain, ranges: dict[ir.Value, Range], r
 
 
 def _rounded_up(alive: NDArray[np.bool_], step: int) -> NDArray[np.bool_]:
-    """With the first of the dead ones, up to a multiple of `step` and at least one."""
-    missing = max(-int(alive.sum()) % step, int(not alive.any()))
+    """With the first of the dead ones, up to a multiple of `step` that is not 0."""
+    missing = -int(alive.sum()) % step if alive.any() else step
     kept = alive.copy()
     kept[np.flatnonzero(~alive)[:missing]] = True
     return kept

@@ -220,7 +220,8 @@ def _normalized(node: ir.Node, x: Range) -> Range | None:
 
 def _averaged(node: ir.Node, x: Range) -> Range:
     """Means and extremes stay between the ends; averages that count padding meet zeros."""
-    if node.op_type == "AveragePool" and (_meets_borders(node) or node.attributes.get_int("ceil_mode", 0) == 1):
+    is_counted = node.attributes.get_int("count_include_pad", 0) == 1
+    if node.op_type == "AveragePool" and is_counted and (_meets_borders(node) or node.attributes.get_int("ceil_mode", 0) == 1):
         x = x.joined(0.0)
     if node.op_type in ("GlobalAveragePool", "AveragePool", "ReduceMean"):
         x = x.rounded(COARSE)
