@@ -18,6 +18,7 @@ from ..passes.technique import Context
 from .bias import bias_of, centred
 from .calibrate import Feed, load_calibration
 from .candidates import CALIBRATED_ONLY, TECHNIQUES, offers
+from .drop_channels import Drop, drop_channels
 from .emit import Emitted
 from .errors import CompressError, UsageError
 from .files import Workspace, data_name, model_bytes
@@ -109,6 +110,9 @@ def prepare(source: Path, target: Path, request: Request) -> Prepared:
     if request.keep_overridable and (names := overridable(model)):
         raise UsageError(f"{len(names)} initializers such as {names[0]!r} are inputs too, so callers may replace them: leave out --keep-overridable to fix them")
     notes = simplify(model, untouchable)
+    if request.drop_channels:
+        feeds = load_calibration(request.calibration, model.graph.inputs)
+        notes += drop_channels(model, feeds, subset(feeds, probe_samples(feeds)), Drop(request.drop_channels, request.threads, request.seed))
     found = find_weights(model, rules)
     if not found.weights:
         reasons = "; ".join(sorted({reason for _, reason, _ in found.left_alone})) or "it has no large constants"

@@ -1,0 +1,188 @@
+"""Drops the channels that the model misses least, whole chains at a time, and fits the layers that read them anew.
+
+A channel's sensitivity is the error that its absence leaves in the layers that read it, once their other weights have made up for it
+(elimination.py), times how far the model's outputs move for one unit of that error: one probe a reader. The least sensitive channels of the whole
+model go first, until a fraction of all is gone; no chain loses more than half. What is read again is fitted by least squares on calibration data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common
+from numpy.typing import NDArray
+
+from ..passes.channels import Chain, Reader, find_chains, stored
+from ..passes.constants import set_constant, tensor_of
+from ..passes.cut_channels import Removed, add_to_bias, cut
+from ..passes.fold_shapes import ForgetShapes, InferShapes
+from .calibrate import Feed
+from .covariances import Covariance, measure_covariances
+from .elimination import Elimination, Refit, refit
+from .probe import Prober
+from .sensitivity import LEAST
+
+MOST = 0.5
+"""Share of a chain's channels that may go."""
+
+PROBED = 0.125
+"""Share of a chain's channels whose absence is probed."""
+
+NAMED = 12
+"""Weights that the note names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """What is asked for: a fraction of all channels in chains that may lose some; `random` draws them instead, for comparison."""
+
+    fraction: float
+    threads: int = 0
+    seed: int = 0
+    random: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Plan:
+    """One chain: its readers' covariances, and the channels to go."""
+
+    chain: Chain
+    covariances: list[Covariance]
+    gone: list[int] = field(default_factory=list)
+
+    @property
+    def most(self) -> int:
+        """How many channels may go."""
+        return int(self.chain.channels * MOST) // self.chain.step * self.chain.step
+
+    def kept(self, gone: Sequence[int]) -> NDArray[np.bool_]:
+        """All but those."""
+        kept = np.ones(self.chain.channels, np.bool_)
+        kept[list(gone)] = False
+        return kept
+
+    def refits(self, gone: Sequence[int]) -> list[Refit]:
+        """What becomes of the readers without those channels."""
+        return [refit(reader, one, self.kept(gone)) for reader, one in zip(self.chain.readers, self.covariances, strict=True)]
+
+
+def drop_channels(model: ir.Model, feeds: Sequence[Feed], probes: Sequence[Feed], drop: Drop) -> tuple[str, ...]:
+    """Drops channels in place, once the model is simplified; returns notes for people. Raises CompressError."""
+    InferShapes()(model)
+    chains = find_chains(model).chains
+    ForgetShapes()(model)
+    if not chains:
+        return ("no channels were dropped: no layer's outputs run to other layers alone",)
+    readers = [reader for chain in chains for reader in chain.readers]
+    measured = iter(measure_covariances(model, readers, feeds, drop.seed))
+    plans = [_Plan(chain, [next(measured) for _ in chain.readers]) for chain in chains]
+    wanted = round(drop.fraction * sum(chain.channels for chain in chains))
+    if drop.random:
+        _draw(plans, wanted, np.random.default_rng(drop.seed))
+    else:
+        _choose(plans, wanted, _probed(model, plans, probes, drop.threads))
+    return _apply(model, plans)
+
+
+def _draw(plans: Sequence[_Plan], wanted: int, rng: np.random.Generator) -> None:
+    """Channels at random, as many at a time as keep the chain's step."""
+    while wanted > 0:
+        sizes = np.array([plan.chain.channels * (len(plan.gone) < plan.most and plan.chain.step <= wanted) for plan in plans], np.float64)
+        if not sizes.any():
+            return
+        plan = plans[rng.choice(len(plans), p=sizes / sizes.sum())]
+        left = np.flatnonzero(plan.kept(plan.gone))
+        plan.gone += rng.choice(left, plan.chain.step, replace=False).tolist()
+        wanted -= plan.chain.step
+
+
+def _choose(plans: Sequence[_Plan], wanted: int, importances: Sequence[Sequence[float]]) -> None:
+    """The least sensitive over all chains; each offers its next few."""
+    offers = [_offers(plan, one) for plan, one in zip(plans, importances, strict=True)]
+    ready = [next(offer, None) for offer in offers]
+    while wanted > 0:
+        open_ones = [(one[1] / len(one[0]), number) for number, one in enumerate(ready) if one is not None and len(one[0]) <= wanted]
+        if not open_ones:
+            return
+        number = min(open_ones)[1]
+        channels, _ = ready[number] or ([], 0.0)
+        plans[number].gone += channels
+        wanted -= len(channels)
+        ready[number] = next(offers[number], None)
+
+
+def _offers(plan: _Plan, importances: Sequence[float]) -> Iterator[tuple[list[int], float]]:
+    """(the next channels to go, what that costs), a step at a time."""
+    elimination = Elimination(plan.chain, plan.covariances, importances)
+    for _ in range(plan.most // plan.chain.step):
+        taken = [elimination.take() for _ in range(plan.chain.step)]
+        yield [channel for channel, _ in taken], sum(cost for _, cost in taken)
+
+
+def _probed(model: ir.Model, plans: Sequence[_Plan], probes: Sequence[Feed], threads: int) -> list[list[float]]:
+    """Divergence for one unit of error, for every reader of every chain."""
+    jobs = [(reader, fitted) for plan in plans for reader, fitted in zip(plan.chain.readers, _trial(plan), strict=True)]
+    prober = Prober(model, [value for reader, _ in jobs for value in _changed(reader)], probes, threads)
+    moved = iter(prober.divergences(_replacement(reader, fitted) for reader, fitted in jobs))
+    errors = iter(fitted.error + (0.0 if len(_changed(reader)) > 1 else float(np.square(fitted.shift).sum())) for reader, fitted in jobs)
+    found = [[max(next(moved), LEAST) / max(next(errors), LEAST) for _ in plan.chain.readers] for plan in plans]
+    worst = max((one for many in found for one in many if np.isfinite(one)), default=1.0)
+    return [[one if np.isfinite(one) else 10 * worst for one in many] for many in found]
+
+
+def _trial(plan: _Plan) -> list[Refit]:
+    """What becomes of the readers without the channels that they miss least."""
+    elimination = Elimination(plan.chain, plan.covariances, [1.0] * len(plan.covariances))
+    return plan.refits([elimination.take()[0] for _ in range(max(1, int(plan.chain.channels * PROBED)))])
+
+
+def _changed(reader: Reader) -> list[ir.Value]:
+    """The constants that a refit of this reader changes and that a probe can replace: its weight, and the bias of its own."""
+    bias = stored(reader.node.inputs[2]) if reader.node.op_type in ("Conv", "Gemm") and len(reader.node.inputs) > 2 else None
+    rows = len(reader.columns())
+    fits = bias is not None and tensor_of(bias).size == rows and "beta" not in reader.node.attributes and "alpha" not in reader.node.attributes
+    return [reader.slot.value, *([bias] if bias is not None and fits and len(list(bias.uses())) == 1 else [])]
+
+
+def _replacement(reader: Reader, fitted: Refit) -> dict[str, NDArray[np.float32]]:
+    values = _changed(reader)
+    replaced = {str(values[0].name): reader.uncolumns(fitted.columns).astype(np.float32)}
+    for bias in values[1:]:
+        old = tensor_of(bias).numpy().astype(np.float32)
+        replaced[str(bias.name)] = (old.reshape(-1) + fitted.shift.astype(np.float32)).reshape(old.shape)
+    return replaced
+
+
+def _apply(model: ir.Model, plans: Sequence[_Plan]) -> tuple[str, ...]:
+    """Writes new weights and biases first, then cuts: a bias that is new belongs to a chain as well."""
+    gone = {}
+    for plan in (plan for plan in plans if plan.gone):
+        for reader, fitted in zip(plan.chain.readers, plan.refits(plan.gone), strict=True):
+            dtype = tensor_of(reader.slot.value).dtype.numpy()
+            set_constant(reader.slot.value, reader.uncolumns(fitted.columns).astype(dtype))
+            add_to_bias(model, reader, fitted.shift)
+            gone[reader.slot.value] = plan
+    removed, counts = Removed(), []
+    InferShapes()(model)
+    for chain in find_chains(model).chains:
+        found = gone.get(chain.readers[0].slot.value)
+        if found is not None:
+            cut(chain, np.flatnonzero(found.kept(found.gone)), removed)
+            counts.append((len(found.gone), _maker(chain)))
+    ir.passes.common.RemoveUnusedNodesPass()(model)
+    ForgetShapes()(model)
+    return (_note(removed, counts, sum(plan.chain.channels for plan in plans)),)
+
+
+def _maker(chain: Chain) -> str:
+    """The name of the first weight that lost rows."""
+    return str(chain.slots[0].value.name)
+
+
+def _note(removed: Removed, counts: Sequence[tuple[int, str]], total: int) -> str:
+    named = ", ".join(f"{count} from {name}" for count, name in sorted(counts, key=lambda one: -one[0])[:NAMED])
+    more = f" and {len(counts) - NAMED} others" * (len(counts) > NAMED)
+    return f"{removed.channels} of {total} channels were dropped ({removed.bytes:,} bytes of {len(removed.weights)} weights): {named or 'none'}{more}"
