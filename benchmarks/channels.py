@@ -18,7 +18,6 @@ from pathlib import Path
 
 import onnx_ir as ir
 from onnx_compress.optimizer.calibrate import load_calibration
-from onnx_compress.optimizer.compress import probe_samples, subset
 from onnx_compress.optimizer.drop_channels import Drop, drop_channels
 from onnx_compress.optimizer.model import load
 from onnx_compress.passes.simplify import simplify
@@ -74,7 +73,7 @@ def measured(models: Path, name: str, drop: Drop, folder: Path) -> Row:
     simplify(model)
     feeds = load_calibration([calibration(models, name, folder)], model.graph.inputs)
     begun = time.monotonic()
-    notes = drop_channels(model, feeds, subset(feeds, probe_samples(feeds)), drop)
+    notes = drop_channels(model, feeds, drop)
     seconds = time.monotonic() - begun
     ir.save(model, target)
     kind, moved = script(models, "divergence.py", TASKS[name], str(source), str(target))

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from ..passes.simplify import overridable, simplify
 from ..passes.technique import Context
 from .bias import bias_of, centred
-from .calibrate import Feed, load_calibration
+from .calibrate import Feed, load_calibration, samples
 from .candidates import CALIBRATED_ONLY, TECHNIQUES, offers
 from .drop_channels import Drop, drop_channels
 from .emit import Emitted
@@ -111,8 +111,7 @@ def prepare(source: Path, target: Path, request: Request) -> Prepared:
         raise UsageError(f"{len(names)} initializers such as {names[0]!r} are inputs too, so callers may replace them: leave out --keep-overridable to fix them")
     notes = simplify(model, untouchable)
     if request.drop_channels:
-        feeds = load_calibration(request.calibration, model.graph.inputs)
-        notes += drop_channels(model, feeds, subset(feeds, probe_samples(feeds)), Drop(request.drop_channels, request.threads, request.seed))
+        notes += drop_channels(model, load_calibration(request.calibration, model.graph.inputs), Drop(request.drop_channels, request.threads, request.seed))
     found = find_weights(model, rules)
     if not found.weights:
         reasons = "; ".join(sorted({reason for _, reason, _ in found.left_alone})) or "it has no large constants"
@@ -196,11 +195,6 @@ def probe_samples(feeds: Sequence[Feed]) -> int:
     """How many samples probes use, by the size of a sample."""
     values = sum(array.size for feed in feeds for array in feed.values()) / max(samples(feeds), 1)
     return int(np.clip(PROBE_VALUES // max(values, 1), *PROBE_SAMPLES))
-
-
-def samples(feeds: Sequence[Feed]) -> int:
-    """Samples in all feeds: the largest first dimension of each."""
-    return sum(max((array.shape[0] for array in feed.values() if array.ndim), default=1) for feed in feeds)
 
 
 def subset(feeds: Sequence[Feed], wanted: int) -> tuple[Feed, ...]:

@@ -50,13 +50,33 @@ class Covariance:
 
 
 @dataclass(slots=True, eq=False)
-class _Sums:
-    """Sums over `count` vectors of `samples` samples so far."""
+class Sums:
+    """Sums of x and x x^T over `count` vectors of `samples` samples so far."""
 
     first: Floats | float = 0.0
     second: Floats | float = 0.0
     count: int = 0
     samples: int = 0
+
+    def plus(self, other: Sums) -> Sums:
+        """Over both."""
+        return Sums(self.first + other.first, self.second + other.second, self.count + other.count, self.samples + other.samples)
+
+    def covariance(self, is_centred: bool) -> Covariance:
+        """The off-diagonal part is taken times 1 / (1 + 2 (k / n)^1.5) for n independent vectors of k values."""
+        count = max(self.count, 1)
+        mean, square = np.asarray(self.first) / count, np.asarray(self.second) / count
+        if not is_centred:
+            mean = np.zeros_like(mean)
+        covariance = square - np.outer(mean, mean)
+        independent = max(min(self.count, SPREAD * self.samples), 1)
+        diagonal = np.diag(np.diag(covariance))
+        return Covariance(mean, diagonal + (covariance - diagonal) / (1 + 2 * (len(mean) / independent) ** 1.5))
+
+
+def is_centred(reader: Reader) -> bool:
+    """Whether a bias can take up the mean: not where outputs meet different taps."""
+    return reader.node.op_type != "ConvTranspose"
 
 
 def by_tap(reader: Reader) -> bool:
@@ -65,9 +85,9 @@ def by_tap(reader: Reader) -> bool:
     return reader.node.op_type != "ConvTranspose" and columns.shape[1] * columns.shape[2] <= LARGEST
 
 
-def measure_covariances(model: ir.Model, readers: Sequence[Reader], feeds: Sequence[Feed], seed: int) -> list[Covariance]:
+def measure_sums(model: ir.Model, readers: Sequence[Reader], feeds: Sequence[Feed], seed: int) -> list[Sums]:
     """One for each reader. Raises CompressError where the model does not run on the feeds."""
-    sums = [_Sums() for _ in readers]
+    sums = [Sums() for _ in readers]
     sources = sorted({str(reader.source.name) for reader in readers})
     for start in range(0, len(sources), WATCHED):
         group = sources[start : start + WATCHED]
@@ -79,10 +99,10 @@ def measure_covariances(model: ir.Model, readers: Sequence[Reader], feeds: Seque
                     x = values[str(reader.source.name)]
                     inside = mask is not None and x.shape[: mask.ndim] == mask.shape and x.ndim > mask.ndim
                     _add(total, reader, x[mask] if inside else x, np.random.default_rng([seed, number]), len(feeds))
-    return [_shrunk(total, reader) for total, reader in zip(sums, readers, strict=True)]
+    return sums
 
 
-def _add(total: _Sums, reader: Reader, x: NDArray[np.generic], rng: np.random.Generator, batches: int) -> None:
+def _add(total: Sums, reader: Reader, x: NDArray[np.generic], rng: np.random.Generator, batches: int) -> None:
     values = x.astype(np.float32, copy=False)
     vectors = _windows(reader, values, rng, batches) if reader.node.op_type == "Conv" and by_tap(reader) else _plain_vectors(reader, values)
     wanted = _wanted(vectors.shape[1], batches)
@@ -125,15 +145,3 @@ def _windows(reader: Reader, x: NDArray[np.float32], rng: np.random.Generator, b
     wanted = min(total, _wanted(dims[1] * int(np.prod(geometry.kernel)), batches))
     chosen = np.unravel_index(np.sort(rng.choice(total, wanted, replace=False)), places)
     return view[chosen].reshape(wanted, -1)
-
-
-def _shrunk(total: _Sums, reader: Reader) -> Covariance:
-    """Centred, except for a ConvTranspose; the off-diagonal part times n / (n + k) for n independent vectors."""
-    count = max(total.count, 1)
-    mean, square = np.asarray(total.first) / count, np.asarray(total.second) / count
-    if reader.node.op_type == "ConvTranspose":
-        mean = np.zeros_like(mean)
-    covariance = square - np.outer(mean, mean)
-    independent = min(total.count, SPREAD * total.samples)
-    diagonal = np.diag(np.diag(covariance))
-    return Covariance(mean, diagonal + (covariance - diagonal) * (independent / (independent + len(mean))))

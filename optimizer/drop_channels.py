@@ -19,8 +19,8 @@ from ..passes.channels import Chain, Reader, find_chains, stored
 from ..passes.constants import set_constant, tensor_of
 from ..passes.cut_channels import Removed, add_to_bias, cut
 from ..passes.fold_shapes import ForgetShapes, InferShapes
-from .calibrate import Feed
-from .covariances import Covariance, measure_covariances
+from .calibrate import Feed, samples
+from .covariances import Covariance, is_centred, measure_sums
 from .elimination import Elimination, Refit, refit
 from .probe import Prober
 from .sensitivity import LEAST
@@ -30,6 +30,12 @@ MOST = 0.5
 
 PROBED = 0.125
 """Share of a chain's channels whose absence is probed."""
+
+ROUNDS = 3
+"""Of probing what was chosen and choosing anew: the outputs do not move in proportion to a layer's error."""
+
+MOST_PROBES = 128
+"""Samples that probes see."""
 
 NAMED = 12
 """Weights that the note names."""
@@ -47,11 +53,13 @@ class Drop:
 
 @dataclass(slots=True, eq=False)
 class _Plan:
-    """One chain: its readers' covariances, and the channels to go."""
+    """One chain: its readers' covariances, those over the samples that are no probes, the channels to go, and each reader's importance."""
 
     chain: Chain
     covariances: list[Covariance]
+    seen: list[Covariance]
     gone: list[int] = field(default_factory=list)
+    importances: list[float] = field(default_factory=list)
 
     @property
     def most(self) -> int:
@@ -64,27 +72,49 @@ class _Plan:
         kept[list(gone)] = False
         return kept
 
-    def refits(self, gone: Sequence[int]) -> list[Refit]:
+    def refits(self, gone: Sequence[int], covariances: Sequence[Covariance]) -> list[Refit]:
         """What becomes of the readers without those channels."""
-        return [refit(reader, one, self.kept(gone)) for reader, one in zip(self.chain.readers, self.covariances, strict=True)]
+        return [refit(reader, one, self.kept(gone)) for reader, one in zip(self.chain.readers, covariances, strict=True)]
 
 
-def drop_channels(model: ir.Model, feeds: Sequence[Feed], probes: Sequence[Feed], drop: Drop) -> tuple[str, ...]:
+def drop_channels(model: ir.Model, feeds: Sequence[Feed], drop: Drop) -> tuple[str, ...]:
     """Drops channels in place, once the model is simplified; returns notes for people. Raises CompressError."""
     InferShapes()(model)
     chains = find_chains(model).chains
     ForgetShapes()(model)
     if not chains:
         return ("no channels were dropped: no layer's outputs run to other layers alone",)
-    readers = [reader for chain in chains for reader in chain.readers]
-    measured = iter(measure_covariances(model, readers, feeds, drop.seed))
-    plans = [_Plan(chain, [next(measured) for _ in chain.readers]) for chain in chains]
+    plans = _measured(model, chains, feeds, drop.seed)
     wanted = round(drop.fraction * sum(chain.channels for chain in chains))
     if drop.random:
         _draw(plans, wanted, np.random.default_rng(drop.seed))
-    else:
-        _choose(plans, wanted, _probed(model, plans, probes, drop.threads))
+        return _apply(model, plans)
+    prober = Prober(model, [value for chain in chains for reader in chain.readers for value in _changed(reader)], probes_of(feeds), drop.threads)
+    for _ in range(ROUNDS):
+        _probe(plans, prober)
+        _choose(plans, wanted)
     return _apply(model, plans)
+
+
+def probes_of(feeds: Sequence[Feed]) -> tuple[Feed, ...]:
+    """Every third batch, at most MOST_PROBES samples."""
+    held_out = feeds[1::3] or feeds
+    return tuple(held_out[: max(1, MOST_PROBES // max(samples(held_out[:1]), 1))])
+
+
+def _measured(model: ir.Model, chains: Sequence[Chain], feeds: Sequence[Feed], seed: int) -> list[_Plan]:
+    """Covariances over all feeds, and over those that are no probes: what is fitted to few samples looks better on them than it is, and probes see that."""
+    probes = {id(feed) for feed in probes_of(feeds)}
+    readers = [reader for chain in chains for reader in chain.readers]
+    parts = [[feed for feed in feeds if (id(feed) in probes) == inside] for inside in (False, True)]
+    others, inside = (iter(measure_sums(model, readers, part, seed)) for part in parts)
+    plans = []
+    for chain in chains:
+        pairs = [(reader, next(others), next(inside)) for reader in chain.readers]
+        whole = [one.plus(other).covariance(is_centred(reader)) for reader, one, other in pairs]
+        seen = [one.covariance(is_centred(reader)) for reader, one, _ in pairs] if parts[0] else whole
+        plans.append(_Plan(chain, whole, seen))
+    return plans
 
 
 def _draw(plans: Sequence[_Plan], wanted: int, rng: np.random.Generator) -> None:
@@ -99,10 +129,12 @@ def _draw(plans: Sequence[_Plan], wanted: int, rng: np.random.Generator) -> None
         wanted -= plan.chain.step
 
 
-def _choose(plans: Sequence[_Plan], wanted: int, importances: Sequence[Sequence[float]]) -> None:
+def _choose(plans: Sequence[_Plan], wanted: int) -> None:
     """The least sensitive over all chains; each offers its next few."""
-    offers = [_offers(plan, one) for plan, one in zip(plans, importances, strict=True)]
+    offers = [_offers(plan) for plan in plans]
     ready = [next(offer, None) for offer in offers]
+    for plan in plans:
+        plan.gone = []
     while wanted > 0:
         open_ones = [(one[1] / len(one[0]), number) for number, one in enumerate(ready) if one is not None and len(one[0]) <= wanted]
         if not open_ones:
@@ -114,29 +146,34 @@ def _choose(plans: Sequence[_Plan], wanted: int, importances: Sequence[Sequence[
         ready[number] = next(offers[number], None)
 
 
-def _offers(plan: _Plan, importances: Sequence[float]) -> Iterator[tuple[list[int], float]]:
+def _offers(plan: _Plan) -> Iterator[tuple[list[int], float]]:
     """(the next channels to go, what that costs), a step at a time."""
-    elimination = Elimination(plan.chain, plan.covariances, importances)
+    elimination = Elimination(plan.chain, plan.covariances, plan.importances)
     for _ in range(plan.most // plan.chain.step):
         taken = [elimination.take() for _ in range(plan.chain.step)]
         yield [channel for channel, _ in taken], sum(cost for _, cost in taken)
 
 
-def _probed(model: ir.Model, plans: Sequence[_Plan], probes: Sequence[Feed], threads: int) -> list[list[float]]:
-    """Divergence for one unit of error, for every reader of every chain."""
-    jobs = [(reader, fitted) for plan in plans for reader, fitted in zip(plan.chain.readers, _trial(plan), strict=True)]
-    prober = Prober(model, [value for reader, _ in jobs for value in _changed(reader)], probes, threads)
-    moved = iter(prober.divergences(_replacement(reader, fitted) for reader, fitted in jobs))
-    errors = iter(fitted.error + (0.0 if len(_changed(reader)) > 1 else float(np.square(fitted.shift).sum())) for reader, fitted in jobs)
-    found = [[max(next(moved), LEAST) / max(next(errors), LEAST) for _ in plan.chain.readers] for plan in plans]
-    worst = max((one for many in found for one in many if np.isfinite(one)), default=1.0)
-    return [[one if np.isfinite(one) else 10 * worst for one in many] for many in found]
+def _probe(plans: Sequence[_Plan], prober: Prober) -> None:
+    """Divergence for one unit of error, for every reader: without an eighth of the channels at first, then without those that were chosen."""
+    jobs = [(plan, number, reader, fitted) for plan in plans for number, (reader, fitted) in enumerate(_trials(plan))]
+    moved = prober.divergences(_replacement(reader, fitted) for _, _, reader, fitted in jobs)
+    worst = max((one for one in moved if np.isfinite(one)), default=1.0)
+    for (plan, number, reader, fitted), one in zip(jobs, moved, strict=True):
+        error = fitted.error + (0.0 if len(_changed(reader)) > 1 else float(np.square(fitted.shift).sum()))
+        plan.importances += [0.0] * (len(plan.chain.readers) - len(plan.importances))
+        plan.importances[number] = max(one if np.isfinite(one) else 10 * worst, LEAST) / max(error, LEAST)
 
 
-def _trial(plan: _Plan) -> list[Refit]:
-    """What becomes of the readers without the channels that they miss least."""
-    elimination = Elimination(plan.chain, plan.covariances, [1.0] * len(plan.covariances))
-    return plan.refits([elimination.take()[0] for _ in range(max(1, int(plan.chain.channels * PROBED)))])
+def _trials(plan: _Plan) -> Iterator[tuple[Reader, Refit]]:
+    """What becomes of the readers without some channels; nothing to try where a choice has been made and none was chosen."""
+    if plan.importances and not plan.gone:
+        return
+    gone = list(plan.gone)
+    if not gone:
+        elimination = Elimination(plan.chain, plan.covariances, [1.0] * len(plan.covariances))
+        gone = [elimination.take()[0] for _ in range(max(1, int(plan.chain.channels * PROBED)))]
+    yield from zip(plan.chain.readers, plan.refits(gone, plan.seen), strict=True)
 
 
 def _changed(reader: Reader) -> list[ir.Value]:
@@ -160,7 +197,7 @@ def _apply(model: ir.Model, plans: Sequence[_Plan]) -> tuple[str, ...]:
     """Writes new weights and biases first, then cuts: a bias that is new belongs to a chain as well."""
     gone = {}
     for plan in (plan for plan in plans if plan.gone):
-        for reader, fitted in zip(plan.chain.readers, plan.refits(plan.gone), strict=True):
+        for reader, fitted in zip(plan.chain.readers, plan.refits(plan.gone, plan.covariances), strict=True):
             dtype = tensor_of(reader.slot.value).dtype.numpy()
             set_constant(reader.slot.value, reader.uncolumns(fitted.columns).astype(dtype))
             add_to_bias(model, reader, fitted.shift)
