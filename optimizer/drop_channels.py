@@ -15,12 +15,12 @@ import onnx_ir as ir
 import onnx_ir.passes.common
 from numpy.typing import NDArray
 
-from ..passes.channels import Chain, Reader, find_chains, stored
-from ..passes.constants import set_constant, tensor_of
+from ..passes.channels import Chain, Reader, find_chains
+from ..passes.constants import set_constant, stored, tensor_of
 from ..passes.cut_channels import Removed, add_to_bias, cut
 from ..passes.fold_shapes import ForgetShapes, InferShapes
 from .calibrate import Feed, samples
-from .covariances import Covariance, is_centred, measure_sums
+from .covariances import LARGEST, Covariance, is_centred, measure_sums
 from .elimination import Elimination, Refit, refit
 from .probe import Prober
 from .sensitivity import LEAST
@@ -80,7 +80,7 @@ class _Plan:
 def drop_channels(model: ir.Model, feeds: Sequence[Feed], drop: Drop) -> tuple[str, ...]:
     """Drops channels in place, once the model is simplified; returns notes for people. Raises CompressError."""
     InferShapes()(model)
-    chains = find_chains(model).chains
+    chains = [chain for chain in find_chains(model).chains if chain.channels <= LARGEST]
     ForgetShapes()(model)
     if not chains:
         return ("no channels were dropped: no layer's outputs run to other layers alone",)

@@ -16,9 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .carriers import Layout, moved
-from .constants import is_constant, is_untouchable, tensor_of
-
-FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+from .constants import dims_of, is_private, is_stored, is_untouchable, stored, tensor_of
 
 ELEMENTWISE = (
     *("Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus", "Softsign", "Erf", "Gelu", "Mish"),
@@ -179,38 +177,6 @@ def _chains(parts: list[tuple[ir.Node, _Part | None]], links: _Links, layouts: M
             slots = tuple(slot for _, part in members for slot in part.slots)
             grouped = tuple(node for node, part in members if part.is_grouped)
             yield Chain(layouts[root].channels, tuple(node for node, _ in members), slots, grouped, tuple(readers[root]))
-
-
-def is_stored(value: ir.Value | None) -> bool:
-    """Whether a value is an initializer, or one behind a Cast."""
-    return stored(value) is not None
-
-
-def stored(value: ir.Value | None) -> ir.Value | None:
-    """The initializer that a value is, or is cast from."""
-    if value is None or is_constant(value):
-        return value
-    cast = value.producer()
-    if cast is None or cast.op_type != "Cast" or cast.domain or not is_constant(cast.inputs[0]):
-        return None
-    return cast.inputs[0]
-
-
-def is_private(value: ir.Value) -> bool:
-    """A float constant that one node of the main graph alone reads (or a Cast that one node alone reads), and that may change."""
-    if is_untouchable(value) or value.is_graph_output() or tensor_of(value).dtype not in FLOATS:
-        return False
-    uses = list(value.uses())
-    if len(uses) != 1 or uses[0].node.graph is not value.graph:
-        return False
-    node = uses[0].node
-    return node.op_type != "Cast" or (len(list(node.outputs[0].uses())) == 1 and not node.outputs[0].is_graph_output())
-
-
-def dims_of(value: ir.Value | None) -> tuple[int, ...] | None:
-    """The dims of a constant, also behind a Cast; None for anything else."""
-    found = stored(value)
-    return None if found is None else tuple(tensor_of(found).shape.numpy())
 
 
 def _variable(node: ir.Node) -> tuple[ir.Value, ...]:

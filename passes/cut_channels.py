@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .channels import Chain, Reader, is_private, stored
-from .constants import add_constant, all_names, fresh_name, set_constant, tensor_of
+from .channels import Chain, Reader
+from .constants import add_constant, all_names, fresh_name, is_private, set_constant, stored, tensor_of
 
 
 @dataclass(slots=True)

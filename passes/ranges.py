@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from .activations import activated
 from .carriers import Layout, padded_axes
-from .channels import FLOATS, dims_of, is_stored, stored
-from .constants import small_array, tensor_of
+from .constants import FLOATS, dims_of, is_stored, small_array, stored, tensor_of
 
 Floats = NDArray[np.float64]
 

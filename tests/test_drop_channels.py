@@ -28,15 +28,15 @@ from tests.test_simplify import Array, floats, loaded_copy, model_of, normal, ru
 BATCHES = 24
 
 
-def data(model: onnx.ModelProto, count: int = BATCHES) -> list[dict[str, Array]]:
-    return [feeds(model, seed) for seed in range(count)]
+def data(model: onnx.ModelProto, count: int = BATCHES, batch: int = 4) -> list[dict[str, Array]]:
+    return [feeds(model, seed, batch) for seed in range(count)]
 
 
-def dropped(model: onnx.ModelProto, drop: Drop, batches: int = BATCHES) -> tuple[onnx.ModelProto, str]:
+def dropped(model: onnx.ModelProto, drop: Drop, batches: int = BATCHES, batch: int = 4) -> tuple[onnx.ModelProto, str]:
     """A simplified copy without some channels, checked, and the note."""
     loaded = loaded_copy(model)
     simplify(loaded)
-    inputs = data(model, batches)
+    inputs = data(model, batches, batch)
     (note,) = drop_channels(loaded, inputs, drop)
     proto = ir.to_proto(loaded)
     onnx.checker.check_model(proto, full_check=True)
@@ -107,7 +107,7 @@ TWINS = {
 @pytest.mark.parametrize("name", TWINS)
 def test_of_two_equal_channels_one_goes_and_the_other_stands_for_both(name: str) -> None:
     model = TWINS[name]
-    changed, note = dropped(model, Drop(0.5), batches=60)
+    changed, note = dropped(model, Drop(0.5), batch=96)
     assert note.startswith("8 of 16 channels were dropped")
     assert stored(changed)["w"].size == stored(model)["w"].size / 2
     assert error(model, changed) < 2e-3
