@@ -101,10 +101,10 @@ def _alive(reader: Reader, constant: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def _folded(reader: Reader, constant: NDArray[np.float64], alive: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """What the channels that are not alive add to the rows: W x."""
+    """What the channels that are not alive add to the rows: W x. Without BLAS, whose sums depend on its number of threads."""
     dead = ~alive
     values = np.nan_to_num(constant).reshape(len(alive), reader.slot.block)[dead]
     columns = reader.columns()[:, dead].astype(np.float64)
     if reader.slot.block == 1:
-        return np.asarray(columns.sum(axis=2) @ values[:, 0])
+        return np.asarray(np.einsum("rc,c->r", columns.sum(axis=2), values[:, 0]))
     return np.asarray(np.einsum("rct,ct->r", columns, values))

@@ -196,7 +196,7 @@ def _zero_times(weights: Floats, ends: Floats) -> Floats:
 def _product(weights: Floats, ends: Floats) -> Floats:
     """weights [rows, k] times ends [k], of one sign or zero each; infinite where a weight meets an infinite end. Without temporaries of the weight's size."""
     infinite = np.isinf(ends)
-    result = np.asarray(weights @ np.where(infinite, 0.0, ends))
+    result = np.asarray(np.einsum("rk,k->r", weights, np.where(infinite, 0.0, ends)))
     if infinite.any():
         meets = weights[:, infinite] * np.sign(ends[infinite])
         result = np.where((meets > 0).any(axis=1), np.inf, result)
