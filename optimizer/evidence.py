@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..passes.feedback import factorize
 from .bias import bias_of, centred
-from .calibrate import Feed, load_calibration
+from .calibrate import Feed, load_calibration, samples
 from .factors import Factors
 from .model import Weight
 from .moments import Moments, measure
@@ -86,11 +86,6 @@ def probe_samples(feeds: Sequence[Feed], weights: int) -> int:
     """How many samples probes use, by the number of weights and the size of a sample."""
     values = sum(array.size for feed in feeds for array in feed.values()) / max(samples(feeds), 1)
     return int(np.clip(max(PROBE_RUNS // max(weights, 1), PROBE_VALUES // max(values, 1)), *PROBE_SAMPLES))
-
-
-def samples(feeds: Sequence[Feed]) -> int:
-    """Samples in all feeds: the largest first dimension of each."""
-    return sum(max((array.shape[0] for array in feed.values() if array.ndim), default=1) for feed in feeds)
 
 
 def subset(feeds: Sequence[Feed], wanted: int) -> tuple[Feed, ...]:
