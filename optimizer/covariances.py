@@ -3,7 +3,7 @@
 | reader | x, for columns [rows, channels, taps] |
 |---|---|
 | Gemm, MatMul | the last axis of the input |
-| Conv | channel and kernel position, at positions drawn at random |
+| Conv | channel and kernel position, at positions evenly spread |
 | Conv with more than LARGEST of those, ConvTranspose | channel alone: every tap counts as a row |
 """
 
@@ -14,14 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ..passes.channels import Reader
 from .calibrate import Feed, masked
 from .moments import WATCHED
 from .rig import Rig
-from .taps import Geometry
+from .vectors import Geometry, patches
 from .views import plain
 
 LARGEST = 2304
@@ -104,7 +103,7 @@ def measure_sums(model: ir.Model, readers: Sequence[Reader], feeds: Sequence[Fee
 
 def _add(total: Sums, reader: Reader, x: NDArray[np.generic], rng: np.random.Generator, batches: int) -> None:
     values = x.astype(np.float32, copy=False)
-    vectors = _windows(reader, values, rng, batches) if reader.node.op_type == "Conv" and by_tap(reader) else _plain_vectors(reader, values)
+    vectors = _windows(reader, values, batches) if reader.node.op_type == "Conv" and by_tap(reader) else _plain_vectors(reader, values)
     wanted = _wanted(vectors.shape[1], batches)
     if len(vectors) > wanted:
         vectors = vectors[np.sort(rng.choice(len(vectors), wanted, replace=False))]
@@ -127,21 +126,7 @@ def _plain_vectors(reader: Reader, x: NDArray[np.float32]) -> NDArray[np.float32
     return np.moveaxis(flat.reshape(len(flat), -1, reader.slot.block), 1, 2).reshape(-1, flat.shape[1] // reader.slot.block)
 
 
-def _windows(reader: Reader, x: NDArray[np.float32], rng: np.random.Generator, batches: int) -> NDArray[np.float32]:
-    """[vectors, channels * taps]: what filters meet at some output positions."""
+def _windows(reader: Reader, x: NDArray[np.float32], batches: int) -> NDArray[np.float32]:
+    """[vectors, channels * taps]: what filters meet at output positions, evenly spread."""
     dims = tuple(int(size) for size in reader.slot.value.const_value.shape.numpy())  # type: ignore[union-attr]
-    geometry, spatial = Geometry.of(reader.node, plain(dims)), len(dims) - 2
-    reach = [(size - 1) * dilation + 1 for size, dilation in zip(geometry.kernel, geometry.dilations, strict=True)]
-    pads, counts = [(0, 0), (0, 0)], []
-    for axis, size in enumerate(x.shape[2:]):
-        count, begin = geometry.positions(axis, size)
-        pads.append((begin, max((count - 1) * geometry.strides[axis] + reach[axis] - size - begin, 0)))
-        counts.append(count)
-    view = sliding_window_view(np.pad(x, pads), reach, axis=tuple(range(2, 2 + spatial)))
-    steps = [slice(None, None, stride) for stride in geometry.strides] + [slice(None, None, dilation) for dilation in geometry.dilations]
-    view = np.moveaxis(view[(slice(None), slice(None), *steps)], 1, 1 + spatial)
-    places = (x.shape[0], *counts)
-    total = int(np.prod(places))
-    wanted = min(total, _wanted(dims[1] * int(np.prod(geometry.kernel)), batches))
-    chosen = np.unravel_index(np.sort(rng.choice(total, wanted, replace=False)), places)
-    return view[chosen].reshape(wanted, -1)
+    return patches(x, Geometry.of(reader.node, plain(dims)), _wanted(int(np.prod(dims[1:])), batches))[0]
