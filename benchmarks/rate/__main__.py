@@ -34,7 +34,7 @@ class Choice:
 
     out: Path
     methods: tuple[str, ...]
-    ratios: tuple[float, ...]
+    ratios: tuple[float, ...] | None
     redo: bool
 
 
@@ -44,14 +44,15 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=MODELS)
     parser.add_argument("--only", default="", help="models whose name this regular expression finds")
     parser.add_argument("--methods", default="", help=f"the same for the methods: {'; '.join(METHODS)}")
-    parser.add_argument("--ratios", default=",".join(f"{ratio:g}" for ratio in RATIOS), help="for ours")
+    parser.add_argument("--ratios", help=f"for ours; default: {', '.join(f'{ratio:g}' for ratio in RATIOS)}, and that of the model's bar")
     parser.add_argument("--nncodec", type=Path, help="the Python of an environment with NNCodec")
     parser.add_argument("--out", type=Path, default=HERE / "results.csv")
     parser.add_argument("--redo", action="store_true", help="measure rows again that exist")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)  # onnxruntime's quantizers and onnx_ir have much to say
     methods = tuple(method for method in METHODS if re.search(arguments.methods, method))
-    choice = Choice(arguments.out, methods, tuple(map(float, arguments.ratios.split(","))), arguments.redo)
+    ratios = tuple(map(float, arguments.ratios.split(","))) if arguments.ratios else None
+    choice = Choice(arguments.out, methods, ratios, arguments.redo)
     with tempfile.TemporaryDirectory() as folder:
         for case in (case for case in CASES if re.search(arguments.only, case.model)):
             measure(Bench(case, arguments.models.resolve(), Path(folder), arguments.nncodec), choice)
@@ -61,7 +62,7 @@ def measure(bench: Bench, choice: Choice) -> None:
     """All chosen rows of one model."""
     judge: Judge | None = None
     for method in choice.methods:
-        for setting in settings(method, choice.ratios):
+        for setting in settings(method, choice.ratios or {*RATIOS, bench.case.bar}):
             known = rows.read(choice.out)
             row = None if choice.redo else known.get((bench.case.model, method, setting.name))
             if row is None:

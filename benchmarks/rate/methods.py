@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -64,10 +64,10 @@ class Setting:
     make: Callable[[Bench, Path], Made]
 
 
-def settings(method: str, ratios: Sequence[float]) -> Iterable[Setting]:
-    """The points of a method, each with more loss than the one before."""
+def settings(method: str, ratios: Iterable[float]) -> Iterable[Setting]:
+    """The points of a method, each with more loss than the one before. `ratios` are for ours."""
     if method in ours.MODES:
-        return [Setting(f"{ratio:g}x", partial(_ours, ours.MODES[method], ratio)) for ratio in ratios]
+        return [Setting(f"{ratio:g}x", partial(_ours, ours.MODES[method], ratio)) for ratio in sorted(ratios)]
     return PEERS[method]
 
 
