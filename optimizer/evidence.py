@@ -76,12 +76,16 @@ def informed(layer: Layer, moments: Moments, untouchable: frozenset[str], factor
 
 
 def _outer(moments: Moments) -> NDArray[np.float32]:
-    """E[x] E[x]^T, [m, k, k]."""
+    """E[x] E[x]^T, [m, k, k], where its columns meet."""
     assert moments.covariance is not None
     parts, k, _ = moments.covariance.shape
     mean = np.broadcast_to(moments.mean, (*moments.mean.shape[:2], k)).reshape(-1, k)
     mean = mean[:: max(len(mean) // parts, 1)]
-    return np.asarray(mean[:, :, None] * mean[:, None, :])
+    outer = mean[:, :, None] * mean[:, None, :]
+    if moments.apart > 1:
+        place = np.arange(k) % moments.apart
+        outer *= place[:, None] == place
+    return np.asarray(outer)
 
 
 def probe_samples(feeds: Sequence[Feed], weights: int) -> int:

@@ -19,11 +19,14 @@ from .model import Weight
 
 Channels = NDArray[np.float64]
 
-SAME = frozenset(
-    "Relu LeakyRelu PRelu Clip Sigmoid HardSigmoid HardSwish Tanh Erf Gelu Elu Selu Celu Softplus Mish Swish Identity Cast Dropout Sqrt Pow Abs Neg Exp Log "
-    "MaxPool AveragePool GlobalAveragePool GlobalMaxPool LpPool Resize Upsample Pad InstanceNormalization ReduceMean ReduceSum ReduceMax "
-    "Flatten Reshape Squeeze Unsqueeze Add Sub Mul Div BatchNormalization LayerNormalization Softmax LogSoftmax".split()
-)
+SAME = frozenset({
+    "Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Gelu", "Elu", "Selu", "Celu", "Softplus",
+    "Mish", "Swish", "Identity", "Cast", "Dropout", "Sqrt", "Pow", "Abs", "Neg", "Exp", "Log",
+    "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "Resize", "Upsample", "Pad", "InstanceNormalization",
+    "ReduceMean", "ReduceSum", "ReduceMax",
+    "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Add", "Sub", "Mul", "Div", "BatchNormalization", "LayerNormalization", "Softmax",
+    "LogSoftmax",
+})
 """Operators whose output channel c depends on input channel c, apart from a common factor."""
 
 SCALING = frozenset({"Mul", "Div", "BatchNormalization", "LayerNormalization"})
@@ -96,11 +99,11 @@ def _multiplied(node: ir.Node, after: Channels | None) -> Channels | None:
         squared = squared.reshape(groups, squared.shape[0] // groups, squared.shape[1], -1).sum(-1)
         weights = np.ones(squared.shape[:2]) if after is None or after.size != squared.shape[0] * squared.shape[1] else after.reshape(squared.shape[:2])
         return np.einsum("go,goi->gi", weights, squared).reshape(-1)
-    if squared.ndim != 2:  # noqa: PLR2004
+    if squared.ndim != 2:
         return None
-    if node.op_type == "Gemm" and node.attributes.get_int("transA", 0):
+    if node.op_type == "Gemm" and node.attributes.get_int("transA", 0) == 1:
         return None
-    by_output = squared if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) else squared.T
+    by_output = squared if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1 else squared.T
     weights = np.ones(len(by_output)) if after is None or len(after) != len(by_output) else after
     return weights @ by_output
 
@@ -123,5 +126,5 @@ def _rescaled(node: ir.Node, index: int, after: Channels) -> Channels | None:
             variance = constant_behind(node.inputs[4])
             if variance is None:
                 return None
-            factor = factor / np.sqrt(np.asarray(variance.numpy()).astype(np.float64) + 1e-5)
+            factor = factor / np.sqrt(np.asarray(variance.numpy()).astype(np.float64) + node.attributes.get_float("epsilon", 1e-5))
     return after * factor**2 if factor.size in (1, after.size) else None

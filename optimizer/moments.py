@@ -17,7 +17,7 @@ multiply before those that look up. A weight whose input lies in a branch or loo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from .calibrate import Feed, masked
 from .model import Use, Weight
 from .rig import Rig
-from .vectors import RECURRENT, spread, vectors
+from .vectors import spread, vectors
 
 WATCHED = 32
 """Inner values that one session hands out: bounds the activations of a batch in memory; more take further passes over the data."""
@@ -55,7 +55,8 @@ class Moments:
     """Of what a weight's values are multiplied with, over all samples and positions.
 
     `mean` and `square` broadcast against [batch, rows, k]. `covariance` is E[x x^T] - E[x] E[x]^T, float32 [m, k, k] (m equal parts of the rows,
-    one after the other), shrunk by `shrinkage`, where it was asked for.
+    one after the other), shrunk by `shrinkage`, where it was asked for. Its k columns are those of `apart` vectors, interleaved, which are never
+    multiplied together: one for each kernel position of a ConvTranspose.
     """
 
     mean: NDArray[np.float32]
@@ -63,6 +64,7 @@ class Moments:
     samples: int
     covariance: NDArray[np.float32] | None = None
     shrinkage: float = 1.0
+    apart: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,7 +134,7 @@ def _groups(sought: Sequence[tuple[Weight, list[Tap]]], inputs: set[str], matric
     size = 0
     for weight, taps in sought:
         more = {tap.source for tap in taps} - inputs
-        matrix = 4 * weight.view.k**2 * len(taps) if matrices else 0
+        matrix = 4 * weight.view.batch * weight.view.k**2 * len(taps) if matrices else 0
         if group and (len(watched | more) > WATCHED or size + matrix > MATRIX_BYTES):
             yield group
             group, watched, size = [], set(), 0
@@ -218,16 +220,15 @@ def _moments(weight: Weight, taps: Sequence[Tap]) -> Moments | None:
     count = sum(total.count for total in seen)
     second = np.asarray(sum(total.second for total in seen)) / count
     if all(tap.use.node.op_type == "Gather" for tap in taps):
-        square = 0.5 + 0.5 * second * weight.view.rows
-        return Moments(np.zeros((1, 1, 1), np.float32), square.reshape(1, -1, 1).astype(np.float32), count)
-    mean = np.asarray(sum(total.first for total in seen)) / count
-    repeats = weight.view.k // mean.shape[1]  # the kernel positions of a ConvTranspose
-    mean, square = (_arranged(np.repeat(one, repeats, axis=1), weight) for one in (mean, second))
-    fits = mean is not None and square is not None and np.isfinite(mean).all() and np.isfinite(square).all()
-    if not fits:
+        asked = 0.5 + 0.5 * second * weight.view.rows
+        return Moments(np.zeros((1, 1, 1), np.float32), asked.reshape(1, -1, 1).astype(np.float32), count)
+    first = np.asarray(sum(total.first for total in seen)) / count
+    repeats = weight.view.k // first.shape[1]  # the kernel positions of a ConvTranspose
+    mean, square = (_arranged(np.repeat(one, repeats, axis=1), weight) for one in (first, second))
+    if mean is None or square is None or not (np.isfinite(mean).all() and np.isfinite(square).all()):
         return None
     pooled, trust = _covariance(seen, count, repeats)
-    return Moments(mean.astype(np.float32), square.astype(np.float32), count, pooled, trust)  # type: ignore[union-attr]
+    return Moments(mean.astype(np.float32), square.astype(np.float32), count, pooled, trust, repeats)
 
 
 def _arranged(values: Sums, weight: Weight) -> Sums | None:
@@ -261,7 +262,7 @@ def _covariance(seen: Sequence[Total], count: int, repeats: int) -> tuple[NDArra
 
 def shrinkage(parts: Sequence[Part]) -> float:
     """The module's s, from what was summed up in each batch; 1 where a single batch says nothing about the variance."""
-    if len(parts) < 2:  # noqa: PLR2004
+    if len(parts) < 2:
         return 1.0
     share = np.array([part.count for part in parts], np.float64) / sum(part.count for part in parts)
     centre = np.einsum("b,bmi->mi", share, np.stack([part.first / part.count for part in parts]))
