@@ -27,8 +27,10 @@ LANES = 16
 UNROLLED = 8
 """Columns whose errors are added at once: their sum stays in registers."""
 
-WINDOW = 24
-"""Columns after which a trellis decision is final: eight times the memory of three columns, when all survivors have long agreed."""
+WINDOW = 64
+"""Columns after which a trellis decision is final. Survivors of eight states merge slowly: the error is 2.7 % above that of the whole search with 24
+columns, 0.6 % with 48, 0.2 % with 64 (normal weights, step 0.3 of their deviation), where it takes a tenth longer than with 24.
+"""
 
 WORST = np.inf
 """The cost of a state that no path leads to."""
@@ -161,7 +163,10 @@ def trellis_rows(
 
     Lanes are rows, with eight survivors each, one for each state: `cost` [lane, state] is the error so far, WORST where no path leads there;
     `recent` and `chosen` [2, lane, state, WINDOW] are the last errors and levels, column j at j % WINDOW, read from one half and written
-    to the other; `decided` [k, lane] are the errors before. (Helpers work on all lanes, since numba counts references at every call.)
+    to the other; `decided` [k, lane] are the errors before.
+
+    What makes it fast: helpers work on all lanes, since numba counts references at every call, and loops over the window ask the arrays for its
+    length, since LLVM unrolls a constant one instead of making it a loop of vectors (half the time).
     """
     rows, k = weight.shape
     each = rows // variances.shape[0]
@@ -232,7 +237,7 @@ def _weigh(
                 option_cost[lane, state, 0] = option_cost[lane, state, 1] = WORST
                 continue
             target = np.float32(0)
-            for slot in range(WINDOW):
+            for slot in range(len(near)):
                 target += near[slot] * recent[lane, state, slot]
             target += values[lane] + acc[lane]
             for parity in range(2):
@@ -256,8 +261,8 @@ def _select(
             if option_cost[lane, ways[state, 1, 0], ways[state, 1, 1]] < option_cost[lane, source, parity]:
                 source, parity = ways[state, 1, 0], ways[state, 1, 1]
             cost[lane, state] = option_cost[lane, source, parity]
-            for at in range(WINDOW):
+            for at in range(recent.shape[3]):
                 recent[new, lane, state, at] = recent[old, lane, source, at]
-            for at in range(WINDOW):
+            for at in range(chosen.shape[3]):
                 chosen[new, lane, state, at] = chosen[old, lane, source, at]
             recent[new, lane, state, slot], chosen[new, lane, state, slot] = option_error[lane, source, parity], option_level[lane, source, parity]
