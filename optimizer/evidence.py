@@ -67,7 +67,7 @@ def informed(layer: Layer, moments: Moments, untouchable: frozenset[str], factor
     square = centred(moments) if corrected else moments.square
     name, matrix = layer.weight.name, moments.covariance
     if matrix is not None and not corrected:
-        matrix = matrix + _outer(moments)
+        matrix = np.add(matrix, outer := _outer(moments), out=outer)
     factor = None if matrix is None else factorize(matrix)
     if factor is not None:
         factors.hold(name, factor)

@@ -112,9 +112,7 @@ def measure(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed], t
     groups = list(_groups(sought, inputs, matrices))
     for number, group in enumerate(groups):
         inner = sorted({tap.source for _, taps in group for tap in taps} - inputs)
-        rig = Rig(model, (weight.value for weight in weights if weight.is_float), inner) if inner else None
-        for position, feed in enumerate(feeds):
-            values = feed | rig.run(feed, inner) if rig else feed
+        for position, (feed, values) in enumerate(_runs(model, weights, feeds, inner)):
             for _, taps in group:
                 for tap in taps:
                     _collect(tap, values[tap.source], masked(feed), len(feeds) if matrices else 0)
@@ -122,9 +120,16 @@ def measure(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed], t
         for weight, taps in group:
             found = _moments(weight, taps)
             for tap in taps:
-                tap.total.matrix = None
+                tap.total.matrix, tap.total.parts = None, []
             if found is not None:
                 take(weight, found)
+
+
+def _runs(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed], inner: Sequence[str]) -> Iterator[tuple[Feed, Feed]]:
+    """Each feed, and it again with the inner values; the session is gone before that of the next group is made: both hold all weights."""
+    rig = Rig(model, (weight.value for weight in weights if weight.is_float), inner) if inner else None
+    for feed in feeds:
+        yield feed, feed | rig.run(feed, inner) if rig else feed
 
 
 def _groups(sought: Sequence[tuple[Weight, list[Tap]]], inputs: set[str], matrices: bool) -> Iterator[list[tuple[Weight, list[Tap]]]]:
@@ -243,13 +248,17 @@ def _arranged(values: Sums, weight: Weight) -> Sums | None:
 
 def _covariance(seen: Sequence[Total], count: int, repeats: int) -> tuple[NDArray[np.float32] | None, float]:
     """(the shrunk covariance, shrinkage) over the consumers; none where one of them has other parts."""
-    matrices = [total.matrix for total in seen]
-    if any(matrix is None or matrix.shape != matrices[0].shape for matrix in matrices):  # type: ignore[union-attr]
+    matrices = [total.matrix for total in seen if total.matrix is not None]
+    if len(matrices) < len(seen) or any(matrix.shape != matrices[0].shape for matrix in matrices):
         return None, 1.0
-    found = np.asarray(sum(matrix for matrix in matrices if matrix is not None), np.float64) / count
+    found = np.zeros(matrices[0].shape, np.float64)
+    for matrix in matrices:
+        found += matrix
+    found /= count
     mean = np.asarray(sum(total.first for total in seen)) / count
     square = np.einsum("mkk->mk", found).copy()
-    found -= mean[:, :, None] * mean[:, None, :]
+    for each, centre in zip(found, mean, strict=True):
+        np.subtract(each, np.outer(centre, centre), out=each)
     diagonal = np.maximum(np.einsum("mkk->mk", found), LEAST_VARIANCE * square)
     trust = shrinkage([part for total in seen for part in total.parts])
     found *= 1 - trust

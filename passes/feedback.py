@@ -56,15 +56,15 @@ def factorize(moments: NDArray[np.float32]) -> Factor | None:
     k = moments.shape[1]
     gains, variances = np.empty_like(moments), np.empty((len(moments), k), np.float32)
     for number, matrix in enumerate(moments):
-        regular = matrix.astype(np.float64)
-        np.fill_diagonal(regular, np.maximum(diagonal[number], LEAST_VARIANCE * mean[number]) * (1 + DAMPING))
+        reversed_ = matrix[::-1, ::-1].astype(np.float64)
+        np.fill_diagonal(reversed_, np.maximum(diagonal[number], LEAST_VARIANCE * mean[number])[::-1] * (1 + DAMPING))
         try:
-            lower = np.linalg.cholesky(regular[::-1, ::-1])[::-1, ::-1].T  # row j: sqrt(D_j) U_ij for i <= j
+            lower = np.linalg.cholesky(reversed_)[::-1, ::-1].T  # row j: sqrt(D_j) U_ij for i <= j
         except np.linalg.LinAlgError:
             return None
         roots = np.diag(lower).copy()
         variances[number] = roots**2
-        gains[number] = lower / roots[:, None]
+        np.divide(lower, roots[:, None], out=gains[number], casting="same_kind")
     return Factor(gains, variances)
 
 

@@ -218,7 +218,7 @@ def test_memory_does_not_grow_with_the_number_of_matrices(tmp_path: Path, monkey
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert all(layer.context.factor is not None for layer in known.values())
-    assert peak < 12 * matrix, peak / matrix
+    assert peak < (layers + 6) * matrix, peak / matrix  # the weights are in memory too
 
 
 def test_measuring_without_matrices_gives_none(tmp_path: Path) -> None:
