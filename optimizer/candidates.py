@@ -222,8 +222,11 @@ TRELLIS_OF = {"grid": "trellis", "grid, one step": "trellis, one step", "grid by
 
 GRIDS = (*TRELLIS_OF, "grid by column")
 
+AUTO = (*GRIDS, *TRELLIS_OF.values(), "codebook", "distinct values")
+
 TECHNIQUES = {
-    "auto": (*GRIDS, *TRELLIS_OF.values(), "codebook", "distinct values"),
+    "auto": AUTO,
+    "lowrank": AUTO,
     "quantize": GRIDS,
     "codebook": ("codebook", "distinct values"),
     "deep-compression": ("deep-compression", "distinct values"),
