@@ -101,7 +101,8 @@ class Prepared:
 
     def factored(self, evidence: Evidence, request: Request) -> tuple[Prepared, bool]:
         """The same with two weights in the place of each that factors serve better; whether there is any."""
-        found = factor(self.model, evidence.layers, self.untouchable, self.target_bytes, request.threads or os.cpu_count() or 1)
+        left_bytes = self.target_bytes - sum(size for _, _, size in self.left_alone)
+        found = factor(self.model, evidence.layers, self.untouchable, left_bytes, request.threads or os.cpu_count() or 1)
         notes = (*self.notes, *found.notes(asked=request.technique == "lowrank"))
         return replace(self, layers=found.layers if found.names else self.layers, notes=notes), bool(found.names)
 

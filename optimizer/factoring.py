@@ -45,9 +45,9 @@ class Factored:
         return done + tuple(f"{name} stays whole: {reason}" for name, reason in self.whole if asked)
 
 
-def factor(model: ir.Model, layers: Sequence[Layer], untouchable: frozenset[str], target_bytes: int, threads: int) -> Factored:
-    """Rewrites the model in place wherever factors pay at the average rate that `target_bytes` leave."""
-    bits = max(LEAST_BITS, 8 * target_bytes / max(sum(layer.weight.view.size for layer in layers), 1))
+def factor(model: ir.Model, layers: Sequence[Layer], untouchable: frozenset[str], left_bytes: int, threads: int) -> Factored:
+    """Rewrites the model in place wherever factors pay at the average rate that `left_bytes` for all weights mean."""
+    bits = max(LEAST_BITS, 8 * left_bytes / max(sum(layer.weight.view.size for layer in layers), 1))
 
     def tried(layer: Layer) -> Factors | Refusal:
         weight = layer.weight
@@ -87,7 +87,7 @@ def hindrance(weight: Weight, model: ir.Model) -> str:
         return "it is used in a branch or loop body"
     if use.kind == "Conv" and (int(np.prod(view.dims[2:])) != 1 or use.node.attributes.get_int("group", 1) != 1):
         return "it is no 1 x 1 convolution"
-    if view.batch != 1 or (use.kind == "Gemm" and use.node.attributes.get_int("transA", 0)):
+    if view.batch != 1 or (use.kind == "Gemm" and use.node.attributes.get_int("transA", 0) != 0):
         return "it is no plain matrix"
     return f"it has fewer than {LEAST_VALUES} values" if view.size < LEAST_VALUES else ""
 
