@@ -62,6 +62,7 @@ def compress_command(
     include: options.Include = None,
     exclude: options.Exclude = None,
     max_divergence: options.MaxDivergence = None,
+    drop_channels: options.DropChannels = 0.0,
     external_data: options.ExternalData = None,
     keep_overridable: options.KeepOverridable = False,
     seed: options.Seed = 0,
@@ -91,6 +92,7 @@ def compress_command(
         threads,
         force,
         dry_run,
+        drop_channels,
     )
     _print(console, _compress(console, source, target, request), request, table)
 

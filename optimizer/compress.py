@@ -15,8 +15,9 @@ from threadpoolctl import threadpool_limits
 
 from ..passes.simplify import overridable, simplify
 from ..passes.technique import Context
-from .calibrate import Feed
+from .calibrate import Feed, load_calibration
 from .decide import Task, decide
+from .drop_channels import Drop, drop_channels
 from .errors import CompressError, UsageError
 from .evidence import Evidence, observe
 from .factoring import factor
@@ -115,6 +116,8 @@ def prepare(source: Path, target: Path, request: Request) -> Prepared:
     if request.keep_overridable and (names := overridable(model)):
         raise UsageError(f"{len(names)} initializers such as {names[0]!r} are inputs too, so callers may replace them: leave out --keep-overridable to fix them")
     notes = simplify(model, untouchable)
+    if request.drop_channels:
+        notes += drop_channels(model, load_calibration(request.calibration, model.graph.inputs), Drop(request.drop_channels, request.threads, request.seed))
     found = find_weights(model, rules)
     if not found.weights:
         reasons = "; ".join(sorted({reason for _, reason, _ in found.left_alone})) or "it has no large constants"

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from ..passes.feedback import factorize
 from .bias import bias_of, centred
-from .calibrate import Feed, load_calibration
+from .calibrate import Feed, load_calibration, samples
 from .factors import Factors
-from .importance import row_importance
 from .model import Weight
 from .moments import Moments, measure
 from .plan import Layer
@@ -44,8 +43,7 @@ class Evidence:
 def observe(model: ir.Model, layers: Sequence[Layer], untouchable: frozenset[str], request: Request, scratch: Path, tick: Callable[[float], None]) -> Evidence:
     """Loads calibration data, or makes inputs, and measures what the weights are multiplied with. Raises UsageError, CompressError."""
     feeds = load_calibration(request.calibration, model.graph.inputs) if request.calibration else synthesize(model, request.seed, request.input_shapes)
-    rows = row_importance(model, [layer.weight for layer in layers])
-    known = {layer.weight.name: replace(layer, context=replace(layer.context, rows=rows.get(layer.weight.name))) for layer in layers}
+    known = {layer.weight.name: layer for layer in layers}
     factors = Factors(scratch)
 
     def take(weight: Weight, moments: Moments) -> None:
@@ -88,11 +86,6 @@ def probe_samples(feeds: Sequence[Feed], weights: int) -> int:
     """How many samples probes use, by the number of weights and the size of a sample."""
     values = sum(array.size for feed in feeds for array in feed.values()) / max(samples(feeds), 1)
     return int(np.clip(max(PROBE_RUNS // max(weights, 1), PROBE_VALUES // max(values, 1)), *PROBE_SAMPLES))
-
-
-def samples(feeds: Sequence[Feed]) -> int:
-    """Samples in all feeds: the largest first dimension of each."""
-    return sum(max((array.shape[0] for array in feed.values() if array.ndim), default=1) for feed in feeds)
 
 
 def subset(feeds: Sequence[Feed], wanted: int) -> tuple[Feed, ...]:

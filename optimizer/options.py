@@ -45,6 +45,9 @@ ExternalData: TypeAlias = Annotated[
 KeepOverridable: TypeAlias = Annotated[
     bool, typer.Option("--keep-overridable", help="Fail, rather than fix weights that are inputs too and that callers may replace.")
 ]
+DropChannels: TypeAlias = Annotated[
+    float, typer.Option("--drop-channels", metavar="FRACTION", help="Drop the channels that matter least, such as 0.05 of them; needs --calibration.")
+]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="N", help="For whatever is random; the same seed gives the same bytes.")]
 Threads: TypeAlias = Annotated[int, typer.Option("-T", "--threads", metavar="N", help="Threads to work with; 0 takes all cores.")]
 Force: TypeAlias = Annotated[bool, typer.Option("-f", "--force", help="Replace the output where it exists.")]

@@ -30,7 +30,7 @@ def vectors(use: Use, view: View, x: Floats, most: int) -> Floats:
     """At most about `most` vectors, float32 [m, n, k], evenly spread over the positions; ConvTranspose: [1, n, channels]."""
     node = use.node
     if node.op_type == "Conv":
-        return _patches(x, Geometry.of(node, view), most)
+        return patches(x, Geometry.of(node, view), most)
     if node.op_type == "ConvTranspose":
         return _thinned(np.moveaxis(x.reshape(*x.shape[:2], -1), 1, 2).reshape(1, -1, x.shape[1]), most)
     if node.op_type in RECURRENT and use.index == 2:
@@ -92,8 +92,8 @@ class Geometry:
         return (self.pads[axis], self.pads[axis + len(self.kernel)]) if self.auto_pad == "NOTSET" else (0, 0)
 
 
-def _patches(x: Floats, geometry: Geometry, most: int) -> Floats:
-    """[groups, n, k] of x [N, C, ...]: what the filter meets at output positions."""
+def patches(x: Floats, geometry: Geometry, most: int) -> Floats:
+    """[groups, n, k] of x [N, C, ...]: what the filter meets at at most `most` output positions, evenly spread."""
     padded = np.pad(x, [(0, 0), (0, 0), *(geometry.padding(axis, size) for axis, size in enumerate(x.shape[2:]))])
     reach = tuple((k - 1) * d + 1 for k, d in zip(geometry.kernel, geometry.dilations, strict=True))
     if any(size < need for size, need in zip(padded.shape[2:], reach, strict=True)):

@@ -22,13 +22,13 @@ NEXT = np.array([[0, 2], [5, 7], [1, 3], [6, 4], [2, 0], [4, 6], [3, 1], [7, 5]]
 
 def quantizers(levels: NDArray[np.int32]) -> NDArray[np.uint8]:
     """The quantizer (0 or 1) of each level of [.., k], of the same shape."""
-    parity = (levels & 1).astype(np.uint8)
-    found = np.empty(levels.shape, np.uint8)
+    parity = np.ascontiguousarray(np.moveaxis((levels & 1).astype(np.uint8), -1, 0))  # steps first: one after the other in memory
+    found = np.empty(parity.shape, np.uint8)
     state = np.zeros(levels.shape[:-1], np.uint8)
-    for step in range(levels.shape[-1]):
-        found[..., step] = state & 1
-        state = NEXT[state, parity[..., step]]
-    return found
+    for step, odd in enumerate(parity):
+        found[step] = state & 1
+        state = NEXT.reshape(-1)[state << 1 | odd]
+    return np.ascontiguousarray(np.moveaxis(found, 0, -1))
 
 
 def multiples(levels: NDArray[np.int32]) -> NDArray[np.int32]:

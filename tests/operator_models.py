@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx_compress.passes import writer
 from onnx_compress.runtime import evaluate, library_path, reader
-from onnx_compress.runtime.form import Codebook, Dense, Form, Grid, Member, Sparse, Symbols, View
+from onnx_compress.runtime.form import Codebook, Dense, Form, Grid, Mapped, Member, Sparse, Symbols, View
 
 DOMAIN = "onnx_compress"
 FLOATS = {np.float32: TensorProto.FLOAT, np.float16: TensorProto.FLOAT16}
-FORMS = ("grid", "block", "column", "codebook", "sparse")
+FORMS = ("grid", "block", "column", "trellis", "codebook", "mapped", "sparse")
 
 
 def dense(values: NDArray) -> Dense:
@@ -29,13 +29,16 @@ def form_of(name: str, shape: tuple[int, int, int], rng: np.random.Generator) ->
     levels = np.rint(rng.standard_normal(shape) * 3).astype(np.int32)
     if name == "codebook":
         return Codebook(dense(rng.standard_normal(16) / 4), Symbols(rng.integers(0, 16, shape).astype(np.int32)), dense(rng.random(batch * rows)))
+    if name == "mapped":
+        groups = rng.integers(0, 3, batch * rows).astype(np.uint8)
+        return Mapped(dense(rng.standard_normal(48) / 4), 3, groups, Symbols(rng.integers(0, 16, shape).astype(np.int32)), dense(rng.random(batch * rows)))
     if name == "sparse":
         mask = (np.abs(levels) > 2).astype(np.int32)
         return Sparse(Symbols(mask), dense(rng.standard_normal(int(mask.sum())) / 4))
     block = min(5, k) if name == "block" else 0
     scales = batch * rows * (-(-k // block) if block else 1)
     column = dense(rng.random(k) + 0.5) if name == "column" else None
-    return Grid(dense(rng.random(scales) * 0.1 + 0.01), Symbols(levels), column, block)
+    return Grid(dense(rng.random(scales) * 0.1 + 0.01), Symbols(levels, quantizers=2 if name == "trellis" else 1), column, block)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

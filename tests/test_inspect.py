@@ -11,10 +11,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_compress.optimizer.cli import main
 from onnx_compress.optimizer.errors import CompressError, UsageError
-from onnx_compress.optimizer.inspect import inspect, symbol_bits
+from onnx_compress.optimizer.inspect import form_text, inspect, symbol_bits
 from onnx_compress.passes import writer
 from onnx_compress.runtime import reader
 from onnx_compress.runtime.form import Codebook, Dense, Grid, Member, Symbols, View
+
+from tests.payloads import POOLS, mapped, plain_view, trellis
 
 
 def grid(rows: int, k: int, seed: int = 0) -> Member:
@@ -83,6 +85,20 @@ def test_a_pool_is_shared_out_by_information(payloads: tuple[bytes, bytes]) -> N
     assert bits[1] == pytest.approx(2 * 1024, rel=0.05)  # four codes, evenly spread: two bits each
     stream_bytes = len(payloads[1]) - reader.read_header(np.frombuffer(payloads[1], np.uint8)).header_bytes
     assert sum(bits) / 8 == pytest.approx(stream_bytes, rel=0.1)
+
+
+def test_a_pool_of_trellises_and_row_classes_is_shared_out_by_information() -> None:
+    data = np.frombuffer(writer.write_pool([*POOLS["of rows that differ"](), trellis(plain_view(1, 90, 70)), mapped(plain_view(1, 40, 50), 3, 7)]), np.uint8)
+    payload, header = reader.read(data), reader.read_header(data)
+    assert header.pool is not None
+    assert any(member.symbols.row_class is not None for member in payload.members)
+    bits = sum(symbol_bits(payload, member) for member in payload.members)
+    assert bits / 8 == pytest.approx(len(data) - header.header_bytes - 2 * header.pool.lanes, rel=0.01)
+
+
+def test_forms_are_named_with_what_is_special_about_them() -> None:
+    assert form_text(trellis(plain_view(1, 4, 9)).form) == "Grid(scale 4 log8, 1 table, trellis)"
+    assert form_text(mapped(plain_view(1, 4, 9), 3, 7).form) == "Mapped(3 x 7 float16 centroids, 1 table)"
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -228,6 +228,17 @@ def test_members_of_a_pool_are_chosen_by_number() -> None:
         assert_close(found, feeds["x"] @ coded(member).tensor)
 
 
+def test_members_of_any_form_come_from_a_pool() -> None:
+    names = [name for name in FORMS if name != "sparse"]
+    views = [linear(70 + number, 30 - number) for number in range(len(names))]
+    members = [Member(TensorProto.FLOAT, view, form_of(name, view.shape, RNG)) for name, view in zip(names, views, strict=True)]
+    pool = np.frombuffer(writer.write_pool(members), np.uint8)
+    for number, member in enumerate(members):
+        feeds = {"x": normal(3, member.view.k)}
+        found = run(model([node("CompressedMatMul", ["x", "w"], {"member": number})], feeds, {"w": pool}, TensorProto.FLOAT), feeds)
+        assert_close(found, feeds["x"] @ coded(member).tensor)
+
+
 @pytest.mark.parametrize("to", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
 def test_to_rounds_the_weight_before_use(to: int) -> None:
     made = weight(linear(70, 64))

@@ -25,7 +25,18 @@ LookupPair paired(const Lookup& even, const Lookup& odd) {
       pair.frequency[pair.count] = table.frequency[i];
       pair.index[pair.count] = static_cast<uint16_t>(table.index[i] + q * LookupPair::ODD_IDS);
     }
-    if (table.escape) pair.escape[q] = pair.index[pair.count - 1];
+    pair.counts[q] = table.count;
+    for (int i = 0; i < 16; ++i) {
+      const int id = i + q * LookupPair::ODD_IDS;
+      pair.bytes.less_one[id] = table.bytes.less_one[i], pair.bytes.biased[id] = table.bytes.biased[i];
+      pair.bytes.index[id] = static_cast<uint8_t>(table.bytes.index[i] + q * LookupPair::ODD_IDS);
+      const int level = table.first + i, multiple = 2 * level - q * ((level > 0) - (level < 0));
+      pair.small = pair.small && multiple >= -128 && multiple <= 127;
+      pair.multiple[id] = static_cast<int8_t>(multiple), pair.parity[id] = static_cast<uint8_t>(level & 1);
+    }
+    for (int slot = 0; slot < LookupPair::ODD_SLOTS; ++slot)
+      pair.bytes.place[slot + q * LookupPair::ODD_SLOTS] = static_cast<uint8_t>(table.bytes.place[slot] + q * LookupPair::ODD_IDS);
+    if (table.escape) pair.escape[q] = static_cast<uint8_t>(pair.index[pair.count - 1]);
   }
   return pair;
 }

@@ -34,11 +34,16 @@ Lookup read_table(Cursor& cursor) {
   table.count = 0;
   for (int index = 0; index < classes; ++index) {
     const int frequency = index + 1 < classes ? frequencies[index] : 256 - start;
-    if (index + 1 == classes && frequency < 1) fail(Fault::format, "a table's frequencies sum to more than 255 before the last class");
+    if (frequency > 256 - start || frequency < (index + 1 == classes))
+      fail(Fault::format, "a table's frequencies sum to more than 255 before the last class");
     if (frequency == 0) continue;
     table.start[table.count] = static_cast<uint16_t>(start);
     table.frequency[table.count] = static_cast<uint16_t>(frequency);
-    table.index[table.count++] = static_cast<uint16_t>(index);
+    table.index[table.count] = static_cast<uint16_t>(index);
+    table.bytes.less_one[table.count] = static_cast<uint8_t>(frequency - 1);
+    table.bytes.biased[table.count] = static_cast<uint8_t>(start ^ 128);
+    table.bytes.index[table.count] = static_cast<uint8_t>(index);
+    std::fill_n(table.bytes.place + start, frequency, static_cast<uint8_t>(table.count++));
     start += frequency;
   }
   return table;

@@ -1,7 +1,5 @@
 // Decoding a group of lanes into a tile of floats. Compiled for several instruction sets, each in a namespace of its own, with
 // -ffp-contract=off: "The decoded value is defined as fp32 round(round(row_scale * col_scale) * level), so every path agrees to the bit".
-#include <type_traits>
-
 #include "number.h"
 #include "rans.h"
 
@@ -11,7 +9,7 @@ ONNX_COMPRESS_DECLARE_KERNELS
 namespace {
 
 // "level = (c << r) - ((1 << r) >> 1) + b", without b.
-inline void levels_of(const Lookup& table, const uint16_t* index, int raw_bits, int32_t* level) {
+inline void levels_of(const Lookup& table, const uint8_t* index, int raw_bits, int32_t* level) {
   const int32_t base = (table.first * (1 << raw_bits)) - ((1 << raw_bits) >> 1);
   for (int lane = 0; lane < PANEL; ++lane) level[lane] = base + (int32_t{index[lane]} << raw_bits);
 }
@@ -20,39 +18,22 @@ inline int32_t escaped_level(const Group& group, uint8_t escape) {
   return (group.escape_base + escape) * (1 << group.raw_bits) - ((1 << group.raw_bits) >> 1);
 }
 
-// "or, for the escape, escape_base + e with e the next byte of the escape section", in ascending lane order.
-int take_escapes(Stream& stream, const Group& group, const Lookup& table, const uint16_t* index, int lanes, int32_t* level) {
-  const int last = table.index[table.count - 1];
-  int any = 0;
-  for (int lane = 0; lane < PANEL; ++lane) any |= index[lane] == last;
-  if (!any) return STREAM_OK;
-  for (int lane = 0; lane < lanes; ++lane) {
-    if (index[lane] != last) continue;
+// "or, for the escape, escape_base + e with e the next byte of the escape section", in ascending lane order; bit l of `lanes`: lane l
+// escapes.
+int take_escapes(Stream& stream, const Group& group, uint64_t lanes, int32_t* level) {
+  for (; lanes; lanes &= lanes - 1) {
     if (stream.escapes_left == 0) return STREAM_ESCAPES;
     --stream.escapes_left;
-    level[lane] = escaped_level(group, *stream.escapes++);
+    level[__builtin_ctzll(lanes)] = escaped_level(group, *stream.escapes++);
   }
   return STREAM_OK;
 }
 
 // The same of a pair of tables: ids from 16 on are the odd table's.
-inline void levels_of(const LookupPair& pair, const uint16_t* index, int raw_bits, int32_t* level) {
+inline void levels_of(const LookupPair& pair, const uint8_t* index, int raw_bits, int32_t* level) {
   const int32_t half = (1 << raw_bits) >> 1, even = pair.first[0] * (1 << raw_bits) - half, odd = pair.first[1] * (1 << raw_bits) - half;
   for (int lane = 0; lane < PANEL; ++lane)
     level[lane] = (index[lane] & LookupPair::ODD_IDS ? odd : even) + (int32_t{index[lane]} % LookupPair::ODD_IDS << raw_bits);
-}
-
-int take_escapes(Stream& stream, const Group& group, const LookupPair& pair, const uint16_t* index, int lanes, int32_t* level) {
-  int any = 0;
-  for (int lane = 0; lane < PANEL; ++lane) any |= (index[lane] == pair.escape[0]) | (index[lane] == pair.escape[1]);
-  if (!any) return STREAM_OK;
-  for (int lane = 0; lane < lanes; ++lane) {
-    if (index[lane] != pair.escape[0] && index[lane] != pair.escape[1]) continue;
-    if (stream.escapes_left == 0) return STREAM_ESCAPES;
-    --stream.escapes_left;
-    level[lane] = escaped_level(group, *stream.escapes++);
-  }
-  return STREAM_OK;
 }
 
 constexpr uint8_t next_state(unsigned state, unsigned parity) {
@@ -82,28 +63,37 @@ inline void step_trellis(uint8_t* trellis, int32_t* level) {
   for (int lane = 0; lane < PANEL; ++lane) trellis[lane] = next_state(trellis[lane], parity[lane]);
 }
 
-// spread[b]: bit l of b as byte l, least significant first.
-struct Spread {
-  uint64_t bytes[256];
-  constexpr Spread() : bytes() {
-    for (int byte = 0; byte < 256; ++byte)
-      for (int bit = 0; bit < 8; ++bit) bytes[byte] |= static_cast<uint64_t>(byte >> bit & 1) << (8 * bit);
-  }
+// Of the lanes of a panel: the states that chose the quantizers, the multiples and the parities of the levels.
+struct Multiples {
+  const uint8_t* trellis;
+  int32_t* multiple;
+  uint8_t* parity;
 };
-constexpr Spread SPREAD;
+
+int take_escaped_multiples(Stream& stream, const Group& group, uint64_t lanes, Multiples found) {
+  int32_t level[PANEL];
+  const int fault = take_escapes(stream, group, lanes, level);
+  for (; lanes && fault == STREAM_OK; lanes &= lanes - 1) {
+    const int lane = __builtin_ctzll(lanes);
+    const int32_t sign = (level[lane] > 0) - (level[lane] < 0);
+    found.multiple[lane] = 2 * level[lane] - (found.trellis[lane] & 1 ? sign : 0);
+    found.parity[lane] = static_cast<uint8_t>(level[lane] & 1);
+  }
+  return fault;
+}
 
 // "The raw section has, for each step and each panel of the group, r bit planes, least significant bit first, of ceil(lanes / 8) bytes
 // each; bit l % 8 of byte l / 8 belongs to the panel's lane l. Unused bits are 0."
 int take_raw(Stream& stream, int raw_bits, int lanes, int32_t* level) {
-  const int bytes = (lanes + 7) / 8;
-  uint64_t parts[PANEL / 8] = {};  // eight lanes a word, a byte a lane
-  unsigned unused = 0;
+  const size_t bytes = static_cast<size_t>(lanes + 7) / 8;
+  alignas(64) uint8_t parts[PANEL] = {};
+  uint64_t unused = 0;
   for (int bit = 0; bit < raw_bits; ++bit, stream.raw += bytes) {
-    for (int i = 0; i < bytes; ++i) parts[i] |= SPREAD.bytes[stream.raw[i]] << bit;
-    if (lanes % 8) unused |= static_cast<unsigned>(stream.raw[bytes - 1] >> (lanes % 8));
+    const uint64_t plane = load_plane(stream.raw, bytes);
+    add_plane(plane, bit, parts);
+    if (lanes < PANEL) unused |= plane >> lanes;
   }
-  for (int i = 0; i < PANEL / 8; ++i)
-    for (int lane = 0; lane < 8; ++lane) level[8 * i + lane] += static_cast<int32_t>(parts[i] >> (8 * lane) & 255);
+  for (int lane = 0; lane < PANEL; ++lane) level[lane] += parts[lane];
   return unused ? STREAM_UNUSED_BIT : STREAM_OK;
 }
 
@@ -180,23 +170,59 @@ int values_of(Stream& stream, const Evaluation& form, int panel, int64_t step, c
   return STREAM_OK;
 }
 
-inline bool has_escape(const Lookup& table) { return table.escape; }
-inline bool has_escape(const LookupPair& pair) { return pair.escape[0] >= 0 || pair.escape[1] >= 0; }
+inline uint64_t escaping(const Lookup& table, const uint8_t* index) {
+  return table.escape ? lanes_of(static_cast<uint8_t>(table.index[table.count - 1]), index) : 0;
+}
+
+inline uint64_t escaping(const LookupPair& pair, const uint8_t* index) {
+  const uint64_t even = pair.escape[0] == LookupPair::NO_ID ? 0 : lanes_of(pair.escape[0], index);
+  return even | (pair.escape[1] == LookupPair::NO_ID ? 0 : lanes_of(pair.escape[1], index));
+}
+
+// A step's lanes of one panel: which of them are rows, and their trellis states.
+struct Lanes {
+  int count;
+  uint64_t active;
+  uint8_t* trellis;
+};
+
+// Levels of one step of a panel, from the classes of its lanes: plain ones,
+inline int step_levels(Stream& stream, const Group& group, const Lookup& table, const uint8_t* index, Lanes lanes, int32_t* level) {
+  levels_of(table, index, group.raw_bits, level);
+  const int fault = take_escapes(stream, group, escaping(table, index) & lanes.active, level);
+  return group.raw_bits && fault == STREAM_OK ? take_raw(stream, group.raw_bits, lanes.count, level) : fault;
+}
+
+// or multiples of trellis-coded ones. Without raw bits they and their parities are looked up by class.
+inline int step_levels(Stream& stream, const Group& group, const LookupPair& pair, const uint8_t* index, Lanes lanes, int32_t* level) {
+  const uint64_t escaped = escaping(pair, index) & lanes.active;
+  if (group.raw_bits == 0 && pair.small) {
+    alignas(64) int8_t multiple[PANEL];
+    alignas(64) uint8_t parity[PANEL];
+    look_up(pair.multiple, index, multiple);
+    look_up(pair.parity, index, parity);
+    for (int lane = 0; lane < PANEL; ++lane) level[lane] = multiple[lane];
+    const int fault = escaped ? take_escaped_multiples(stream, group, escaped, Multiples{lanes.trellis, level, parity}) : STREAM_OK;
+    for (int lane = 0; lane < PANEL; ++lane) lanes.trellis[lane] = next_state(lanes.trellis[lane], parity[lane]);
+    return fault;
+  }
+  levels_of(pair, index, group.raw_bits, level);
+  int fault = take_escapes(stream, group, escaped, level);
+  if (group.raw_bits && fault == STREAM_OK) fault = take_raw(stream, group.raw_bits, lanes.count, level);
+  step_trellis(lanes.trellis, level);
+  return fault;
+}
 
 template <typename Table>
 int panel_step(Stream& stream, const Group& group, const Evaluation& form, const Table& table, int panel, int64_t step, int64_t first,
                float* out) {
   const int lanes = group.lanes - panel * PANEL < PANEL ? group.lanes - panel * PANEL : PANEL;
-  const uint64_t active = lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << lanes) - 1;
-  uint8_t* trellis = stream.trellis + panel * PANEL;
-  alignas(64) uint16_t index[PANEL];
+  const Lanes own{lanes, lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << lanes) - 1, stream.trellis + panel * PANEL};
+  alignas(64) uint8_t index[PANEL];
   alignas(64) int32_t level[PANEL];
-  step_classes(stream.states + panel * PANEL, table, trellis, index);
-  feed(stream, stream.states + panel * PANEL, active);
-  levels_of(table, index, group.raw_bits, level);
-  int fault = has_escape(table) ? take_escapes(stream, group, table, index, lanes, level) : STREAM_OK;
-  if (group.raw_bits && fault == STREAM_OK) fault = take_raw(stream, group.raw_bits, lanes, level);
-  if (std::is_same<Table, LookupPair>::value) step_trellis(trellis, level);
+  step_classes(stream.states + panel * PANEL, table, own.trellis, index);
+  feed(stream, stream.states + panel * PANEL, own.active);
+  int fault = step_levels(stream, group, table, index, own, level);
   if (fault == STREAM_OK) fault = values_of(stream, form, panel, step - first, level, lanes, out);
   if (form.round_first) round_values(form.round_first, out);
   if (form.round_then) round_values(form.round_then, out);

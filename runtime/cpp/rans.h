@@ -3,83 +3,10 @@
 // Included by kernel files only, once for each instruction set: everything has internal linkage.
 #pragma once
 
-#include <cstring>
-
-#if defined(__AVX512VBMI2__) && defined(__AVX512VL__)
-#include <immintrin.h>
-#define ONNX_COMPRESS_EXPAND 1
-#elif defined(__AVX2__)
-#include <immintrin.h>
-#define ONNX_COMPRESS_SHUFFLE 1
-#endif
-
-#if defined(__AVX512BW__)
-#define VECTOR_BYTES 64
-#elif defined(__AVX2__)
-#define VECTOR_BYTES 32
-#else
-#define VECTOR_BYTES 16
-#endif
-
-#include "stream.h"
+#include "classes.h"
 
 namespace onnx_compress {
 namespace {
-
-constexpr int PANEL = 64;
-typedef uint16_t Words __attribute__((vector_size(VECTOR_BYTES)));
-typedef int16_t SignedWords __attribute__((vector_size(VECTOR_BYTES)));
-constexpr int WORDS = VECTOR_BYTES / 2;
-typedef uint8_t Bytes __attribute__((vector_size(VECTOR_BYTES / 2)));
-
-inline Words load_words(const uint16_t* from) {
-  Words words;
-  std::memcpy(&words, from, sizeof words);
-  return words;
-}
-
-inline void store_words(uint16_t* to, Words words) { std::memcpy(to, &words, sizeof words); }
-
-// "slot = x & 255;  i = the class with start[i] <= slot < start[i] + frequency[i]
-//  x = frequency[i] * (x >> 8) + slot - start[i]"
-//
-// The classes ascend, so the last whose start is not above the slot is the one: a compare and three selections a class, no lookup.
-// Slots and starts are below 256, so a signed compare serves. The new x is below frequency * 256 <= 65536: 16 bits hold it.
-//
-// Of a pair of tables, the odd one's slots lie behind the even one's: a lane of the odd quantizer looks for slot + 256.
-inline Words odd_slots(const Lookup&, const uint8_t*) { return Words{}; }
-
-inline Words odd_slots(const LookupPair&, const uint8_t* trellis) {
-  Bytes states;
-  std::memcpy(&states, trellis, sizeof states);
-  return (__builtin_convertvector(states, Words) & 1) << 8;
-}
-
-template <typename Table>
-inline void step_classes(uint16_t* states, const Table& table, const uint8_t* trellis, uint16_t* index) {
-  constexpr int SHARED = 2;  // vectors that share the broadcasts of a class
-  for (int at = 0; at < PANEL; at += SHARED * WORDS) {
-    Words slot[SHARED], high[SHARED], frequency[SHARED], start[SHARED], found[SHARED];
-    for (int v = 0; v < SHARED; ++v) {
-      const Words x = load_words(states + at + v * WORDS);
-      slot[v] = (x & 255) | odd_slots(table, trellis + at + v * WORDS), high[v] = x >> 8;
-      frequency[v] = Words{} + table.frequency[0], start[v] = Words{}, found[v] = Words{} + table.index[0];
-    }
-    for (int i = 1; i < table.count; ++i) {
-      const Words s = Words{} + table.start[i], f = Words{} + table.frequency[i], n = Words{} + table.index[i];
-      for (int v = 0; v < SHARED; ++v) {
-        const SignedWords reached = (SignedWords)slot[v] >= (SignedWords)s;
-        frequency[v] = reached ? f : frequency[v];
-        start[v] = reached ? s : start[v];
-        found[v] = reached ? n : found[v];
-      }
-    }
-    for (int v = 0; v < SHARED; ++v) {
-      store_words(states + at + v * WORDS, frequency[v] * high[v] + slot[v] - start[v]);
-      store_words(index + at + v * WORDS, found[v]);
-    }
-  }
-}
 
 #if defined(ONNX_COMPRESS_EXPAND)
 

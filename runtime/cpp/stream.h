@@ -10,6 +10,15 @@ enum FormKind : int { FORM_SPARSE = 1, FORM_GRID = 2, FORM_CODEBOOK = 3, FORM_SY
 
 constexpr int LANES_MAX = 256;
 
+// The classes left of one table, or of two (the odd one's from 16 on), by the byte: what shuffles look up.
+template <int N>
+struct ByteLookup {
+  uint8_t place[N * 16] = {};  // of a slot: its class
+  uint8_t less_one[N] = {};    // frequency - 1
+  uint8_t biased[N] = {};      // start ^ 128, for signed comparisons
+  uint8_t index[N] = {};
+};
+
 // A table without its classes of frequency zero, which no slot can find.
 struct Lookup {
   int count = 1;   // classes left
@@ -18,18 +27,26 @@ struct Lookup {
   uint16_t start[16] = {};
   uint16_t frequency[16] = {};
   uint16_t index[16] = {};  // class index in the full table
+  ByteLookup<16> bytes;
 };
 
 // The tables of the two quantizers of trellis-coded levels as one: slots of the odd one, and the ids of its classes, lie behind the even
 // one's.
 struct LookupPair {
   static constexpr int ODD_SLOTS = 256, ODD_IDS = 16;
-  int count = 0;             // classes of both
-  int first[2] = {};         // class values of class index 0
-  int escape[2] = {-1, -1};  // ids of the escapes, or -1
+  static constexpr uint8_t NO_ID = 255;
+  int count = 0;                       // classes of both
+  int counts[2] = {};                  // of each
+  int first[2] = {};                   // class values of class index 0
+  uint8_t escape[2] = {NO_ID, NO_ID};  // ids of the escapes
   uint16_t start[32] = {};
   uint16_t frequency[32] = {};
   uint16_t index[32] = {};  // ids: class index, plus 16 in the odd table
+  ByteLookup<32> bytes;
+  // By id, where there are no raw bits: the multiple and the parity of its level.
+  int8_t multiple[32] = {};
+  uint8_t parity[32] = {};
+  bool small = true;  // every multiple has eight bits
 };
 
 // The sections of a chunk while it is being decoded.
