@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -19,7 +19,8 @@ from .calibrate import Feed, load_calibration
 from .decide import Task, decide
 from .drop_channels import Drop, drop_channels
 from .errors import CompressError, UsageError
-from .evidence import observe
+from .evidence import Evidence, observe
+from .factoring import factor
 from .files import Workspace, data_name, model_bytes
 from .model import Rules, find_weights, load, unwanted
 from .outcome import Contents, Setting, contents, summarize
@@ -27,6 +28,9 @@ from .plan import Choice, Layer
 from .report import Progress, Report, Request, silent
 from .save import is_external, save
 from .verify import check
+
+FACTORING = ("lowrank",)
+"""Techniques that look for low rank: an eigendecomposition of each matrix."""
 
 
 def compress(source: str | Path, target: str | Path, request: Request, progress: Progress = silent) -> Report:
@@ -64,6 +68,11 @@ def _write(source: Path, target: Path, request: Request, work: Workspace, clock:
     prepared = prepare(source, target, request)
     with threadpool_limits(1):  # sums of BLAS depend on its number of threads; the threads are ours
         evidence = observe(prepared.model, prepared.layers, prepared.untouchable, request, work.scratch, clock.start("calibrating"))
+        if request.technique in FACTORING:
+            clock.start("looking for factors")
+            prepared, changed = prepared.factored(evidence, request)
+            if changed:
+                evidence = observe(prepared.model, prepared.layers, prepared.untouchable, request, work.scratch, clock.start("calibrating again"))
         decision = decide(prepared.task(request), evidence, request, clock.start)
     emitted = decision.emitted
     save(emitted, work.model, work.data if is_external(emitted, request.external_data) else None)
@@ -89,8 +98,14 @@ class Prepared:
     def task(self, request: Request) -> Task:
         """What is to be decided."""
         fixed = [Choice(layer, None, "lossless", 0.0) for layer in self.integers]
-        threads = request.threads or os.cpu_count() or 1
-        return Task(self.model, self.untouchable, fixed, self.bytes, self.target_bytes, self.data_name, threads)
+        return Task(self.model, self.untouchable, fixed, self.bytes, self.target_bytes, self.data_name, request.threads or os.cpu_count() or 1)
+
+    def factored(self, evidence: Evidence, request: Request) -> tuple[Prepared, bool]:
+        """The same with two weights in the place of each that factors serve better; whether there is any."""
+        left_bytes = self.target_bytes - sum(size for _, _, size in self.left_alone)
+        found = factor(self.model, evidence.layers, self.untouchable, left_bytes, request.threads or os.cpu_count() or 1)
+        notes = (*self.notes, *found.notes(asked=request.technique == "lowrank"))
+        return replace(self, layers=found.layers if found.names else self.layers, notes=notes), bool(found.names)
 
 
 def prepare(source: Path, target: Path, request: Request) -> Prepared:

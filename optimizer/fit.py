@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from ..passes.quantize import Quantize
+from ..passes.technique import Adjustable
 from .allocate import Options, allocate
 from .coding import Coder
 from .emit import Emitted, emit
@@ -117,12 +117,12 @@ def fit(market: Market, sizer: Sizer, target_bytes: int, tick: Callable[[float],
 
 
 class _Refinement:
-    """One factor on the steps of all grids, found by secants that stay between what is known to be too large and what fits."""
+    """One factor on the steps of all grids and their like, found by secants that stay between what is known to be too large and what fits."""
 
     def __init__(self, choices: Sequence[Choice], size: int, target_bytes: int) -> None:
         self._choices = choices
         self._aim = target_bytes * (1 - CLOSE_ENOUGH / 2)
-        grids = sum(choice.weight.view.size for choice in choices if isinstance(choice.technique, Quantize))
+        grids = sum(choice.weight.view.size for choice in choices if isinstance(choice.technique, Adjustable))
         self._slope = -max(grids, 1) / 8  # bytes for one doubling of all steps, at one bit a weight
         self._known = {0.0: size}
         self._factor = 0.0
@@ -150,8 +150,8 @@ class _Refinement:
 
 
 def _scaled(choice: Choice, factor: float) -> Choice:
-    """The choice with its grid's step times a factor, where it has one and the technique still applies to the weight."""
-    if not isinstance(choice.technique, Quantize):
+    """The choice at a rate close by, where its technique has such and the technique still applies to the weight."""
+    if not isinstance(choice.technique, Adjustable):
         return choice
     return replace(choice, technique=choice.technique.at(factor), instead=choice.technique)
 

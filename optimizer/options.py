@@ -30,7 +30,7 @@ Calibration: TypeAlias = Annotated[
     list[Path] | None,
     typer.Option("--calibration", metavar="FILE", help="Sample inputs, an .npz keyed by input name, or a folder of them; may be repeated."),
 ]
-Technique: TypeAlias = Annotated[str, typer.Option("--technique", metavar="NAME", help="auto, quantize, codebook or deep-compression.")]
+Technique: TypeAlias = Annotated[str, typer.Option("--technique", metavar="NAME", help="auto, quantize, codebook, mapped, prune, deep-compression or lowrank.")]
 InputShape: TypeAlias = Annotated[
     list[str] | None, typer.Option("--input-shape", metavar="NAME=1,3,224,224", help="The size of an input that the model leaves open; may be repeated.")
 ]

@@ -15,7 +15,7 @@ from .errors import UsageError
 Progress: TypeAlias = Callable[[str, float], None]
 """Called with the name of the phase and the fraction of it that is done, 0..1."""
 
-TECHNIQUES = ("auto", "quantize", "codebook", "deep-compression")
+TECHNIQUES = ("auto", "quantize", "codebook", "mapped", "prune", "deep-compression", "lowrank")
 HIGHEST_RATIO = 10_000.0
 """Far beyond any model: 0.003 bits for each 32-bit weight. A larger ratio is a slip of the keyboard."""
 

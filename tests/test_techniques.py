@@ -12,11 +12,13 @@ from onnx_compress.passes import writer
 from onnx_compress.passes.codebook import Chain, Cluster
 from onnx_compress.passes.distinct import Distinct
 from onnx_compress.passes.feedback import Factor, factorize
+from onnx_compress.passes.mapping import LearnedMap
 from onnx_compress.passes.prune import Prune
 from onnx_compress.passes.quantize import Quantize, single_scale
 from onnx_compress.passes.technique import Context, Refusal, Technique, log8, log8_values
+from onnx_compress.passes.thin import Thin
 from onnx_compress.runtime.evaluate import dense_values, viewed_values
-from onnx_compress.runtime.form import Form, Grid, Member
+from onnx_compress.runtime.form import Form, Grid, Member, Symbols
 from onnx_compress.runtime.reader import read
 
 from tests.payloads import plain_view
@@ -28,6 +30,8 @@ TECHNIQUES: tuple[Technique, ...] = (
     *(Prune(share) for share in (0.0, 0.5, 0.97)),
     *(Cluster(count, row_scale) for count in (1, 2, 16, 256) for row_scale in (False, True)),
     *(Chain(Prune(share), Cluster(count, row_scale)) for share in (0.0, 0.8) for count in (2, 16) for row_scale in (False, True)),
+    *(LearnedMap(count, groups, row_scale) for count in (1, 8) for groups in (1, 3) for row_scale in (False, True)),
+    *(Thin(Prune(share), Quantize(0.5, power)) for share in (0.0, 0.8) for power in (0.0, 1.0)),
 )
 FED_BACK = (
     Quantize(0.5, feedback=True),
@@ -159,7 +163,7 @@ def test_the_same_input_gives_the_same_form_and_its_payload_is_read_back(techniq
 def test_ordinary_weights_are_not_refused(technique: Technique, name: str) -> None:
     found = technique.apply(AWKWARD[name], Context())
     cluster = technique.cluster if isinstance(technique, Chain) else technique
-    without_scale = isinstance(cluster, Cluster) and not cluster.row_scale
+    without_scale = isinstance(cluster, Cluster | LearnedMap) and not cluster.row_scale
     if not (isinstance(found, Refusal) and name == "an outlier of 1e6" and without_scale):
         accepted(found)
 
@@ -169,7 +173,7 @@ def copied(technique: Technique) -> Technique:
     return type(technique)(*(getattr(technique, field.name) for field in fields(technique)))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("technique", [Quantize(0.1), Prune(0.5), Cluster(4), Chain(Prune(0.5), Cluster(4))], ids=repr)
+@pytest.mark.parametrize("technique", [Quantize(0.1), Prune(0.5), Cluster(4), Chain(Prune(0.5), Cluster(4)), LearnedMap(4), Thin(Prune(0.5), Quantize(0.1))], ids=repr)
 def test_a_technique_is_its_parameters(technique: Technique) -> None:
     assert copied(technique) == technique
     assert hash(copied(technique)) == hash(technique)
