@@ -62,6 +62,11 @@ def load_calibration(paths: Sequence[str | Path], inputs: Sequence[ir.Value]) ->
     return tuple(feeds)
 
 
+def samples(feeds: Sequence[Feed]) -> int:
+    """Samples in all feeds: the largest first dimension of each."""
+    return sum(max((array.shape[0] for array in feed.values() if array.ndim), default=1) for feed in feeds)
+
+
 def masked(feed: Mapping[str, NDArray[np.generic]]) -> NDArray[np.bool_] | None:
     """Which positions count: the input called *mask* that is made of zeros and ones, [N, T]; None where all count."""
     for name, array in sorted(feed.items()):

@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 from ..passes import tables
 from ..passes.codebook import Chain, Cluster
 from ..passes.distinct import Distinct
+from ..passes.mapping import LearnedMap
 from ..passes.prune import Prune
 from ..passes.quantize import Quantize
-from ..passes.technique import Context, Refusal, Technique
+from ..passes.technique import Adjustable, Context, Refusal, Technique
+from ..passes.thin import Thin
 from ..passes.writer import POOL_BELOW
 from ..runtime.evaluate import viewed_values
-from ..runtime.form import PANEL_ROWS, Form, Grid, Member, View
+from ..runtime.form import PANEL_ROWS, Form, Grid, Mapped, Member, View
+from ..runtime.members import class_bits
 from ..runtime.trellis import quantizers
 from .parallel import spread
 from .plan import Layer
@@ -42,6 +45,14 @@ TRELLIS_STEP = 0.6
 
 CENTROIDS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+MAPS = ((1, True), (1, False), (4, False))
+"""(groups, whether rows have a scale) of learned maps: groups take the place of scales."""
+
+THRIFTS = ((2.0, 1.0), (8.0, 2.0))
+"""(thrift, bits that it takes off the logarithm of the number of centroids); the second one where the target leaves less than MAP_BITS."""
+
+MAP_BITS = 1.2
 
 EFFORT = 0
 SAMPLE_VALUES = 1 << 19
@@ -141,9 +152,9 @@ def _best_trellises(found: Mapping[str, Sequence[Candidate]], wanted: Wanted, va
 
 
 def refined(layer: Layer, chosen: Candidate, factors: Sequence[float]) -> list[Candidate]:
-    """The chosen grid with these factors on its step; nothing for other techniques."""
+    """The chosen technique at rates close by, these factors away, where it has such."""
     technique = chosen.technique
-    if not isinstance(technique, Quantize):
+    if not isinstance(technique, Adjustable):
         return []
     sample = Sample.of(layer)
     made = (_tried(chosen.family, technique.at(factor), sample) for factor in factors)
@@ -182,6 +193,23 @@ def _deep_compression(family: str, sample: Sample, average_bits: float) -> Offer
                 yield _tried(family, Chain(Prune(sparsity), Cluster(count)), sample)
 
 
+def _mapped(family: str, sample: Sample, average_bits: float) -> Offering:
+    for thrift, saved in THRIFTS[: 1 + (average_bits < MAP_BITS)]:
+        for count in CENTROIDS[1:]:
+            if average_bits - 1.2 <= np.log2(count) - saved <= average_bits + 1.5:
+                for groups, row_scale in MAPS:
+                    yield _tried(family, LearnedMap(count, groups, row_scale, sample.context.factor is not None, thrift), sample)
+
+
+def _thinned(family: str, sample: Sample, average_bits: float) -> Offering:
+    for sparsity in SPARSITIES:
+        for number in range(-8, 5):
+            step = 2.0 ** (number / 2)
+            bits = (1 - sparsity) * max(2.05 - np.log2(step), 1.0) + min(1.0, 4 * sparsity * (1 - sparsity))
+            if average_bits - 2 <= bits <= average_bits + 2.5:
+                yield _tried(family, Thin(Prune(sparsity), Quantize(step, feedback=sample.context.factor is not None)), sample)
+
+
 FAMILIES: dict[str, Maker] = {
     "grid": _grid(1.0),
     "grid, one step": _grid(0.0),
@@ -192,6 +220,8 @@ FAMILIES: dict[str, Maker] = {
     "codebook": _codebook,
     "distinct values": _distinct,
     "deep-compression": _deep_compression,
+    "mapped": _mapped,
+    "pruned grid": _thinned,
 }
 
 TRELLIS_OF = {"grid": "trellis", "grid, one step": "trellis, one step", "grid by lookup": "trellis by lookup"}
@@ -199,11 +229,16 @@ TRELLIS_OF = {"grid": "trellis", "grid, one step": "trellis, one step", "grid by
 
 GRIDS = tuple(TRELLIS_OF)
 
+AUTO = (*GRIDS, *TRELLIS_OF.values(), "codebook", "distinct values")
+
 TECHNIQUES = {
-    "auto": (*GRIDS, *TRELLIS_OF.values(), "codebook", "distinct values"),
+    "auto": AUTO,
+    "lowrank": AUTO,
     "quantize": GRIDS,
     "codebook": ("codebook", "distinct values"),
     "deep-compression": ("deep-compression", "distinct values"),
+    "mapped": ("mapped", "distinct values"),
+    "prune": ("pruned grid", "distinct values"),
 }
 """The families that compete under each `--technique`."""
 
@@ -214,9 +249,9 @@ CALIBRATED_ONLY = ("grid by lookup", "trellis by lookup")
 def _tried(family: str, technique: Technique, sample: Sample) -> Candidate | Refusal:
     """A candidate whose rate and error are those of the form itself."""
     form: Form | Refusal
-    if isinstance(technique, Quantize):
-        rounded = technique.rounded(sample.values, sample.context)
-        form, error = (rounded, 0.0) if isinstance(rounded, Refusal) else (rounded.grid, rounded.error)
+    if isinstance(technique, Adjustable):
+        made = technique.made(sample.values, sample.context)
+        form, error = (made, 0.0) if isinstance(made, Refusal) else (made.form, made.error)
     else:
         form = technique.apply(sample.values, sample.context)
         error = 0.0 if isinstance(form, Refusal) else layer_error(sample, form)
@@ -238,10 +273,11 @@ def coded_bits(form: Form, sample: Sample) -> float | None:
 
 
 def _side_bytes(form: Form, sample: Sample) -> float:
-    """Bytes of scales (one a row counts for the whole weight), column scales and centroids."""
+    """Bytes of scales (one a row counts for the whole weight), column scales, centroids and row groups."""
     leaves: Iterable = (getattr(form, name, None) for name in ("scale", "column_scale", "centroids"))
     rows = sample.values.shape[0] * sample.values.shape[1]
-    return float(sum(leaf.codes.nbytes * (sample.share if len(leaf.codes) == rows else 1) for leaf in leaves if leaf is not None))
+    groups = class_bits(form.groups) * rows * sample.share / 8 if isinstance(form, Mapped) else 0.0
+    return groups + float(sum(leaf.codes.nbytes * (sample.share if len(leaf.codes) == rows else 1) for leaf in leaves if leaf is not None))
 
 
 def _member(form: Form, sample: Sample) -> Member:

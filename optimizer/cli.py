@@ -67,6 +67,7 @@ def compress_command(
     exclude: options.Exclude = None,
     max_divergence: options.MaxDivergence = None,
     effort: options.Effort = None,
+    drop_channels: options.DropChannels = 0.0,
     external_data: options.ExternalData = None,
     keep_overridable: options.KeepOverridable = False,
     seed: options.Seed = 0,
@@ -97,6 +98,7 @@ def compress_command(
         threads,
         force,
         dry_run,
+        drop_channels,
         effort,
         table,
     )

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -15,11 +15,13 @@ from threadpoolctl import threadpool_limits
 
 from ..passes.simplify import overridable, simplify
 from ..passes.technique import Context
-from .calibrate import Feed
+from .calibrate import Feed, load_calibration
 from .decide import decide
+from .drop_channels import Drop, drop_channels
 from .emit import Emitted
 from .errors import CompressError, UsageError
-from .evidence import observe
+from .evidence import Evidence, observe
+from .factoring import factor
 from .files import Workspace, data_name, model_bytes
 from .model import Rules, find_weights, load, unwanted
 from .outcome import Contents, Setting, contents, summarize
@@ -28,6 +30,9 @@ from .report import Progress, Report, Request, silent
 from .save import is_external, save
 from .study import Task
 from .verify import check
+
+FACTORING = ("lowrank",)
+"""Techniques that look for low rank: an eigendecomposition of each matrix."""
 
 
 def compress(source: str | Path, target: str | Path, request: Request, progress: Progress = silent) -> Report:
@@ -64,7 +69,7 @@ def _write(source: Path, target: Path, request: Request, work: Workspace, clock:
     clock.start("reading")
     prepared = prepare(source, target, request)
     with threadpool_limits(1):  # sums of BLAS depend on its number of threads; the threads are ours
-        evidence = observe(prepared.model, prepared.layers, prepared.untouchable, request, work.scratch, clock.start("calibrating"))
+        prepared, evidence = observed(prepared, request, work.scratch, clock)
 
         def confirm(emitted: Emitted) -> float:
             _save(emitted, request, work)
@@ -75,6 +80,20 @@ def _write(source: Path, target: Path, request: Request, work: Workspace, clock:
     left_alone = (*prepared.left_alone, *decision.refused)
     setting = Setting(str(source), str(target), prepared.bytes, evidence.description, bool(request.calibration), left_alone, prepared.notes, clock.seconds)
     return contents(decision.emitted, decision.measured), setting, evidence.probes
+
+
+def observed(prepared: Prepared, request: Request, scratch: Path, clock: Clock) -> tuple[Prepared, Evidence]:
+    """What is known of the inputs; low rank is looked for on it, and changes the model. Raises UsageError, CompressError."""
+    if request.technique in FACTORING and not request.has_target:
+        raise UsageError("how much low rank saves depends on the size: give --target-ratio or --target-size with --technique lowrank")
+    evidence = observe(prepared.model, prepared.layers, prepared.untouchable, request, scratch, clock.start("calibrating"))
+    if request.technique not in FACTORING:
+        return prepared, evidence
+    clock.start("looking for factors")
+    prepared, changed = prepared.factored(evidence, request)
+    if changed:
+        evidence = observe(prepared.model, prepared.layers, prepared.untouchable, request, scratch, clock.start("calibrating again"))
+    return prepared, evidence
 
 
 def _save(emitted: Emitted, request: Request, work: Workspace) -> None:
@@ -100,8 +119,14 @@ class Prepared:
     def task(self, request: Request) -> Task:
         """What is to be decided."""
         fixed = [Choice(layer, None, "lossless", 0.0) for layer in self.integers]
-        threads = request.threads or os.cpu_count() or 1
-        return Task(self.model, self.untouchable, fixed, self.bytes, self.target_bytes, self.data_name, threads)
+        return Task(self.model, self.untouchable, fixed, self.bytes, self.target_bytes, self.data_name, request.threads or os.cpu_count() or 1)
+
+    def factored(self, evidence: Evidence, request: Request) -> tuple[Prepared, bool]:
+        """The same with two weights in the place of each that factors serve better; whether there is any."""
+        left_bytes = self.target_bytes - sum(size for _, _, size in self.left_alone)
+        found = factor(self.model, evidence.layers, self.untouchable, left_bytes, request.threads or os.cpu_count() or 1)
+        notes = (*self.notes, *found.notes(asked=request.technique == "lowrank"))
+        return replace(self, layers=found.layers if found.names else self.layers, notes=notes), bool(found.names)
 
 
 def prepare(source: Path, target: Path, request: Request) -> Prepared:
@@ -112,6 +137,8 @@ def prepare(source: Path, target: Path, request: Request) -> Prepared:
     if request.keep_overridable and (names := overridable(model)):
         raise UsageError(f"{len(names)} initializers such as {names[0]!r} are inputs too, so callers may replace them: leave out --keep-overridable to fix them")
     notes = simplify(model, untouchable)
+    if request.drop_channels:
+        notes += drop_channels(model, load_calibration(request.calibration, model.graph.inputs), Drop(request.drop_channels, request.threads, request.seed))
     found = find_weights(model, rules)
     if not found.weights:
         reasons = "; ".join(sorted({reason for _, reason, _ in found.left_alone})) or "it has no large constants"

@@ -10,9 +10,8 @@ from threadpoolctl import threadpool_limits
 
 from .allocate import allocate
 from .candidates import HIGH_BITS
-from .compress import Clock, named, prepare
+from .compress import Clock, named, observed, prepare
 from .emit import Emitted
-from .evidence import observe
 from .files import Workspace
 from .fit import Market
 from .report import Curve, CurvePoint, Progress, Request, silent
@@ -34,7 +33,7 @@ def curve(source: str | Path, request: Request, progress: Progress = silent) -> 
         clock.start("reading")
         prepared = prepare(source, source, request)
         with threadpool_limits(1):  # sums of BLAS depend on its number of threads; the threads are ours
-            evidence = observe(prepared.model, prepared.layers, prepared.untouchable, request, work.scratch, clock.start("calibrating"))
+            prepared, evidence = observed(prepared, request, work.scratch, clock)
             study = Study(prepared.task(request), evidence, request, clock.start)
             targets = {ratio: int(prepared.bytes / ratio) for ratio in RATIOS}
             rates = [study.bits(size) for size in targets.values() if size > study.skeleton_bytes]

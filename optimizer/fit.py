@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..passes.quantize import Quantize
-from ..passes.technique import Technique
+from ..passes.technique import Adjustable, Technique
 from .allocate import Options, allocate
 from .coding import Coder
 from .emit import Emitted, emit
@@ -158,7 +158,7 @@ def _refine(files: _Files, search: _Refinement) -> None:
 
 def _all_grids(choices: Sequence[Choice]) -> tuple[int, ...]:
     """The numbers of all choices that a factor can change."""
-    return tuple(number for number, choice in enumerate(choices) if isinstance(choice.technique, Quantize))
+    return tuple(number for number, choice in enumerate(choices) if isinstance(choice.technique, Adjustable))
 
 
 def _smoothed(market: Market, choices: Sequence[Choice]) -> tuple[list[Choice], int] | None:
@@ -187,7 +187,7 @@ def _is_smooth(technique: Technique | None) -> bool:
 
 
 class _Refinement:
-    """One factor on the steps of some grids, found by secants that stay between what is known to be too large and what fits."""
+    """One factor on the steps of some grids and their like, found by secants that stay between what is known to be too large and what fits."""
 
     def __init__(self, choices: Sequence[Choice], size: int, target_bytes: int, moved: Sequence[int]) -> None:
         self._choices, self._moved = choices, frozenset(moved)
@@ -220,10 +220,11 @@ class _Refinement:
 
 
 def scaled(choice: Choice, factor: float) -> Choice:
-    """The choice with its grid's step times a factor, where it has one and the technique still applies to the weight; its error goes with the square."""
-    if not isinstance(choice.technique, Quantize):
+    """The choice at a rate close by, where its technique has such and the technique still applies to the weight; a grid's error goes with the square."""
+    if not isinstance(choice.technique, Adjustable):
         return choice
-    return replace(choice, technique=choice.technique.at(factor), instead=choice.technique, predicted=choice.predicted * factor**2)
+    predicted = choice.predicted * (factor**2 if isinstance(choice.technique, Quantize) else 1.0)
+    return replace(choice, technique=choice.technique.at(factor), instead=choice.technique, predicted=predicted)
 
 
 def _smallest(market: Market, sizer: Sizer, target_bytes: int) -> Emitted:

@@ -136,7 +136,7 @@ def find_weights(model: ir.Model, rules: Rules) -> Found:
     for graph in model.graphs():
         for name, value in graph.initializers.items():
             reason = _hindrance(value, rules, graph is model.graph)
-            seen = _weight(value) if reason is None else reason
+            seen = weight_of(value) if reason is None else reason
             if isinstance(seen, Weight):
                 weights.append(seen)
             elif _is_notable(value):
@@ -255,7 +255,7 @@ def _is_swap(node: ir.Node) -> bool:
     return tuple(node.attributes.get_ints("perm", (1, 0))) == (1, 0)
 
 
-def _weight(value: ir.Value) -> Weight | str:
+def weight_of(value: ir.Value) -> Weight | str:
     """One view for all uses: that of an embedding if there is one, else of the first consumer that has one. Or why it is no weight."""
     tensor = value.const_value
     assert tensor is not None

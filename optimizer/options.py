@@ -30,7 +30,7 @@ Calibration: TypeAlias = Annotated[
     list[Path] | None,
     typer.Option("--calibration", metavar="FILE", help="Sample inputs, an .npz keyed by input name, or a folder of them; may be repeated."),
 ]
-Technique: TypeAlias = Annotated[str, typer.Option("--technique", metavar="NAME", help="auto, quantize, codebook or deep-compression.")]
+Technique: TypeAlias = Annotated[str, typer.Option("--technique", metavar="NAME", help="auto, quantize, codebook, mapped, prune, deep-compression or lowrank.")]
 InputShape: TypeAlias = Annotated[
     list[str] | None, typer.Option("--input-shape", metavar="NAME=1,3,224,224", help="The size of an input that the model leaves open; may be repeated.")
 ]
@@ -61,6 +61,9 @@ ExternalData: TypeAlias = Annotated[
 ]
 KeepOverridable: TypeAlias = Annotated[
     bool, typer.Option("--keep-overridable", help="Fail, rather than fix weights that are inputs too and that callers may replace.")
+]
+DropChannels: TypeAlias = Annotated[
+    float, typer.Option("--drop-channels", metavar="FRACTION", help="Drop the channels that matter least, such as 0.05 of them; needs --calibration.")
 ]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="N", help="For whatever is random; the same seed gives the same bytes.")]
 Threads: TypeAlias = Annotated[int, typer.Option("-T", "--threads", metavar="N", help="Threads to work with; 0 takes all cores.")]

@@ -16,9 +16,11 @@ from .errors import UsageError
 Progress: TypeAlias = Callable[[str, float], None]
 """Called with the name of the phase and the fraction of it that is done, 0..1."""
 
-TECHNIQUES = ("auto", "quantize", "codebook", "deep-compression")
+TECHNIQUES = ("auto", "quantize", "codebook", "mapped", "prune", "deep-compression", "lowrank")
 HIGHEST_RATIO = 10_000.0
 """Far beyond any model: 0.003 bits for each 32-bit weight. A larger ratio is a slip of the keyboard."""
+
+HIGHEST_DROP = 0.9
 
 
 def silent(phase: str, fraction: float) -> None:
@@ -47,6 +49,7 @@ class Request:
     threads: int = 0
     force: bool = False
     dry_run: bool = False
+    drop_channels: float = 0.0
     effort: str | None = None
     per_weight: bool = False
 
@@ -63,6 +66,10 @@ class Request:
                 raise UsageError(f"shape {list(shape)} of input {name!r} is impossible: every dimension is at least 1")
         if self.max_divergence is not None and not self.max_divergence >= 0:
             raise UsageError(f"largest divergence {self.max_divergence:g} is impossible: give a number from 0 on")
+        if not 0 <= self.drop_channels <= HIGHEST_DROP:
+            raise UsageError(f"{self.drop_channels:g} of the channels cannot be dropped: give a fraction from 0 to {HIGHEST_DROP:g}, such as 0.05")
+        if self.drop_channels and not self.calibration:
+            raise UsageError("which channels matter is learned from data: give --calibration with --drop-channels")
         if self.seed < 0 or self.threads < 0:
             raise UsageError(f"seed {self.seed} and threads {self.threads} must be 0 or more (0 threads: all cores)")
 

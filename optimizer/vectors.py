@@ -30,15 +30,15 @@ def vectors(use: Use, view: View, x: Floats, most: int) -> Floats:
     """At most about `most` vectors, float32 [m, n, k], evenly spread over the positions; ConvTranspose: [1, n, channels]."""
     node = use.node
     if node.op_type == "Conv":
-        return _patches(x, Geometry.of(node, view), most)
+        return patches(x, Geometry.of(node, view), most)
     if node.op_type == "ConvTranspose":
         return _thinned(np.moveaxis(x.reshape(*x.shape[:2], -1), 1, 2).reshape(1, -1, x.shape[1]), most)
     if node.op_type in RECURRENT and use.index == 2:
-        directions = np.moveaxis(x, 2 if node.attributes.get_int("layout", 0) else 1, 0)
+        directions = np.moveaxis(x, 2 if node.attributes.get_int("layout", 0) == 1 else 1, 0)
         return _thinned(directions.reshape(view.batch, -1, view.k), most)
     if node.op_type == "MatMul" and use.index == 0:
         x = np.swapaxes(x, -1, -2)
-    if node.op_type == "Gemm" and node.attributes.get_int("transA", 0):
+    if node.op_type == "Gemm" and node.attributes.get_int("transA", 0) == 1:
         x = x.T
     own = view.batch > 1 and node.op_type == "MatMul" and x.shape[-len(view.dims) : -2] == view.dims[:-2]
     if own:  # every matrix of the stack meets inputs of its own
@@ -92,16 +92,16 @@ class Geometry:
         return (self.pads[axis], self.pads[axis + len(self.kernel)]) if self.auto_pad == "NOTSET" else (0, 0)
 
 
-def _patches(x: Floats, geometry: Geometry, most: int) -> Floats:
-    """[groups, n, k] of x [N, C, ...]: what the filter meets at output positions."""
+def patches(x: Floats, geometry: Geometry, most: int) -> Floats:
+    """[groups, n, k] of x [N, C, ...]: what the filter meets at at most `most` output positions, evenly spread."""
     padded = np.pad(x, [(0, 0), (0, 0), *(geometry.padding(axis, size) for axis, size in enumerate(x.shape[2:]))])
     reach = tuple((k - 1) * d + 1 for k, d in zip(geometry.kernel, geometry.dilations, strict=True))
     if any(size < need for size, need in zip(padded.shape[2:], reach, strict=True)):
         return np.empty((geometry.groups, 0, x.shape[1] // geometry.groups * int(np.prod(geometry.kernel))), np.float32)
     axes = tuple(range(2, x.ndim))
     windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axes)  # [N, C, positions.., kernel..]
-    windows = windows[(slice(None), slice(None), *(slice(None, None, s) for s in geometry.strides), *(slice(None, None, d) for d in geometry.dilations))]
+    windows = windows[tuple(slice(None, None, step) for step in (1, 1, *geometry.strides, *geometry.dilations))]
     positions = (windows.shape[0], *windows.shape[2 : x.ndim])
     sample, *place = np.unravel_index(spread(int(np.prod(positions)), most), positions)
-    found = windows[(sample, slice(None), *place)]  # [n, C, kernel..]
+    found = np.moveaxis(windows, 1, x.ndim - 1)[sample, *place]  # [n, C, kernel..]
     return np.ascontiguousarray(found.reshape(len(sample), geometry.groups, -1).transpose(1, 0, 2))

@@ -42,7 +42,7 @@ class Cluster:
         chosen = np.broadcast_to(np.bool_(True), weight.shape) if kept is None else kept
         if not chosen.any():
             return Refusal("nothing is left to cluster")
-        centroids = _train(weight, rows, context.importance(weight.shape), chosen, self.count - (kept is not None))
+        centroids = train(weight, rows, context.importance(weight.shape), chosen, self.count - (kept is not None))
         if kept is not None:
             centroids = np.unique(np.append(centroids, np.float32(0)))
         with np.errstate(over="ignore"):
@@ -74,7 +74,7 @@ class Chain:
         return self.cluster.fit(weight, context, kept)
 
 
-def _train(
+def train(
     weight: NDArray[np.float32], scale: NDArray[np.float32], importance: NDArray[np.float32], chosen: NDArray[np.bool_], count: int
 ) -> NDArray[np.float32]:
     """Weighted k-means of weight / scale in one dimension, on a histogram; empty clusters disappear. Sorted, float32 [<= count]."""

@@ -11,6 +11,8 @@ WEIGHT_ELEMENTS = 64
 # Key in `ir.Value.meta`, never in the file: this initializer stays byte-identical, whatever it is renamed to while it is lifted.
 UNTOUCHABLE = "onnx_compress.untouchable"
 
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+
 
 def is_constant(value: ir.Value | None) -> bool:
     """An initializer that no caller can override."""
@@ -38,6 +40,38 @@ def tensor_of(value: ir.Value) -> ir.TensorProtocol:
     if value.const_value is None:
         raise ValueError(f"{value.name} is no constant")
     return value.const_value
+
+
+def is_stored(value: ir.Value | None) -> bool:
+    """Whether a value is an initializer, or one behind a Cast."""
+    return stored(value) is not None
+
+
+def stored(value: ir.Value | None) -> ir.Value | None:
+    """The initializer that a value is, or is cast from."""
+    if value is None or is_constant(value):
+        return value
+    cast = value.producer()
+    if cast is None or cast.op_type != "Cast" or cast.domain or not is_constant(cast.inputs[0]):
+        return None
+    return cast.inputs[0]
+
+
+def is_private(value: ir.Value) -> bool:
+    """A float constant that one node of the main graph alone reads (or a Cast that one node alone reads), and that may change."""
+    if is_untouchable(value) or value.is_graph_output() or tensor_of(value).dtype not in FLOATS:
+        return False
+    uses = list(value.uses())
+    if len(uses) != 1 or uses[0].node.graph is not value.graph:
+        return False
+    node = uses[0].node
+    return node.op_type != "Cast" or (len(list(node.outputs[0].uses())) == 1 and not node.outputs[0].is_graph_output())
+
+
+def dims_of(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The dims of a constant, also behind a Cast; None for anything else."""
+    found = stored(value)
+    return None if found is None else tuple(tensor_of(found).shape.numpy())
 
 
 def small_array(value: ir.Value | None) -> NDArray[np.generic] | None:

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.evaluate import dense_values
-from ..runtime.form import Dense, Grid, Symbols
+from ..runtime.form import Dense, Form, Grid, Symbols
 from ..runtime.trellis import NEXT
 from .feedback import Factor, round_rows, trellis_rows
-from .technique import Context, Refusal, log8, log8_values, row_rms
+from .technique import Context, Made, Refusal, log8, log8_values, row_rms
 
 MAX_LEVEL = 32000
 """Levels are 16-bit symbols; a margin is left for the classes' rounding."""
@@ -46,28 +46,28 @@ class Quantize:
     feedback: bool = False
     trellis: bool = False
 
-    def apply(self, weight: NDArray[np.float32], context: Context) -> Grid | Refusal:
+    def apply(self, weight: NDArray[np.float32], context: Context) -> Form | Refusal:
         """A Grid with log8 scales, or one float scale for all."""
-        made = self.rounded(weight, context)
-        return made if isinstance(made, Refusal) else made.grid
+        made = self.made(weight, context)
+        return made if isinstance(made, Refusal) else made.form
 
-    def rounded(self, weight: NDArray[np.float32], context: Context) -> Rounded | Refusal:
-        """The Grid and its squared error on the second moments, in `context.unit`."""
+    def made(self, weight: NDArray[np.float32], context: Context) -> Made | Refusal:
+        """The Grid and its error."""
         steps = self.steps(weight, context)
         if isinstance(steps, Refusal):
             return steps
         if self.feedback and context.factor is None:
             return Refusal("error feedback needs calibration data for the layer's inputs")
-        if _peak(weight, steps) > (FEEDBACK_LEVEL if self.feedback else MAX_LEVEL):
+        if peak(weight, steps) > (FEEDBACK_LEVEL if self.feedback else MAX_LEVEL):
             return Refusal(f"step {self.step:g} gives levels beyond {MAX_LEVEL}")
-        factor = context.factor() if self.feedback and context.factor is not None else _unrelated(context, weight.shape)
+        factor = context.factor() if self.feedback and context.factor is not None else unrelated(context, weight.shape)
         levels, errors = _levels(weight, steps, factor, self.trellis)
         unit = context.unit if self.feedback else 1.0
         if int(levels.max(initial=0)) > MAX_LEVEL or int(levels.min(initial=0)) < -MAX_LEVEL:
             return Refusal(f"error feedback at step {self.step:g} gives levels beyond {MAX_LEVEL}")
         symbols = Symbols(levels, quantizers=2 if self.trellis else 1)
         total = errors.sum() if context.rows is None else errors @ context.rows
-        return Rounded(Grid(steps.rows, symbols, steps.columns), float(total) / unit)
+        return Made(Grid(steps.rows, symbols, steps.columns), float(total) / unit)
 
     def at(self, factor: float) -> Quantize:
         """The same with all steps times a factor."""
@@ -116,14 +116,6 @@ def single_scale(value: float) -> Dense | Refusal:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rounded:
-    """A grid and its error."""
-
-    grid: Grid
-    error: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Steps:
     """Scales of a grid, as stored, for a weight of `shape`."""
 
@@ -143,7 +135,7 @@ class Steps:
         return np.ones(1, np.float32) if self.columns is None else log8_values(self.columns)
 
 
-def _peak(weight: NDArray[np.float32], steps: Steps) -> float:
+def peak(weight: NDArray[np.float32], steps: Steps) -> float:
     """The largest |level|; infinite where the division overflows."""
     with np.errstate(over="ignore"):
         if steps.columns is None:
@@ -153,10 +145,10 @@ def _peak(weight: NDArray[np.float32], steps: Steps) -> float:
         return float(np.rint(largest / steps.row_values).max(initial=0))
 
 
-def _unrelated(context: Context, shape: tuple[int, int, int]) -> Factor:
+def unrelated(context: Context, shape: tuple[int, int, int]) -> Factor:
     """What stands for a factor where there is none: no gains, and the importance of each value."""
     batch, rows, k = shape
-    square = np.ones((1, 1, 1), np.float32) if context.square is None else context.square
+    square = np.ones((1, 1, 1), np.float32) if context.square is None or not context.square.any() else context.square
     parts = batch * rows if square.shape[1] > 1 else batch if square.shape[0] > 1 else 1
     each = np.broadcast_to(square / np.float32(context.unit), (square.shape[0], square.shape[1], k)).reshape(-1, k)
     return Factor(np.empty((0, 0, 0), np.float32), each if len(each) == parts else np.tile(each, (parts // len(each), 1)))

@@ -7,6 +7,7 @@ from onnx_ir.passes import common
 
 from .compact import CompactTensors
 from .constants import WEIGHT_ELEMENTS, mark_untouchable, tensor_of
+from .dead_channels import dead_channels_note, remove_dead_channels
 from .deduplicate import Deduplicate, DeduplicateResult
 from .default_attributes import RemoveDefaultAttributes
 from .fold import FoldConstants
@@ -46,6 +47,7 @@ def simplify(model: ir.Model, untouchable: frozenset[str] = frozenset(), *, onnx
     if onnxsim_seconds > 0:
         notes.append(run_onnxsim(model, onnxsim_seconds))
         rounds(model)
+    notes += dead_channels_note(remove_dead_channels(model))
     _last_steps()(model)
     nodes_after = sum(len(graph) for graph in model.graphs())
     return (*notes, f"{nodes_before} nodes became {nodes_after}")

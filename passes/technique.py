@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,27 @@ class Technique(Protocol):
 
     def apply(self, weight: NDArray[np.float32], context: Context) -> Form | Refusal:
         """`weight` [batch, rows, k]; the form's levels have the same shape. Never changes its input."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """A form and its squared error on the second moments, in `Context.unit`: on the whole matrix where the technique feeds errors back."""
+
+    form: Form
+    error: float
+
+
+@runtime_checkable
+class Adjustable(Technique, Protocol):
+    """A technique that knows its own error, and whose rate moves smoothly with one number."""
+
+    def made(self, weight: NDArray[np.float32], context: Context) -> Made | Refusal:
+        """The form that `apply` gives, with its error."""
+        ...
+
+    def at(self, factor: float) -> Technique:
+        """The same with steps times a factor, or whatever stands for that."""
         ...
 
 

@@ -95,7 +95,8 @@ def test_options_may_come_first(spy: Spy) -> None:
 
 def test_every_option_reaches_the_request(spy: Spy) -> None:
     words = "in.onnx out.onnx --target-size 500KB --calibration a.npz --calibration b --technique codebook --include c1 --include c2 --exclude d"
-    words += " --input-shape x=1,3,224,224 --input-shape a=b=7 --max-divergence 0.1 --external-data --keep-overridable --seed 3 -T 2 -f --dry-run --effort best --table"
+    words += " --input-shape x=1,3,224,224 --input-shape a=b=7 --max-divergence 0.1 --drop-channels 0.05 --external-data --keep-overridable"
+    words += " --seed 3 -T 2 -f --dry-run --effort best --table"
     assert main(words.split()) == 0
     assert spy.request == Request(
         target_bytes=500_000,
@@ -111,6 +112,7 @@ def test_every_option_reaches_the_request(spy: Spy) -> None:
         threads=2,
         force=True,
         dry_run=True,
+        drop_channels=0.05,
         effort="best",
         per_weight=True,
     )

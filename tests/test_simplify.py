@@ -220,7 +220,8 @@ def test_equal_weights_are_stored_once_and_the_untouchable_name_is_kept() -> Non
 
 
 def test_weights_that_differ_in_dtype_or_dims_only_are_not_merged() -> None:
-    zeros: dict[str, Array] = {"a": np.zeros((8, 16), np.float32), "b": np.zeros((16, 8), np.float32), "c": np.zeros((8, 16), np.int32)}
+    ones = np.ones((8, 16), np.float32)
+    same: dict[str, Array] = {"a": ones, "b": ones.reshape(16, 8), "c": ones.view(np.int32)}
     nodes = [
         helper.make_node("MatMul", ["x", "a"], ["y"]),
         helper.make_node("MatMul", ["y", "b"], ["z"]),
@@ -230,7 +231,7 @@ def test_weights_that_differ_in_dtype_or_dims_only_are_not_merged() -> None:
         helper.make_node("Mul", ["cc", "n"], ["r"]),
     ]
     n = helper.make_tensor_value_info("n", TensorProto.INT32, [1])
-    model = model_of([*nodes[:2], *nodes[4:]], [floats(2, 8), n], ["z", "r"], zeros)
+    model = model_of([*nodes[:2], *nodes[4:]], [floats(2, 8), n], ["z", "r"], same)
     dims = {(a.dtype.name, a.shape) for a in stored(slimmed(model)).values()}
     assert dims == {("float32", (8, 16)), ("float32", (16, 8)), ("int32", (8, 16))}
 
