@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.form import Dense, Form, Mapped, Symbols
-from .codebook import train
+from .codebook import ITERATIONS, train
 from .feedback import LANES, add_gains
 from .quantize import unrelated
 from .technique import Context, Made, Refusal, log8, log8_values, row_rms
@@ -41,7 +41,8 @@ Floats = NDArray[np.float32]
 class LearnedMap:
     """`groups` codebooks of at most `count` centroids; with `row_scale` for values divided by their row's rms, with `feedback` errors are fed back.
 
-    `thrift` times the slope of the rate is what a bit may cost in error; 0 takes the nearest centroid.
+    `thrift` times the slope of the rate is what a bit may cost in error; 0 takes the nearest centroid. `even` starts with centroids evenly spread over all
+    values, not with those of k-means: more of them, hence better where they weigh little.
     """
 
     count: int
@@ -49,6 +50,7 @@ class LearnedMap:
     row_scale: bool = True
     feedback: bool = False
     thrift: float = 1.0
+    even: bool = False
 
     def apply(self, weight: NDArray[np.float32], context: Context) -> Form | Refusal:
         """A Mapped form with float16 centroids."""
@@ -109,10 +111,10 @@ class _State:
         factor = context.factor() if technique.feedback and context.factor is not None else unrelated(context, weight.shape)
         importance = context.importance(weight.shape).reshape(rows, k)
         group = _sorted_groups(flat, scale is not None, min(technique.groups, rows))
-        books = _trained(flat, scales, importance, group, technique.count)
+        books = _trained(flat, scales, importance, group, technique)
         if len(books) > 1:
             _regroup(flat, scales, importance, books, group)
-            books = _trained(flat, scales, importance, _renumbered(group), technique.count)
+            books = _trained(flat, scales, importance, _renumbered(group), technique)
         state = _State(
             flat, scales, share, _renumbered(group), books, np.zeros(books.shape[1]), 0.0, factor.gains, factor.variances, np.empty((rows, k), np.int32)
         )
@@ -156,13 +158,13 @@ def _renumbered(group: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.unique(group, return_inverse=True)[1].astype(np.uint8).reshape(-1)
 
 
-def _trained(flat: Floats, scale: Floats, importance: Floats, group: NDArray[np.uint8], count: int) -> Floats:
+def _trained(flat: Floats, scale: Floats, importance: Floats, group: NDArray[np.uint8], technique: LearnedMap) -> Floats:
     """A codebook for each group, ascending, float32 [groups, n]; one with fewer centroids repeats its last."""
     books = []
     for number in range(int(group.max()) + 1):
         rows = np.flatnonzero(group == number)
         chosen = np.broadcast_to(np.bool_(True), (1, len(rows), flat.shape[1]))
-        books.append(train(flat[None, rows], scale[None, rows], importance[None, rows], chosen, count))
+        books.append(train(flat[None, rows], scale[None, rows], importance[None, rows], chosen, technique.count, 1 if technique.even else ITERATIONS))
     most = max(map(len, books))
     return np.stack([np.append(book, np.full(most - len(book), book[-1])) for book in books]).astype(np.float32)
 
