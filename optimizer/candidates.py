@@ -45,7 +45,9 @@ TRELLIS_STEP = 0.6
 CENTROIDS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
-EFFORT = 0
+EFFORT = 1
+"""As the writer: with one class of rows and columns a weight whose rows or columns differ looks 4 to 8 % larger than it becomes."""
+
 SAMPLE_VALUES = 1 << 19
 """Values of a weight that candidates are tried on: 0.3 % of accuracy in bits and in error."""
 
@@ -227,7 +229,11 @@ def coded_bits(form: Form, sample: Sample) -> float | None:
     levels = _member(form, sample).symbols.levels
     paths = quantizers(levels) if isinstance(form, Grid) and form.levels.quantizers > 1 else None
     coding = tables.plan(levels, paths, pooled=sample.pooled, effort=EFFORT)
-    return None if coding is None else coding.bits
+    if coding is None:
+        return None
+    batch, rows, k = levels.shape
+    padding = 0 if sample.pooled else batch * k * coding.raw_bits * (-rows % 8)  # raw bits of all lanes fill whole bytes
+    return coding.bits + padding
 
 
 def _side_bytes(form: Form, sample: Sample) -> float:
