@@ -140,7 +140,7 @@ def test_all_rows_of_the_last_layer_count_alike(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("operator", ["Transpose", "Einsum", "Concat"])
 def test_what_mixes_channels_in_an_unknown_way_gives_no_importance(tmp_path: Path, operator: str) -> None:
-    net, scale = net_with_scales()
+    net, _ = net_with_scales()
     hidden = first(net)
     inputs = [hidden, hidden] if operator == "Concat" else [hidden]
     attributes = {"Transpose": {"perm": [0, 2, 1, 3]}, "Einsum": {"equation": "nchw->nhcw"}, "Concat": {"axis": 2}}[operator]
