@@ -52,7 +52,6 @@ MAPS = ((1, True), (1, False), (4, False))
 EVEN_BITS, KMEANS_BITS = (1.85, 0.0, 3.3), (0.6, 2.5, 16.0)
 """(bits that their entropy lies below the logarithm of their number, least and largest entropy) of centroids that start evenly spread, and with k-means."""
 
-EFFORT = 0
 SAMPLE_VALUES = 1 << 19
 """Values of a weight that candidates are tried on: 0.3 % of accuracy in bits and in error."""
 
@@ -78,12 +77,16 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """What candidates are tried on: some panels of a weight, each value of them standing for `share` of the weight's."""
+    """What candidates are tried on: some panels of a weight, each value of them standing for `share` of the weight's.
+
+    `classes` is what tables by row and column make of the bits that single ones would take, where that is known; it hardly depends on the step.
+    """
 
     values: NDArray[np.float32]
     context: Context
     share: float
     pooled: bool
+    classes: float | None = None
 
     @staticmethod
     def of(layer: Layer) -> Sample:
@@ -165,11 +168,23 @@ def _grid(power: float, columns: float = 0.0, rows: float = 0.0, trellis: bool =
         middle, octave = min(average_bits, HIGH_BITS), TRELLIS_OCTAVE if trellis else GRID_OCTAVE
         below, above = TRELLIS_MARGIN_BITS if trellis else MARGIN_BITS
         coarsest, finest = min(2.05 - (middle - below), 2.5), 2.05 - (middle + above)
-        for number in range(int(np.floor(finest * octave)), int(np.ceil(coarsest * octave)) + 1):
-            step = float(2.0 ** (number / octave)) * (TRELLIS_STEP if trellis else 1.0)
-            yield _tried(family, Quantize(step, power, columns, rows, sample.context.factor is not None, trellis), sample)
+        numbers = range(int(np.floor(finest * octave)), int(np.ceil(coarsest * octave)) + 1)
+        unit, feedback = TRELLIS_STEP if trellis else 1.0, sample.context.factor is not None
+        techniques = [Quantize(float(2.0 ** (number / octave)) * unit, power, columns, rows, feedback, trellis) for number in numbers]
+        known = replace(sample, classes=_class_saving(techniques[len(techniques) // 2], sample))
+        for technique in techniques:
+            yield _tried(family, technique, known)
 
     return candidates
+
+
+def _class_saving(technique: Quantize, sample: Sample) -> float | None:
+    """What tables by row and column make of the bits of a grid; None where it refuses."""
+    made = technique.made(sample.values, sample.context)
+    if isinstance(made, Refusal):
+        return None
+    single, several = coded_bits(made.form, replace(sample, classes=1.0)), coded_bits(made.form, sample)
+    return several / single if single and several else None
 
 
 def _codebook(family: str, sample: Sample, average_bits: float) -> Offering:
@@ -264,11 +279,15 @@ def _tried(family: str, technique: Technique, sample: Sample) -> Candidate | Ref
 
 
 def coded_bits(form: Form, sample: Sample) -> float | None:
-    """Bits of the sample's symbols and tables; None where levels need more than 16 bits."""
+    """Bits of the sample's symbols and tables, as the writer plans them; None where levels need more than 16 bits."""
     levels = _member(form, sample).symbols.levels
     paths = quantizers(levels) if isinstance(form, Grid) and form.levels.quantizers > 1 else None
     coding = tables.plan(levels, paths, pooled=sample.pooled, effort=EFFORT)
-    return None if coding is None else coding.bits
+    if coding is None:
+        return None
+    batch, rows, k = levels.shape
+    padding = 0 if sample.pooled else batch * k * coding.raw_bits * (-rows % 8)  # raw bits of all lanes fill whole bytes
+    return coding.bits + padding
 
 
 def _side_bytes(form: Form, sample: Sample) -> float:
