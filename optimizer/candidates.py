@@ -282,12 +282,12 @@ def coded_bits(form: Form, sample: Sample) -> float | None:
     """Bits of the sample's symbols and tables, as the writer plans them; None where levels need more than 16 bits."""
     levels = _member(form, sample).symbols.levels
     paths = quantizers(levels) if isinstance(form, Grid) and form.levels.quantizers > 1 else None
-    coding = tables.plan(levels, paths, pooled=sample.pooled, effort=EFFORT)
+    coding = tables.plan(levels, paths, pooled=sample.pooled, effort=1 if sample.classes is None else 0)
     if coding is None:
         return None
     batch, rows, k = levels.shape
     padding = 0 if sample.pooled else batch * k * coding.raw_bits * (-rows % 8)  # raw bits of all lanes fill whole bytes
-    return coding.bits + padding
+    return coding.bits * (sample.classes or 1.0) + padding
 
 
 def _side_bytes(form: Form, sample: Sample) -> float:

@@ -70,7 +70,9 @@ def informed(layer: Layer, moments: Moments, untouchable: frozenset[str], factor
     if factor is not None:
         factors.hold(name, factor)
     context = replace(layer.context, square=square, factor=partial(factors.get, name) if factor is not None else None)
-    return Layer(layer.weight, context, bias, replace(moments, covariance=None)) if corrected else Layer(layer.weight, context)
+    if corrected:
+        return Layer(layer.weight, context, bias, replace(moments, covariance=None), moments.optimism)
+    return Layer(layer.weight, context, optimism=moments.optimism)
 
 
 def _outer(moments: Moments) -> NDArray[np.float32]:

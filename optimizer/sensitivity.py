@@ -63,8 +63,8 @@ class Sensitivities:
         return measured
 
     def scaled(self, layer: Layer, candidate: Candidate) -> Scaled:
-        """The candidate with the divergence that it is expected to cost."""
-        return Scaled(candidate, self._sensitivity(layer, candidate.error) * candidate.error)
+        """The candidate with the divergence that it is expected to cost on new inputs."""
+        return Scaled(candidate, self._sensitivity(layer, candidate.error) * candidate.error * layer.optimism)
 
     def _sensitivity(self, layer: Layer, error: float) -> float:
         known = self._found.get(id(layer), {})
