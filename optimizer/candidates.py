@@ -49,10 +49,8 @@ SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 MAPS = ((1, True), (1, False), (4, False))
 """(groups, whether rows have a scale) of learned maps: groups take the place of scales."""
 
-THRIFTS = ((2.0, 1.0), (8.0, 2.0))
-"""(thrift, bits that it takes off the logarithm of the number of centroids); the second one where the target leaves less than MAP_BITS."""
-
-MAP_BITS = 1.2
+EVEN_BITS, KMEANS_BITS = (1.85, 0.0, 3.3), (0.6, 2.5, 16.0)
+"""(bits that their entropy lies below the logarithm of their number, least and largest entropy) of centroids that start evenly spread, and with k-means."""
 
 EFFORT = 0
 SAMPLE_VALUES = 1 << 19
@@ -194,11 +192,12 @@ def _deep_compression(family: str, sample: Sample, average_bits: float) -> Offer
 
 
 def _mapped(family: str, sample: Sample, average_bits: float) -> Offering:
-    for thrift, saved in THRIFTS[: 1 + (average_bits < MAP_BITS)]:
+    for even, (saved, least, most) in ((True, EVEN_BITS), (False, KMEANS_BITS)):
         for count in CENTROIDS[1:]:
-            if average_bits - 1.2 <= np.log2(count) - saved <= average_bits + 1.5:
+            entropy = max(np.log2(count) - saved, 0.0)
+            if max(average_bits - 1.2, least) <= entropy <= min(average_bits + 1.5, most):
                 for groups, row_scale in MAPS:
-                    yield _tried(family, LearnedMap(count, groups, row_scale, sample.context.factor is not None, thrift), sample)
+                    yield _tried(family, LearnedMap(count, groups, row_scale, sample.context.factor is not None, even=even), sample)
 
 
 def _thinned(family: str, sample: Sample, average_bits: float) -> Offering:

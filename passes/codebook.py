@@ -75,7 +75,7 @@ class Chain:
 
 
 def train(
-    weight: NDArray[np.float32], scale: NDArray[np.float32], importance: NDArray[np.float32], chosen: NDArray[np.bool_], count: int
+    weight: NDArray[np.float32], scale: NDArray[np.float32], importance: NDArray[np.float32], chosen: NDArray[np.bool_], count: int, rounds: int = ITERATIONS
 ) -> NDArray[np.float32]:
     """Weighted k-means of weight / scale in one dimension, on a histogram; empty clusters disappear. Sorted, float32 [<= count]."""
     low, high = _range(weight, scale, chosen)
@@ -87,7 +87,7 @@ def train(
     means = sums[used] / mass[used]
     mass, sums = np.cumsum(mass[used]), np.cumsum(sums[used])
     centroids = np.linspace(low, high, max(count, 1))
-    for _ in range(ITERATIONS):
+    for _ in range(rounds):
         edges = np.searchsorted(means, (centroids[1:] + centroids[:-1]) / 2)
         cut = np.concatenate([[0], edges, [len(means)]])
         totals = np.diff(np.concatenate([[0], mass])[cut])

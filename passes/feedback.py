@@ -35,8 +35,6 @@ columns, 0.6 % with 48, 0.2 % with 64 (normal weights, step 0.3 of their deviati
 WORST = np.inf
 """The cost of a state that no path leads to."""
 
-REACH = 6
-"""Codes that are cheaper to write than the nearest, tried one after the other."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,73 +127,6 @@ def round_rows(weight: NDArray, scale: NDArray, columns: NDArray, gains: NDArray
                     total[lane] += variance[j] * np.float64(target - value) ** 2
             for lane in range(width):
                 errors[start + lane] = total[lane]
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def map_rows(
-    weight: NDArray, scale: NDArray, share: NDArray, books: NDArray, group: NDArray, bits: NDArray, price: float, factor: tuple[NDArray, NDArray],
-    codes: NDArray, errors: NDArray, mass: NDArray, sums: NDArray,
-) -> None:  # fmt: skip
-    """Codes [rows, k] of weight [rows, k] in the ascending codebook books[group[row]], times scale[row], with feedback; errors as in `round_rows`.
-
-    A code costs share[row] * D (t - q)^2 + price * bits[code]. `factor` is (gains, or an empty array for none, variances).
-    Adds D and D t, in units of the codebook, to `mass` and `sums` [groups, n].
-    """
-    gains, variances = factor
-    rows, k = weight.shape
-    each = rows // variances.shape[0]
-    lanes, feeds, cheapest = min(LANES, each), gains.shape[1] > 0, np.argmin(bits)
-    history, acc = np.zeros((k, lanes), np.float32), np.zeros(lanes, np.float32)
-    for first in range(0, rows, each):
-        part = first // each
-        for start in range(first, first + each, lanes):
-            width = min(lanes, first + each - start)
-            for j in range(k):
-                acc[:] = 0
-                if feeds:
-                    add_gains(acc, gains[part, j], history, j)
-                for lane in range(width):
-                    row, own = start + lane, group[start + lane]
-                    step, variance = np.float64(scale[row]), np.float64(variances[part, j])
-                    target = np.float64(weight[row, j] + acc[lane]) / step
-                    worth = variance * step * step * share[row]
-                    best = _cheapest(books[own], target, worth, price, bits, cheapest)
-                    value = books[own, best] * scale[row]
-                    codes[row, j] = best
-                    history[j, lane] = weight[row, j] - value
-                    errors[row] += variance * (target * step - value) ** 2
-                    mass[own, best] += worth
-                    sums[own, best] += worth * target
-
-
-@numba.njit(cache=True, nogil=True)
-def _cheapest(book: NDArray, target: float, worth: float, price: float, bits: NDArray, cheapest: int) -> int:
-    """The code with the least worth * (target - book[code])^2 + price * bits[code] of those from the nearest towards the cheapest."""
-    code = nearest_code(book, target)
-    if price == 0:
-        return code
-    best, least = code, worth * (target - book[code]) ** 2 + price * bits[code]
-    for _ in range(REACH):
-        if code == cheapest:
-            break
-        code += 1 if code < cheapest else -1
-        cost = worth * (target - book[code]) ** 2 + price * bits[code]
-        if cost < least:
-            best, least = code, cost
-    return best
-
-
-@numba.njit(cache=True, nogil=True)
-def nearest_code(book: NDArray, value: float) -> int:
-    """The number of the nearest of some ascending values."""
-    low, high = 0, len(book) - 1
-    while low < high:
-        middle = (low + high) // 2
-        if book[middle] + book[middle + 1] < 2 * value:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 @numba.njit(cache=True, nogil=True)

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.form import Dense, Form, Mapped, Symbols
-from .codebook import train
-from .feedback import map_rows, nearest_code
+from .codebook import ITERATIONS, train
+from .feedback import LANES, add_gains
 from .quantize import unrelated
 from .technique import Context, Made, Refusal, log8, log8_values, row_rms
 
@@ -28,6 +28,9 @@ PLAIN_PASSES, FED_PASSES = 4, 2
 
 ENTROPY_SLOPE = 2 * np.log(2)
 """-dD/dR of D = step^2 / 12, in units of D a bit: the price at which a bit buys as much in the codes as in a finer codebook."""
+
+REACH = 6
+"""Codes that are cheaper to write than the nearest, tried one after the other."""
 
 MOST_GROUPS, MOST_CENTROIDS = 256, 65536
 
@@ -38,7 +41,8 @@ Floats = NDArray[np.float32]
 class LearnedMap:
     """`groups` codebooks of at most `count` centroids; with `row_scale` for values divided by their row's rms, with `feedback` errors are fed back.
 
-    `thrift` times the slope of the rate is what a bit may cost in error; 0 takes the nearest centroid.
+    `thrift` times the slope of the rate is what a bit may cost in error; 0 takes the nearest centroid. `even` starts with centroids evenly spread over all
+    values, not with those of k-means: more of them, hence better where they weigh little.
     """
 
     count: int
@@ -46,6 +50,7 @@ class LearnedMap:
     row_scale: bool = True
     feedback: bool = False
     thrift: float = 1.0
+    even: bool = False
 
     def apply(self, weight: NDArray[np.float32], context: Context) -> Form | Refusal:
         """A Mapped form with float16 centroids."""
@@ -106,10 +111,10 @@ class _State:
         factor = context.factor() if technique.feedback and context.factor is not None else unrelated(context, weight.shape)
         importance = context.importance(weight.shape).reshape(rows, k)
         group = _sorted_groups(flat, scale is not None, min(technique.groups, rows))
-        books = _trained(flat, scales, importance, group, technique.count)
+        books = _trained(flat, scales, importance, group, technique)
         if len(books) > 1:
             _regroup(flat, scales, importance, books, group)
-            books = _trained(flat, scales, importance, _renumbered(group), technique.count)
+            books = _trained(flat, scales, importance, _renumbered(group), technique)
         state = _State(
             flat, scales, share, _renumbered(group), books, np.zeros(books.shape[1]), 0.0, factor.gains, factor.variances, np.empty((rows, k), np.int32)
         )
@@ -121,7 +126,7 @@ class _State:
         """Codes for the centroids, and but for the last time centroids and bits for the codes; gives each row's error."""
         fed = np.empty((0, 0, 0), np.float32) if gains is None else gains
         errors, mass, sums = np.zeros(len(self.flat)), np.zeros(self.books.shape), np.zeros(self.books.shape)
-        map_rows(
+        _map_rows(
             self.flat, self.scale, self.share, self.books, self.group, self.bits, self.price, (fed, self.variances), self.codes, errors, mass, sums
         )
         if not final:
@@ -153,13 +158,13 @@ def _renumbered(group: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.unique(group, return_inverse=True)[1].astype(np.uint8).reshape(-1)
 
 
-def _trained(flat: Floats, scale: Floats, importance: Floats, group: NDArray[np.uint8], count: int) -> Floats:
+def _trained(flat: Floats, scale: Floats, importance: Floats, group: NDArray[np.uint8], technique: LearnedMap) -> Floats:
     """A codebook for each group, ascending, float32 [groups, n]; one with fewer centroids repeats its last."""
     books = []
     for number in range(int(group.max()) + 1):
         rows = np.flatnonzero(group == number)
         chosen = np.broadcast_to(np.bool_(True), (1, len(rows), flat.shape[1]))
-        books.append(train(flat[None, rows], scale[None, rows], importance[None, rows], chosen, count))
+        books.append(train(flat[None, rows], scale[None, rows], importance[None, rows], chosen, technique.count, 1 if technique.even else ITERATIONS))
     most = max(map(len, books))
     return np.stack([np.append(book, np.full(most - len(book), book[-1])) for book in books]).astype(np.float32)
 
@@ -173,6 +178,73 @@ def _regroup(flat: NDArray, scale: NDArray, importance: NDArray, books: NDArray,
             cost = 0.0
             for column in range(flat.shape[1]):
                 value = np.float64(flat[row, column]) / scale[row]
-                cost += importance[row, column] * (value - books[number, nearest_code(books[number], value)]) ** 2
+                cost += importance[row, column] * (value - books[number, _nearest(books[number], value)]) ** 2
             if cost < least:
                 group[row], least = number, cost
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def _map_rows(
+    weight: NDArray, scale: NDArray, share: NDArray, books: NDArray, group: NDArray, bits: NDArray, price: float, factor: tuple[NDArray, NDArray],
+    codes: NDArray, errors: NDArray, mass: NDArray, sums: NDArray,
+) -> None:  # fmt: skip
+    """Codes [rows, k] of weight [rows, k] in the ascending codebook books[group[row]], times scale[row], with feedback; errors as in `feedback.round_rows`.
+
+    A code costs share[row] * D (t - q)^2 + price * bits[code]. `factor` is (gains, or an empty array for none, variances).
+    Adds D and D t, in units of the codebook, to `mass` and `sums` [groups, n].
+    """
+    gains, variances = factor
+    rows, k = weight.shape
+    each = rows // variances.shape[0]
+    lanes, feeds, cheapest = min(LANES, each), gains.shape[1] > 0, np.argmin(bits)
+    history, acc = np.zeros((k, lanes), np.float32), np.zeros(lanes, np.float32)
+    for first in range(0, rows, each):
+        part = first // each
+        for start in range(first, first + each, lanes):
+            width = min(lanes, first + each - start)
+            for j in range(k):
+                acc[:] = 0
+                if feeds:
+                    add_gains(acc, gains[part, j], history, j)
+                for lane in range(width):
+                    row, own = start + lane, group[start + lane]
+                    step, variance = np.float64(scale[row]), np.float64(variances[part, j])
+                    target = np.float64(weight[row, j] + acc[lane]) / step
+                    worth = variance * step * step * share[row]
+                    best = _cheapest(books[own], target, worth, price, bits, cheapest)
+                    value = books[own, best] * scale[row]
+                    codes[row, j] = best
+                    history[j, lane] = weight[row, j] - value
+                    errors[row] += variance * (target * step - value) ** 2
+                    mass[own, best] += worth
+                    sums[own, best] += worth * target
+
+
+@numba.njit(cache=True, nogil=True)
+def _cheapest(book: NDArray, target: float, worth: float, price: float, bits: NDArray, cheapest: int) -> int:
+    """The code with the least worth * (target - book[code])^2 + price * bits[code] of those from the nearest towards the cheapest."""
+    code = _nearest(book, target)
+    if price == 0:
+        return code
+    best, least = code, worth * (target - book[code]) ** 2 + price * bits[code]
+    for _ in range(REACH):
+        if code == cheapest:
+            break
+        code += 1 if code < cheapest else -1
+        cost = worth * (target - book[code]) ** 2 + price * bits[code]
+        if cost < least:
+            best, least = code, cost
+    return best
+
+
+@numba.njit(cache=True, nogil=True)
+def _nearest(book: NDArray, value: float) -> int:
+    """The number of the nearest of some ascending values."""
+    low, high = 0, len(book) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if book[middle] + book[middle + 1] < 2 * value:
+            low = middle + 1
+        else:
+            high = middle
+    return low

@@ -80,13 +80,13 @@ def best(techniques: list[Technique], context: Context, bits: float) -> float:
 @pytest.mark.parametrize("bits", [1.6, 2.8])
 def test_maps_beat_codebooks_at_equal_bytes_with_data(bits: float) -> None:
     context = known(moments())
-    maps = [LearnedMap(count, groups, scaled, True, 2.0) for count in (4, 8, 16, 24) for groups, scaled in ((1, True), (1, False))]
+    maps = [LearnedMap(count, groups, scaled, True, even=True) for count in (6, 12, 24, 48) for groups, scaled in ((1, True), (1, False))]
     assert best([*maps], context, bits) < 0.6 * best([*CODEBOOKS], context, bits)
 
 
 @pytest.mark.parametrize("bits", [1.6, 2.8])
 def test_maps_beat_codebooks_at_equal_bytes_without_data(bits: float) -> None:
-    maps = [LearnedMap(count, groups, scaled, False, 2.0) for count in (4, 8, 16, 24) for groups, scaled in ((1, True), (1, False))]
+    maps = [LearnedMap(count, groups, scaled, even=True) for count in (6, 12, 24, 48) for groups, scaled in ((1, True), (1, False))]
     assert best([*maps], Context(), bits) < 0.95 * best([*CODEBOOKS], Context(), bits)
 
 
