@@ -51,8 +51,9 @@ def observe(model: ir.Model, layers: Sequence[Layer], untouchable: frozenset[str
 
     probes = subset(feeds, request.level.probes * probe_samples(feeds, len(layers)))
     measure(model, [layer.weight for layer in layers], feeds, take, bool(request.calibration) and request.level.feedback, tick)
-    count = samples(feeds)
-    description = f"{count} {'calibration' if request.calibration else 'synthetic'} sample{'s' * (count != 1)}"
+    count, used = samples(feeds), samples(probes)
+    share = f"{used} of {count}" if used < count else f"{count}"
+    description = f"{share} {'calibration' if request.calibration else 'synthetic'} sample{'s' * (count != 1)}"
     return Evidence(probes, tuple(known.values()), description)
 
 
