@@ -65,7 +65,7 @@ def informed(layer: Layer, moments: Moments, untouchable: frozenset[str], factor
     square = centred(moments) if corrected else moments.square
     name, matrix = layer.weight.name, moments.covariance
     if matrix is not None and not corrected:
-        matrix = matrix + _outer(moments)
+        matrix = np.add(matrix, outer := _outer(moments), out=outer)
     factor = None if matrix is None else factorize(matrix)
     if factor is not None:
         factors.hold(name, factor)
@@ -74,12 +74,16 @@ def informed(layer: Layer, moments: Moments, untouchable: frozenset[str], factor
 
 
 def _outer(moments: Moments) -> NDArray[np.float32]:
-    """E[x] E[x]^T, [m, k, k]."""
+    """E[x] E[x]^T, [m, k, k], where its columns meet."""
     assert moments.covariance is not None
     parts, k, _ = moments.covariance.shape
     mean = np.broadcast_to(moments.mean, (*moments.mean.shape[:2], k)).reshape(-1, k)
     mean = mean[:: max(len(mean) // parts, 1)]
-    return np.asarray(mean[:, :, None] * mean[:, None, :])
+    outer = mean[:, :, None] * mean[:, None, :]
+    if moments.apart > 1:
+        place = np.arange(k) % moments.apart
+        outer *= place[:, None] == place
+    return np.asarray(outer)
 
 
 def probe_samples(feeds: Sequence[Feed], weights: int) -> int:

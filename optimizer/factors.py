@@ -17,7 +17,8 @@ class Factors:
     """`Factors(scratch)`: by the weights' names. The scratch folder is made when it is first needed, and belongs to the caller."""
 
     def __init__(self, scratch: Path) -> None:
-        self._scratch, self._held, self._bytes = scratch, {}, 0  # type: ignore[var-annotated]
+        self._scratch, self._bytes = scratch, 0
+        self._held: dict[str, Factor] = {}
         self._files: dict[str, Path] = {}
         self._lock = threading.Lock()
 
@@ -39,6 +40,6 @@ class Factors:
     def get(self, name: str) -> Factor:
         """The factor of a weight. Raises KeyError."""
         if name in self._held:
-            return self._held[name]  # type: ignore[no-any-return]
+            return self._held[name]
         with np.load(self._files[name]) as archive:
             return Factor(archive["gains"], archive["variances"])

@@ -17,7 +17,7 @@ multiply before those that look up. A weight whose input lies in a branch or loo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from .calibrate import Feed, masked
 from .model import Use, Weight
 from .rig import Rig
-from .vectors import RECURRENT, spread, vectors
+from .vectors import spread, vectors
 
 WATCHED = 32
 """Inner values that one session hands out: bounds the activations of a batch in memory; more take further passes over the data."""
@@ -55,7 +55,8 @@ class Moments:
     """Of what a weight's values are multiplied with, over all samples and positions.
 
     `mean` and `square` broadcast against [batch, rows, k]. `covariance` is E[x x^T] - E[x] E[x]^T, float32 [m, k, k] (m equal parts of the rows,
-    one after the other), shrunk by `shrinkage`, where it was asked for.
+    one after the other), shrunk by `shrinkage`, where it was asked for. Its k columns are those of `apart` vectors, interleaved, which are never
+    multiplied together: one for each kernel position of a ConvTranspose.
     """
 
     mean: NDArray[np.float32]
@@ -63,6 +64,7 @@ class Moments:
     samples: int
     covariance: NDArray[np.float32] | None = None
     shrinkage: float = 1.0
+    apart: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,9 +112,7 @@ def measure(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed], t
     groups = list(_groups(sought, inputs, matrices))
     for number, group in enumerate(groups):
         inner = sorted({tap.source for _, taps in group for tap in taps} - inputs)
-        rig = Rig(model, (weight.value for weight in weights if weight.is_float), inner) if inner else None
-        for position, feed in enumerate(feeds):
-            values = feed | rig.run(feed, inner) if rig else feed
+        for position, (feed, values) in enumerate(_runs(model, weights, feeds, inner)):
             for _, taps in group:
                 for tap in taps:
                     _collect(tap, values[tap.source], masked(feed), len(feeds) if matrices else 0)
@@ -120,9 +120,16 @@ def measure(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed], t
         for weight, taps in group:
             found = _moments(weight, taps)
             for tap in taps:
-                tap.total.matrix = None
+                tap.total.matrix, tap.total.parts = None, []
             if found is not None:
                 take(weight, found)
+
+
+def _runs(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed], inner: Sequence[str]) -> Iterator[tuple[Feed, Feed]]:
+    """Each feed, and it again with the inner values; the session is gone before that of the next group is made: both hold all weights."""
+    rig = Rig(model, (weight.value for weight in weights if weight.is_float), inner) if inner else None
+    for feed in feeds:
+        yield feed, feed | rig.run(feed, inner) if rig else feed
 
 
 def _groups(sought: Sequence[tuple[Weight, list[Tap]]], inputs: set[str], matrices: bool) -> Iterator[list[tuple[Weight, list[Tap]]]]:
@@ -132,7 +139,7 @@ def _groups(sought: Sequence[tuple[Weight, list[Tap]]], inputs: set[str], matric
     size = 0
     for weight, taps in sought:
         more = {tap.source for tap in taps} - inputs
-        matrix = 4 * weight.view.k**2 * len(taps) if matrices else 0
+        matrix = 4 * weight.view.batch * weight.view.k**2 * len(taps) if matrices else 0
         if group and (len(watched | more) > WATCHED or size + matrix > MATRIX_BYTES):
             yield group
             group, watched, size = [], set(), 0
@@ -218,16 +225,15 @@ def _moments(weight: Weight, taps: Sequence[Tap]) -> Moments | None:
     count = sum(total.count for total in seen)
     second = np.asarray(sum(total.second for total in seen)) / count
     if all(tap.use.node.op_type == "Gather" for tap in taps):
-        square = 0.5 + 0.5 * second * weight.view.rows
-        return Moments(np.zeros((1, 1, 1), np.float32), square.reshape(1, -1, 1).astype(np.float32), count)
-    mean = np.asarray(sum(total.first for total in seen)) / count
-    repeats = weight.view.k // mean.shape[1]  # the kernel positions of a ConvTranspose
-    mean, square = (_arranged(np.repeat(one, repeats, axis=1), weight) for one in (mean, second))
-    fits = mean is not None and square is not None and np.isfinite(mean).all() and np.isfinite(square).all()
-    if not fits:
+        asked = 0.5 + 0.5 * second * weight.view.rows
+        return Moments(np.zeros((1, 1, 1), np.float32), asked.reshape(1, -1, 1).astype(np.float32), count)
+    first = np.asarray(sum(total.first for total in seen)) / count
+    repeats = weight.view.k // first.shape[1]  # the kernel positions of a ConvTranspose
+    mean, square = (_arranged(np.repeat(one, repeats, axis=1), weight) for one in (first, second))
+    if mean is None or square is None or not (np.isfinite(mean).all() and np.isfinite(square).all()):
         return None
     pooled, trust = _covariance(seen, count, repeats)
-    return Moments(mean.astype(np.float32), square.astype(np.float32), count, pooled, trust)  # type: ignore[union-attr]
+    return Moments(mean.astype(np.float32), square.astype(np.float32), count, pooled, trust, repeats)
 
 
 def _arranged(values: Sums, weight: Weight) -> Sums | None:
@@ -242,13 +248,17 @@ def _arranged(values: Sums, weight: Weight) -> Sums | None:
 
 def _covariance(seen: Sequence[Total], count: int, repeats: int) -> tuple[NDArray[np.float32] | None, float]:
     """(the shrunk covariance, shrinkage) over the consumers; none where one of them has other parts."""
-    matrices = [total.matrix for total in seen]
-    if any(matrix is None or matrix.shape != matrices[0].shape for matrix in matrices):  # type: ignore[union-attr]
+    matrices = [total.matrix for total in seen if total.matrix is not None]
+    if len(matrices) < len(seen) or any(matrix.shape != matrices[0].shape for matrix in matrices):
         return None, 1.0
-    found = np.asarray(sum(matrix for matrix in matrices if matrix is not None), np.float64) / count
+    found = np.zeros(matrices[0].shape, np.float64)
+    for matrix in matrices:
+        found += matrix
+    found /= count
     mean = np.asarray(sum(total.first for total in seen)) / count
     square = np.einsum("mkk->mk", found).copy()
-    found -= mean[:, :, None] * mean[:, None, :]
+    for each, centre in zip(found, mean, strict=True):
+        np.subtract(each, np.outer(centre, centre), out=each)
     diagonal = np.maximum(np.einsum("mkk->mk", found), LEAST_VARIANCE * square)
     trust = shrinkage([part for total in seen for part in total.parts])
     found *= 1 - trust
@@ -261,7 +271,7 @@ def _covariance(seen: Sequence[Total], count: int, repeats: int) -> tuple[NDArra
 
 def shrinkage(parts: Sequence[Part]) -> float:
     """The module's s, from what was summed up in each batch; 1 where a single batch says nothing about the variance."""
-    if len(parts) < 2:  # noqa: PLR2004
+    if len(parts) < 2:
         return 1.0
     share = np.array([part.count for part in parts], np.float64) / sum(part.count for part in parts)
     centre = np.einsum("b,bmi->mi", share, np.stack([part.first / part.count for part in parts]))

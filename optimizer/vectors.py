@@ -23,9 +23,6 @@ from .model import Use
 
 RECURRENT = ("LSTM", "GRU", "RNN")
 
-GOLDEN = (5**0.5 - 1) / 2
-"""Multiples of it fall evenly into 0..1, whatever their number."""
-
 Floats = NDArray[np.float32]
 
 
@@ -37,11 +34,11 @@ def vectors(use: Use, view: View, x: Floats, most: int) -> Floats:
     if node.op_type == "ConvTranspose":
         return _thinned(np.moveaxis(x.reshape(*x.shape[:2], -1), 1, 2).reshape(1, -1, x.shape[1]), most)
     if node.op_type in RECURRENT and use.index == 2:
-        directions = np.moveaxis(x, 2 if node.attributes.get_int("layout", 0) else 1, 0)
+        directions = np.moveaxis(x, 2 if node.attributes.get_int("layout", 0) == 1 else 1, 0)
         return _thinned(directions.reshape(view.batch, -1, view.k), most)
     if node.op_type == "MatMul" and use.index == 0:
         x = np.swapaxes(x, -1, -2)
-    if node.op_type == "Gemm" and node.attributes.get_int("transA", 0):
+    if node.op_type == "Gemm" and node.attributes.get_int("transA", 0) == 1:
         x = x.T
     own = view.batch > 1 and node.op_type == "MatMul" and x.shape[-len(view.dims) : -2] == view.dims[:-2]
     if own:  # every matrix of the stack meets inputs of its own
@@ -62,7 +59,7 @@ def spread(count: int, most: int) -> NDArray[np.intp]:
     """
     number = np.arange(min(count, most))
     first, behind = number * count // len(number), (number + 1) * count // len(number)
-    return np.asarray(first + (number * GOLDEN % 1 * (behind - first)).astype(np.intp))
+    return np.asarray(np.random.default_rng(0).integers(first, behind), np.intp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +105,8 @@ def patches(x: Floats, geometry: Geometry, most: int) -> Floats:
         return np.empty((geometry.groups, 0, x.shape[1] // geometry.groups * int(np.prod(geometry.kernel))), np.float32)
     axes = tuple(range(2, x.ndim))
     windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axes)  # [N, C, positions.., kernel..]
-    windows = windows[(slice(None), slice(None), *(slice(None, None, s) for s in geometry.strides), *(slice(None, None, d) for d in geometry.dilations))]
+    windows = windows[tuple(slice(None, None, step) for step in (1, 1, *geometry.strides, *geometry.dilations))]
     positions = (windows.shape[0], *windows.shape[2 : x.ndim])
     sample, *place = np.unravel_index(spread(int(np.prod(positions)), most), positions)
-    found = windows[(sample, slice(None), *place)]  # [n, C, kernel..]
+    found = np.moveaxis(windows, 1, x.ndim - 1)[sample, *place]  # [n, C, kernel..]
     return np.ascontiguousarray(found.reshape(len(sample), geometry.groups, -1).transpose(1, 0, 2))

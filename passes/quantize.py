@@ -148,7 +148,7 @@ def peak(weight: NDArray[np.float32], steps: Steps) -> float:
 def unrelated(context: Context, shape: tuple[int, int, int]) -> Factor:
     """What stands for a factor where there is none: no gains, and the importance of each value."""
     batch, rows, k = shape
-    square = np.ones((1, 1, 1), np.float32) if context.square is None else context.square
+    square = np.ones((1, 1, 1), np.float32) if context.square is None or not context.square.any() else context.square
     parts = batch * rows if square.shape[1] > 1 else batch if square.shape[0] > 1 else 1
     each = np.broadcast_to(square / np.float32(context.unit), (square.shape[0], square.shape[1], k)).reshape(-1, k)
     return Factor(np.empty((0, 0, 0), np.float32), each if len(each) == parts else np.tile(each, (parts // len(each), 1)))

@@ -16,7 +16,7 @@ from ..runtime.members import class_bits
 from .frequencies import fit_table, normalize, rate
 from .histograms import by_column, by_unit, class_count, fold, histogram
 
-__all__ = ["Coding", "fit_table", "histogram", "normalize", "plan", "plan_histograms", "rate", "share"]
+__all__ = ["Coding", "fit_table", "histogram", "normalize", "plan", "rate", "share"]
 
 MAX_TABLES = 256
 ROW_CLASSES = (1, 2, 4, 8)
@@ -187,15 +187,6 @@ def group(counts: NDArray[np.float64], many: int) -> NDArray[np.uint8]:
         if np.array_equal(before, classes):
             break
     return classes
-
-
-def plan_histograms(histograms: NDArray[np.float64], low: int, row_classes: tuple[int, ...] = (1, 2, 4)) -> float:
-    """Bits of the cheapest coding of levels that are known by their histograms, [panels, levels low, low + 1, ...]; as `plan`."""
-    bits, raw = rate(histograms.sum(0), low)
-    if not np.isfinite(bits):
-        return bits
-    counts = fold(histograms, low, raw)[:, None, None]
-    return min(coding.bits for coding in _codings(counts, row_classes)) + raw * float(histograms.sum())
 
 
 def share(codings: list[tuple[NDArray[np.float64], int, int]]) -> tuple[tuple[Table, ...], list[int]]:

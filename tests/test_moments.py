@@ -10,33 +10,18 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
-from onnx_compress.optimizer.calibrate import Feed, load_calibration
+from onnx_compress.optimizer.calibrate import load_calibration
 from onnx_compress.optimizer.model import Rules, Weight, find_weights, load
-from onnx_compress.optimizer.moments import Moments, measure
+from onnx_compress.optimizer.moments import Moments
 from onnx_compress.optimizer.synthetic import synthesize
+from onnx_compress.optimizer.vectors import spread
 from onnx_compress.passes.simplify import simplify
 
 from models.network import Network, tensor
 from models.structures import STRUCTURES
+from tests.measuring import collected, finished, measured, normal
 
 SHARED = Path(__file__).parents[2] / "shared" / "models"
-
-
-def normal(*shape: int, seed: int = 0) -> NDArray[np.float32]:
-    return (np.random.default_rng(seed).standard_normal(shape) + 0.3).astype(np.float32)
-
-
-def measured(model: onnx.ModelProto, feeds: list[Feed], folder: Path) -> tuple[dict[str, Weight], dict[str, Moments]]:
-    path = folder / "model.onnx"
-    path.write_bytes(model.SerializeToString())
-    loaded = load(path)
-    weights = find_weights(loaded, Rules()).weights
-    return {weight.name: weight for weight in weights}, measure(loaded, weights, feeds)
-
-
-def finished(net: Network, result: str, inputs: list[onnx.ValueInfoProto], rank: int) -> onnx.ModelProto:
-    net.named(result, "y")
-    return net.model("m", inputs, [tensor("y", [f"d{axis}" for axis in range(rank)])])
 
 
 def predicted_error(weight: Weight, moments: Moments, change: NDArray[np.float32]) -> float:
@@ -163,7 +148,7 @@ def test_a_weight_inside_a_body_and_an_unknown_consumer_have_no_moments(tmp_path
         simplify(model)
         weights = find_weights(model, Rules()).weights
         assert weights
-        assert measure(model, weights, synthesize(model, 0)) == {}
+        assert collected(model, weights, synthesize(model, 0)) == {}
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
@@ -173,7 +158,7 @@ def test_moments_of_every_structure_broadcast_and_are_possible(tmp_path: Path, n
     model = load(path)
     simplify(model)
     weights = find_weights(model, Rules()).weights
-    moments = measure(model, weights, synthesize(model, 0))
+    moments = collected(model, weights, synthesize(model, 0))
     for weight in weights:
         if weight.name in moments:
             one = moments[weight.name]
@@ -197,6 +182,12 @@ def test_many_layers_are_measured_in_groups_with_the_same_result(tmp_path: Path)
     assert len(moments) == 40
 
 
+def weights_have_matrices(weight: Weight, moments: Moments) -> bool:
+    """Every weight that is multiplied has a covariance of its columns."""
+    looked_up = all(use.node.op_type == "Gather" for use in weight.uses)
+    return looked_up or (moments.covariance is not None and moments.covariance.shape[1:] == (weight.view.k, weight.view.k))
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no models in {SHARED}")
 @pytest.mark.parametrize("name", ["minilm_l6_v2", "cifar10_resnet20", "charrnn_shakespeare_wbf16", "mlperf_kws_dscnn"])
 def test_every_weight_of_real_models_has_moments(tmp_path: Path, name: str) -> None:
@@ -205,5 +196,24 @@ def test_every_weight_of_real_models_has_moments(tmp_path: Path, name: str) -> N
     weights = find_weights(model, Rules()).weights
     feeds = synthesize(model, 0)
     np.savez(tmp_path / "data.npz", **{key: np.concatenate([feed[key] for feed in feeds]) for key in feeds[0]})  # type: ignore[arg-type]
-    moments = measure(model, weights, load_calibration([tmp_path / "data.npz"], model.graph.inputs))
+    moments = collected(model, weights, load_calibration([tmp_path / "data.npz"], model.graph.inputs), matrices=True)
+    assert all(weights_have_matrices(weight, moments[weight.name]) for weight in weights)
     assert set(moments) == {weight.name for weight in weights}
+
+
+@pytest.mark.parametrize(("count", "most"), [(32 * 32 * 32, 1024), (160 * 160 * 4, 4096), (1000, 999), (100, 100), (7, 3), (5, 50), (1, 1)])
+def test_spread_takes_different_numbers_from_equal_parts(count: int, most: int) -> None:
+    found = spread(count, most)
+    assert len(found) == min(count, most)
+    assert (np.diff(found) > 0).all()
+    parts = np.arange(len(found) + 1) * count // len(found)
+    assert ((parts[:-1] <= found) & (found < parts[1:])).all()
+
+
+@pytest.mark.parametrize("width", [8, 14, 32, 80, 160])
+def test_positions_of_images_are_met_in_all_columns(width: int) -> None:
+    """Equal distances that are a multiple of the width would see the first column only, whose neighbour on the left is padding."""
+    for samples in (1, 32, 64):
+        columns = np.bincount(spread(samples * width * width, 1024) % width, minlength=width)
+        assert columns.max() <= 3 * max(1024 / width, 4)
+        assert width > 80 or samples * width < 256 or columns.min() > 0

@@ -143,19 +143,6 @@ def test_at_most_256_tables_are_made() -> None:
     assert max(owners) < len(found)
 
 
-def test_a_plan_by_histograms_costs_what_the_plan_of_the_levels_costs() -> None:
-    levels = np.concatenate([np.rint(np.random.default_rng(n).laplace(0, 0.5 * 4**n, (1, 64, 300))) for n in range(3)], axis=1).astype(
-        np.int32
-    )
-    low, high = int(levels.min()), int(levels.max())
-    histograms = np.stack([np.bincount(panel.reshape(-1) - low, minlength=high - low + 1) for panel in np.split(levels, 3, axis=1)]).astype(
-        float
-    )
-    plan = tables.plan(levels)
-    assert plan is not None
-    assert tables.plan_histograms(histograms, low, (1, 2, 4)) == pytest.approx(plan.bits)
-
-
 def test_planning_is_the_same_on_every_run() -> None:
     levels = np.rint(np.random.default_rng(0).laplace(0, 2, (2, 200, 50))).astype(np.int32)
     one, other = tables.plan(levels), tables.plan(levels)
