@@ -23,9 +23,6 @@ from .model import Use
 
 RECURRENT = ("LSTM", "GRU", "RNN")
 
-GOLDEN = (5**0.5 - 1) / 2
-"""Multiples of it fall evenly into 0..1, whatever their number."""
-
 Floats = NDArray[np.float32]
 
 
@@ -62,7 +59,7 @@ def spread(count: int, most: int) -> NDArray[np.intp]:
     """
     number = np.arange(min(count, most))
     first, behind = number * count // len(number), (number + 1) * count // len(number)
-    return np.asarray(first + (number * GOLDEN % 1 * (behind - first)).astype(np.intp))
+    return np.asarray(np.random.default_rng(0).integers(first, behind), np.intp)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from onnx_compress.optimizer.calibrate import load_calibration
 from onnx_compress.optimizer.model import Rules, Weight, find_weights, load
 from onnx_compress.optimizer.moments import Moments
 from onnx_compress.optimizer.synthetic import synthesize
+from onnx_compress.optimizer.vectors import spread
 from onnx_compress.passes.simplify import simplify
 
 from models.network import Network, tensor
@@ -198,3 +199,21 @@ def test_every_weight_of_real_models_has_moments(tmp_path: Path, name: str) -> N
     moments = collected(model, weights, load_calibration([tmp_path / "data.npz"], model.graph.inputs), matrices=True)
     assert all(weights_have_matrices(weight, moments[weight.name]) for weight in weights)
     assert set(moments) == {weight.name for weight in weights}
+
+
+@pytest.mark.parametrize(("count", "most"), [(32 * 32 * 32, 1024), (160 * 160 * 4, 4096), (1000, 999), (100, 100), (7, 3), (5, 50), (1, 1)])
+def test_spread_takes_different_numbers_from_equal_parts(count: int, most: int) -> None:
+    found = spread(count, most)
+    assert len(found) == min(count, most)
+    assert (np.diff(found) > 0).all()
+    parts = np.arange(len(found) + 1) * count // len(found)
+    assert ((parts[:-1] <= found) & (found < parts[1:])).all()
+
+
+@pytest.mark.parametrize("width", [8, 14, 32, 80, 160])
+def test_positions_of_images_are_met_in_all_columns(width: int) -> None:
+    """Equal distances that are a multiple of the width would see the first column only, whose neighbour on the left is padding."""
+    for samples in (1, 32, 64):
+        columns = np.bincount(spread(samples * width * width, 1024) % width, minlength=width)
+        assert columns.max() <= 3 * max(1024 / width, 4)
+        assert width > 80 or samples * width < 256 or columns.min() > 0
