@@ -274,8 +274,8 @@ def _covariance(half: Half) -> NDArray[np.float32]:
     assert half.matrix is not None
     found, mean = half.matrix / np.float32(half.count), (np.asarray(half.first) / half.count).astype(np.float32)
     square = np.einsum("mkk->mk", found).copy()
-    for each, centre in zip(found, mean, strict=True):
-        each -= np.outer(centre, centre)
+    for number, centre in enumerate(mean):
+        found[number] -= np.outer(centre, centre)
     diagonal = np.einsum("mkk->mk", found)
     np.maximum(diagonal, LEAST_VARIANCE * square, out=diagonal)
     return found

@@ -36,7 +36,6 @@ WORST = np.inf
 """The cost of a state that no path leads to."""
 
 
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Factor:
     """H = U D U^T: `gains` float32 [m, k, k], row j holding U_ij for i < j, and `variances` D, float32 [m, k].
