@@ -245,7 +245,7 @@ def _arranged(values: Sums, weight: Weight) -> Sums | None:
 
 def _pooled(halves: Sequence[Half]) -> Half | None:
     """One half of the data over all consumers; None where nothing was summed up, or one of them has other parts."""
-    matrices = [half.matrix for half in halves if half.matrix is not None]
+    matrices = [half.matrix for half in halves if half.matrix is not None and half.count]
     if not matrices or any(matrix.shape != matrices[0].shape for matrix in matrices):
         return None
     whole = matrices[0]
