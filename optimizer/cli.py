@@ -102,10 +102,7 @@ def compress_command(
         effort,
         table,
     )
-    if curve:
-        _show_curve(console, source, request)
-        return
-    _print(console, _compress(console, source, target, request), request, table)
+    _show_curve(console, source, request) if curve else _print(console, _compress(console, source, target, request), request)
 
 
 def _show_curve(console: Console, source: Path, request: Request) -> None:
@@ -132,11 +129,11 @@ def _compress(console: Console, source: Path, target: Path | None, request: Requ
         return compress(source, target, request, progress)
 
 
-def _print(console: Console, report: Report, request: Request, table: bool) -> None:
+def _print(console: Console, report: Report, request: Request) -> None:
     console.json(to_json(report))
-    if table:
+    if request.per_weight:
         console.lines(summary.weight_table(report))
-    console.rows(summary.summary(report, console.verbose or table, request.dry_run))
+    console.rows(summary.summary(report, console.verbose or request.per_weight, request.dry_run))
     if console.verbose:
         console.rows(summary.details(report))
     console.warn(report.warnings)

@@ -26,7 +26,7 @@ FAST = Effort("fast", feedback=False, trellises=0, rounds=1, probes=1, refined=(
 
 BALANCED = Effort("balanced", feedback=True, trellises=1, rounds=2, probes=1, refined=tuple(2.0 ** (n / 8) for n in (-3, -2, -1, 1, 2, 3)))
 
-BEST = Effort("best", feedback=True, trellises=3, rounds=3, probes=2, refined=tuple(2.0 ** (n / 16) for n in range(-6, 7) if n))
+BEST = Effort("best", feedback=True, trellises=3, rounds=3, probes=4, refined=tuple(2.0 ** (n / 16) for n in range(-6, 7) if n))
 
 EFFORTS = {effort.name: effort for effort in (FAST, BALANCED, BEST)}
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -27,6 +28,8 @@ LEAST = 1e-12
 """A divergence below this is numerical noise: such a weight counts as this sensitive, not as free."""
 
 Tick = Callable[[float], None]
+
+Keep: TypeAlias = Literal["all", "none", "mean"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,12 @@ class Sensitivities:
         self._prober, self._threads = prober, threads
         self._found: dict[int, dict[float, float]] = {}
 
-    def probe(self, jobs: Sequence[tuple[Layer, Candidate]], tick: Tick, anew: bool = False) -> list[float]:
-        """Measures and keeps the sensitivity of each weight to its candidate, `anew` in place of what was found before; gives the divergences."""
+    def probe(self, jobs: Sequence[tuple[Layer, Candidate]], tick: Tick, keep: Keep = "all") -> list[float]:
+        """Measures and keeps the sensitivity of each weight to its candidate; gives the divergences.
+
+        What was found before stays (`all`), goes (`none`), or goes into the geometric mean with what is found now (`mean`): an allocation on one
+        round of probes prefers what that round happened to flatter, so a further round alone is no better.
+        """
         done: list[float] = []
 
         def divergence(job: tuple[Layer, Candidate]) -> float:
@@ -57,8 +64,11 @@ class Sensitivities:
         measured = spread(divergence, jobs, lambda job: job[0].weight.view.size, self._threads)
         for (layer, candidate), found in zip(jobs, measured, strict=True):
             if candidate.error > 0:
-                kept = {} if anew else self._found.get(id(layer), {})
-                self._found[id(layer)] = kept | {candidate.error: max(found, LEAST) / candidate.error}
+                now = max(found, LEAST) / candidate.error
+                if keep == "mean":
+                    now = float(np.sqrt(now * self._sensitivity(layer, candidate.error)))
+                kept = self._found.get(id(layer), {}) if keep == "all" else {}
+                self._found[id(layer)] = kept | {candidate.error: now}
         self._tame()
         return measured
 

@@ -18,7 +18,7 @@ from .parallel import spread
 from .plan import Choice, Layer
 from .probe import Prober
 from .report import Request
-from .sensitivity import Sensitivities, reference
+from .sensitivity import Keep, Sensitivities, reference
 
 LEAST_BITS = 0.05
 """Candidates are made around this rate where the target leaves less."""
@@ -84,9 +84,9 @@ class Study:
 
     def sharpen(self, budget_bytes: float) -> None:
         """Probes each weight again where the allocator puts it under this budget for all weights, and makes candidates close by; as the effort says."""
-        for _ in range(self._effort.rounds - 1):
+        for number in range(self._effort.rounds - 1):
             tick = self._start("probing again")
-            jobs = self._probe_at(budget_bytes, lambda done, tick=tick: tick(done / 2), anew=True)  # type: ignore[misc]
+            jobs = self._probe_at(budget_bytes, lambda done, tick=tick: tick(done / 2), "mean" if number else "none")  # type: ignore[misc]
             self._refine(jobs, lambda done, tick=tick: tick(0.5 + done / 2))  # type: ignore[misc]
 
     def probe_along(self, budgets_bytes: Sequence[float]) -> None:
@@ -94,16 +94,16 @@ class Study:
         if self._effort.rounds > 1:
             tick = self._start("probing again")
             for number, budget in enumerate(budgets_bytes):
-                self._probe_at(budget, lambda done, at=number: tick((at + done) / len(budgets_bytes)), anew=False)  # type: ignore[misc]
+                self._probe_at(budget, lambda done, at=number: tick((at + done) / len(budgets_bytes)), "all")  # type: ignore[misc]
 
-    def _probe_at(self, budget_bytes: float, tick: Callable[[float], None], anew: bool) -> list[tuple[Layer, Candidate]]:
+    def _probe_at(self, budget_bytes: float, tick: Callable[[float], None], keep: Keep) -> list[tuple[Layer, Candidate]]:
         """Probes what the allocator chooses; nothing where nothing fits."""
         market = self.market()
         numbers = allocate(market.options(), budget_bytes)
         if numbers is None:
             return []
         jobs = list(zip(market.layers, (one.candidate for one in market.chosen(numbers)), strict=True))
-        self._sensitivities.probe(jobs, tick, anew)
+        self._sensitivities.probe(jobs, tick, keep)
         return jobs
 
     def _refine(self, jobs: Sequence[tuple[Layer, Candidate]], tick: Callable[[float], None]) -> None:

@@ -231,8 +231,10 @@ def test_sensitivities_between_probes_are_interpolated_and_never_fall_with_the_e
         found.probe([(layer, Candidate("grid", cast("Any", divergence), 1.0, error))], lambda _: None)
     predicted = [found.scaled(layer, Candidate("grid", cast("Any", None), 1.0, error)).predicted for error in (0.01, 1.0, 10.0, 100.0, 200.0, 400.0)]
     assert predicted == pytest.approx([0.001, 0.1, math.sqrt(0.1), 1.0, 1.0, 2.0])
-    found.probe([(layer, Candidate("grid", cast("Any", 3.0), 1.0, 1.0))], lambda _: None, anew=True)
+    found.probe([(layer, Candidate("grid", cast("Any", 3.0), 1.0, 1.0))], lambda _: None, "none")
     assert found.scaled(layer, Candidate("grid", cast("Any", None), 1.0, 5.0)).predicted == pytest.approx(15.0)
+    found.probe([(layer, Candidate("grid", cast("Any", 12.0), 1.0, 1.0))], lambda _: None, "mean")
+    assert found.scaled(layer, Candidate("grid", cast("Any", None), 1.0, 5.0)).predicted == pytest.approx(30.0)
 
 
 def test_work_is_spread_in_order_with_large_items_alone() -> None:
