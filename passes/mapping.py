@@ -26,6 +26,9 @@ from .technique import Context, Made, Refusal, log8, log8_values, row_rms
 PLAIN_PASSES, FED_PASSES = 4, 2
 """Alternations without feedback, and then with it, which takes k times as long."""
 
+LEAST_VALUE = 0.05
+"""Of the mean variance: what a column counts for at least where bytes are saved; one that calibration hardly ever saw would lose all else."""
+
 ENTROPY_SLOPE = 2 * np.log(2)
 """-dD/dR of D = step^2 / 12, in units of D a bit: the price at which a bit buys as much in the codes as in a finer codebook."""
 
@@ -99,6 +102,7 @@ class _State:
     price: float
     gains: Floats
     variances: Floats
+    values: Floats
     codes: NDArray[np.int32]
 
     @staticmethod
@@ -110,13 +114,14 @@ class _State:
         share = np.ones(rows, np.float32) if context.rows is None else np.ascontiguousarray(context.rows, np.float32)
         factor = context.factor() if technique.feedback and context.factor is not None else unrelated(context, weight.shape)
         importance = context.importance(weight.shape).reshape(rows, k)
+        values = np.maximum(factor.variances, LEAST_VALUE * factor.variances.mean(axis=1, keepdims=True))
         group = _sorted_groups(flat, scale is not None, min(technique.groups, rows))
         books = _trained(flat, scales, importance, group, technique)
         if len(books) > 1:
             _regroup(flat, scales, importance, books, group)
             books = _trained(flat, scales, importance, _renumbered(group), technique)
         state = _State(
-            flat, scales, share, _renumbered(group), books, np.zeros(books.shape[1]), 0.0, factor.gains, factor.variances, np.empty((rows, k), np.int32)
+            flat, scales, share, _renumbered(group), books, np.zeros(books.shape[1]), 0.0, factor.gains, factor.variances, values, np.empty((rows, k), np.int32)
         )
         errors = state.alternate(None)
         state.price = technique.thrift * ENTROPY_SLOPE * float(errors @ share) / flat.size
@@ -127,7 +132,7 @@ class _State:
         fed = np.empty((0, 0, 0), np.float32) if gains is None else gains
         errors, mass, sums = np.zeros(len(self.flat)), np.zeros(self.books.shape), np.zeros(self.books.shape)
         _map_rows(
-            self.flat, self.scale, self.share, self.books, self.group, self.bits, self.price, (fed, self.variances), self.codes, errors, mass, sums
+            self.flat, self.scale, self.share, self.books, self.group, self.bits, self.price, (fed, self.variances, self.values), self.codes, errors, mass, sums
         )
         if not final:
             means = np.divide(sums, mass, out=self.books.astype(np.float64), where=mass > 0)
@@ -185,15 +190,16 @@ def _regroup(flat: NDArray, scale: NDArray, importance: NDArray, books: NDArray,
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def _map_rows(
-    weight: NDArray, scale: NDArray, share: NDArray, books: NDArray, group: NDArray, bits: NDArray, price: float, factor: tuple[NDArray, NDArray],
+    weight: NDArray, scale: NDArray, share: NDArray, books: NDArray, group: NDArray, bits: NDArray, price: float, factor: tuple[NDArray, NDArray, NDArray],
     codes: NDArray, errors: NDArray, mass: NDArray, sums: NDArray,
 ) -> None:  # fmt: skip
     """Codes [rows, k] of weight [rows, k] in the ascending codebook books[group[row]], times scale[row], with feedback; errors as in `feedback.round_rows`.
 
-    A code costs share[row] * D (t - q)^2 + price * bits[code]. `factor` is (gains, or an empty array for none, variances).
+    A code costs share[row] * D (t - q)^2 + price * bits[code]. `factor` is (gains, or an empty array for none, variances, what takes
+    the place of D where codes and centroids are chosen).
     Adds D and D t, in units of the codebook, to `mass` and `sums` [groups, n].
     """
-    gains, variances = factor
+    gains, variances, values = factor
     rows, k = weight.shape
     each = rows // variances.shape[0]
     lanes, feeds, cheapest = min(LANES, each), gains.shape[1] > 0, np.argmin(bits)
@@ -210,7 +216,7 @@ def _map_rows(
                     row, own = start + lane, group[start + lane]
                     step, variance = np.float64(scale[row]), np.float64(variances[part, j])
                     target = np.float64(weight[row, j] + acc[lane]) / step
-                    worth = variance * step * step * share[row]
+                    worth = np.float64(values[part, j]) * step * step * share[row]
                     best = _cheapest(books[own], target, worth, price, bits, cheapest)
                     value = books[own, best] * scale[row]
                     codes[row, j] = best
