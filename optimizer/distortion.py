@@ -87,7 +87,7 @@ def _is_score(array: NDArray[np.generic]) -> bool:
 
 def _background(scores: NDArray[np.generic]) -> list[int]:
     """The class that is the background of scores [samples, boxes, classes] that sum to 1; none of others."""
-    if scores.shape[2] < 2 or np.abs(scores.sum(axis=2, dtype=np.float64) - 1).max() > SCORE_SLACK:  # noqa: PLR2004
+    if scores.shape[2] < 2 or np.abs(scores.sum(axis=2, dtype=np.float64) - 1).max() > SCORE_SLACK:
         return []
     return [int(scores.mean(axis=(0, 1), dtype=np.float64).argmax())]
 
