@@ -298,11 +298,11 @@ def test_the_error_of_a_grid_is_that_of_what_it_decodes_to(technique: Quantize, 
     rows = np.exp(normal(weight.shape[0] * weight.shape[1]))
     for square in (*IMPORTANCE.values(), np.exp(normal(1, weight.shape[1], 1))):
         context = Context(square, rows)
-        form, made = technique.apply(weight, context), technique.rounded(weight, context)
+        form, made = technique.apply(weight, context), technique.made(weight, context)
         if isinstance(form, Refusal) or isinstance(made, Refusal):
             assert form == made
             continue
-        assert np.array_equal(form.levels.levels, made.grid.levels.levels)
+        assert np.array_equal(form.levels.levels, made.form.levels.levels)
         difference = (values(form, weight.shape) - weight).astype(np.float64)
         expected = (context.importance(weight.shape) * difference**2).sum()
         assert made.error == pytest.approx(expected, rel=1e-4, abs=1e-30)
@@ -314,9 +314,9 @@ def test_importance_of_batches_rows_and_single_values_goes_where_it_belongs(tech
     weight = normal(batch, 20, 30)
     for shape in ((batch, 1, 30), (1, 20, 30), (batch, 20, 1), (batch, 20, 30)):
         context = Context(np.exp(normal(*shape)))
-        made = technique.rounded(weight, context)
+        made = technique.made(weight, context)
         assert not isinstance(made, Refusal)
-        difference = (values(made.grid, weight.shape) - weight).astype(np.float64)
+        difference = (values(made.form, weight.shape) - weight).astype(np.float64)
         assert made.error == pytest.approx((context.importance(weight.shape) * difference**2).sum(), rel=1e-4)
 
 
@@ -345,14 +345,14 @@ def test_feedback_and_trellis_give_a_form_that_fits_or_a_reason(technique: Quant
 @pytest.mark.parametrize("technique", FED_BACK, ids=repr)
 def test_a_finer_step_is_never_worse_and_feedback_helps(technique: Quantize) -> None:
     context = Context(np.ones((1, 1, 200), np.float32), np.ones(64, np.float32), correlated_inputs(1, 200))
-    found = [technique.at(factor).rounded(SPREAD, context) for factor in (1.0, 0.5, 0.25)]
+    found = [technique.at(factor).made(SPREAD, context) for factor in (1.0, 0.5, 0.25)]
     errors = [one.error for one in found if not isinstance(one, Refusal)]
     assert len(errors) == 3
     assert errors == sorted(errors, reverse=True)
     if technique.feedback:
-        plain = replace(technique, feedback=False).rounded(SPREAD, context)
+        plain = replace(technique, feedback=False).made(SPREAD, context)
         assert not isinstance(plain, Refusal)
-        difference = (values(plain.grid, SPREAD.shape) - SPREAD).astype(np.float64)[0]
+        difference = (values(plain.form, SPREAD.shape) - SPREAD).astype(np.float64)[0]
         matrix = 0.95 ** np.abs(np.arange(200)[:, None] - np.arange(200))
         assert errors[0] < 0.6 * np.einsum("ri,ij,rj->", difference, matrix, difference)
 
