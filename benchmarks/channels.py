@@ -21,7 +21,7 @@ from onnx_compress.optimizer.calibrate import load_calibration
 from onnx_compress.optimizer.drop_channels import Drop, drop_channels
 from onnx_compress.optimizer.model import load
 from onnx_compress.passes.simplify import simplify
-from quality import HERE, MODELS, TASKS, calibration, processor, script
+from shared_models import HERE, MODELS, TASKS, calibration, processor, script
 
 NAMES = ("mobilenet_v1_075", "cifar10_resnet20_jpegft", "mlperf_kws_dscnn")
 

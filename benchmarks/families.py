@@ -21,7 +21,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-from quality import MODELS, TASKS, append, processor, script  # noqa: E402  (beside this file)
+from shared_models import MODELS, TASKS, append, processor, script  # noqa: E402  (beside this file)
 
 RATIOS = {
     "charrnn_shakespeare": 8,

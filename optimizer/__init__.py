@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # at run time these names come from _Package
     from .compress import compress as compress
+    from .curve import curve as curve
     from .report import Report as Report
     from .report import Request as Request
 
-__all__ = ["Report", "Request", "compress"]
+__all__ = ["Report", "Request", "compress", "curve"]
 
 
 class _Package(ModuleType):
     """The package, whose names are looked up when they are used.
 
-    `compress` names a function and the submodule that holds it. Python binds a submodule to its package's attribute of that
-    name whenever it is first imported, so the attribute ignores being set: it is always the function.
+    `compress` and `curve` name a function and the submodule that holds it. Python binds a submodule to its package's attribute of that
+    name whenever it is first imported, so these attributes ignore being set: they are always the functions.
     """
 
     @property
@@ -32,6 +33,16 @@ class _Package(ModuleType):
 
     @compress.setter
     def compress(self, module: ModuleType) -> None:
+        pass
+
+    @property
+    def curve(self) -> Any:
+        from .curve import curve
+
+        return curve
+
+    @curve.setter
+    def curve(self, module: ModuleType) -> None:
         pass
 
     def __getattr__(self, name: str) -> Any:

@@ -36,6 +36,16 @@ def allocate(options: Options, budget_bytes: float) -> list[int] | None:
     return _spend(options, best, budget_bytes - _bytes(options, best))
 
 
+def frontier(options: Options) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(bytes, predicted divergence) over all multipliers, from the smallest plan to the most faithful one: what `allocate` spends its budget along."""
+    points = {}
+    for exponent in np.arange(-80.0, 80.0, 0.25):
+        chosen = _choose(options, 2.0**exponent)
+        points[_bytes(options, chosen)] = float(sum(predicted[number] for (_, predicted), number in zip(options, chosen, strict=True)))
+    sizes = sorted(points)
+    return np.array(sizes), np.array([points[size] for size in sizes])
+
+
 def _choose(options: Options, multiplier: float) -> list[int]:
     return [int(np.argmin(predicted + multiplier * size)) for size, predicted in options]
 

@@ -40,8 +40,6 @@ HIGH_BITS = 11.0
 GRID_OCTAVE, TRELLIS_OCTAVE = 4, 3
 """Steps of the grid per factor of two: 19 % apart, 0.25 bit. `refined` looks closer where a weight is in the end."""
 
-REFINED = tuple(2.0 ** (number / 8) for number in (-3, -2, -1, 1, 2, 3))
-
 TRELLIS_STEP = 0.6
 """The step of a trellis relative to that of a plain grid of the same rate."""
 
@@ -54,7 +52,6 @@ MAPS = ((1, True), (1, False), (4, False))
 EVEN_BITS, KMEANS_BITS = (1.85, 0.0, 3.3), (0.6, 2.5, 16.0)
 """(bits that their entropy lies below the logarithm of their number, least and largest entropy) of centroids that start evenly spread, and with k-means."""
 
-EFFORT = 0
 SAMPLE_VALUES = 1 << 19
 """Values of a weight that candidates are tried on: 0.3 % of accuracy in bits and in error."""
 
@@ -80,12 +77,16 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """What candidates are tried on: some panels of a weight, each value of them standing for `share` of the weight's."""
+    """What candidates are tried on: some panels of a weight, each value of them standing for `share` of the weight's.
+
+    `classes` is what tables by row and column make of the bits that single ones would take, where that is known; it hardly depends on the step.
+    """
 
     values: NDArray[np.float32]
     context: Context
     share: float
     pooled: bool
+    classes: float | None = None
 
     @staticmethod
     def of(layer: Layer) -> Sample:
@@ -106,12 +107,21 @@ Maker = Callable[[str, Sample, float], Offering]
 """(the family's name, a weight, the average bits a weight) to candidates."""
 
 
-def offers(layers: Sequence[Layer], families: Sequence[str], average_bits: float, threads: int, tick: Callable[[float], None] = lambda _: None) -> list[Offer]:
-    """The candidates of every weight, in order; `average_bits` a weight is what the target leaves."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is tried on every weight: families, around an average rate in bits; a trellis for as many of the plain grids, the best first."""
+
+    families: Sequence[str]
+    average_bits: float
+    trellises: int = 1
+
+
+def offers(layers: Sequence[Layer], wanted: Wanted, threads: int, tick: Callable[[float], None] = lambda _: None) -> list[Offer]:
+    """The candidates of every weight, in order."""
     done: list[int] = []
 
     def made(layer: Layer) -> Offer:
-        offer = _offer(layer, families, average_bits)
+        offer = _offer(layer, wanted)
         done.append(layer.weight.view.size)
         tick(sum(done) / max(sum(one.weight.view.size for one in layers), 1))
         return offer
@@ -119,14 +129,14 @@ def offers(layers: Sequence[Layer], families: Sequence[str], average_bits: float
     return spread(made, layers, lambda layer: layer.weight.view.size, threads)
 
 
-def _offer(layer: Layer, families: Sequence[str], average_bits: float) -> Offer:
+def _offer(layer: Layer, wanted: Wanted) -> Offer:
     sample = Sample.of(layer)
     found: dict[str, tuple[Candidate, ...]] = {}
     refusals = []
-    for family in families:
-        if family in TRELLIS_OF.values() and family != TRELLIS_OF.get(_best_grid(found, average_bits * layer.weight.view.size / 8)):
+    for family in wanted.families:
+        if family in TRELLIS_OF.values() and family not in _best_trellises(found, wanted, layer.weight.view.size):
             continue
-        candidates = list(FAMILIES[family](family, sample, average_bits))
+        candidates = list(FAMILIES[family](family, sample, wanted.average_bits))
         refusals += [one.reason for one in candidates if isinstance(one, Refusal)]
         usable = tuple(one for one in candidates if isinstance(one, Candidate))
         if usable:
@@ -134,20 +144,21 @@ def _offer(layer: Layer, families: Sequence[str], average_bits: float) -> Offer:
     return Offer(layer, found, "" if found else (refusals or ["no technique applies"])[0])
 
 
-def _best_grid(found: Mapping[str, Sequence[Candidate]], size: float) -> str:
-    """The plain grid with the least error at about this size: a trellis takes twenty times as long, so only that one gets it."""
+def _best_trellises(found: Mapping[str, Sequence[Candidate]], wanted: Wanted, values: int) -> list[str]:
+    """The trellises of the plain grids with the least error at about the average rate: a trellis takes twenty times as long, so only those get one."""
+    size = wanted.average_bits * values / 8
     grids = {family: sorted(many, key=lambda one: one.bytes) for family, many in found.items() if family in TRELLIS_OF}
     errors = {family: float(np.interp(size, [one.bytes for one in many], [np.log(one.error + 1e-30) for one in many])) for family, many in grids.items()}
-    return min(errors, key=lambda family: errors[family], default="")
+    return [TRELLIS_OF[family] for family in sorted(errors, key=lambda family: errors[family])[: wanted.trellises]]
 
 
-def refined(layer: Layer, chosen: Candidate) -> list[Candidate]:
-    """The chosen technique at rates close by, where it has such."""
+def refined(layer: Layer, chosen: Candidate, factors: Sequence[float]) -> list[Candidate]:
+    """The chosen technique at rates close by, these factors away, where it has such."""
     technique = chosen.technique
     if not isinstance(technique, Adjustable):
         return []
     sample = Sample.of(layer)
-    made = (_tried(chosen.family, technique.at(factor), sample) for factor in REFINED)
+    made = (_tried(chosen.family, technique.at(factor), sample) for factor in factors)
     return [one for one in made if isinstance(one, Candidate)]
 
 
@@ -157,11 +168,23 @@ def _grid(power: float, columns: float = 0.0, rows: float = 0.0, trellis: bool =
         middle, octave = min(average_bits, HIGH_BITS), TRELLIS_OCTAVE if trellis else GRID_OCTAVE
         below, above = TRELLIS_MARGIN_BITS if trellis else MARGIN_BITS
         coarsest, finest = min(2.05 - (middle - below), 2.5), 2.05 - (middle + above)
-        for number in range(int(np.floor(finest * octave)), int(np.ceil(coarsest * octave)) + 1):
-            step = float(2.0 ** (number / octave)) * (TRELLIS_STEP if trellis else 1.0)
-            yield _tried(family, Quantize(step, power, columns, rows, sample.context.factor is not None, trellis), sample)
+        numbers = range(int(np.floor(finest * octave)), int(np.ceil(coarsest * octave)) + 1)
+        unit, feedback = TRELLIS_STEP if trellis else 1.0, sample.context.factor is not None
+        techniques = [Quantize(float(2.0 ** (number / octave)) * unit, power, columns, rows, feedback, trellis) for number in numbers]
+        known = replace(sample, classes=_class_saving(techniques[len(techniques) // 2], sample))
+        for technique in techniques:
+            yield _tried(family, technique, known)
 
     return candidates
+
+
+def _class_saving(technique: Quantize, sample: Sample) -> float | None:
+    """What tables by row and column make of the bits of a grid; None where it refuses."""
+    made = technique.made(sample.values, sample.context)
+    if isinstance(made, Refusal):
+        return None
+    single, several = coded_bits(made.form, replace(sample, classes=1.0)), coded_bits(made.form, sample)
+    return several / single if single and several else None
 
 
 def _codebook(family: str, sample: Sample, average_bits: float) -> Offering:
@@ -256,11 +279,15 @@ def _tried(family: str, technique: Technique, sample: Sample) -> Candidate | Ref
 
 
 def coded_bits(form: Form, sample: Sample) -> float | None:
-    """Bits of the sample's symbols and tables; None where levels need more than 16 bits."""
+    """Bits of the sample's symbols and tables, as the writer plans them; None where levels need more than 16 bits."""
     levels = _member(form, sample).symbols.levels
     paths = quantizers(levels) if isinstance(form, Grid) and form.levels.quantizers > 1 else None
-    coding = tables.plan(levels, paths, pooled=sample.pooled, effort=EFFORT)
-    return None if coding is None else coding.bits
+    coding = tables.plan(levels, paths, pooled=sample.pooled, effort=1 if sample.classes is None else 0)
+    if coding is None:
+        return None
+    batch, rows, k = levels.shape
+    padding = 0 if sample.pooled else batch * k * coding.raw_bits * (-rows % 8)  # raw bits of all lanes fill whole bytes
+    return coding.bits * (sample.classes or 1.0) + padding
 
 
 def _side_bytes(form: Form, sample: Sample) -> float:

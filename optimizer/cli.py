@@ -7,6 +7,7 @@ many parameters as it has options: typer builds the command line from them.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -26,6 +27,9 @@ from .report import Report, Request, to_json
 from .version import package_version
 
 PROGRAM = "onnx-compress"
+INTERRUPTED = (130, 143)
+"""Exit codes after Ctrl-C and SIGTERM: all temporary files are gone by then."""
+
 app = typer.Typer(
     cls=MainJobFirst,
     rich_markup_mode=None,
@@ -62,6 +66,7 @@ def compress_command(
     include: options.Include = None,
     exclude: options.Exclude = None,
     max_divergence: options.MaxDivergence = None,
+    effort: options.Effort = None,
     drop_channels: options.DropChannels = 0.0,
     external_data: options.ExternalData = None,
     keep_overridable: options.KeepOverridable = False,
@@ -69,6 +74,7 @@ def compress_command(
     threads: options.Threads = 0,
     force: options.Force = False,
     dry_run: options.DryRun = False,
+    curve: options.Curve = False,
     as_json: options.AsJson = False,
     table: options.Table = False,
     quiet: options.Quiet = False,
@@ -93,8 +99,22 @@ def compress_command(
         force,
         dry_run,
         drop_channels,
+        effort,
+        table,
     )
-    _print(console, _compress(console, source, target, request), request, table)
+    _show_curve(console, source, request) if curve else _print(console, _compress(console, source, target, request), request)
+
+
+def _show_curve(console: Console, source: Path, request: Request) -> None:
+    if not request.dry_run:
+        raise UsageError("--curve only shows what there is to choose from and writes nothing: say --dry-run --curve")
+    from .curve import curve
+
+    with console.progress() as progress:
+        found = curve(source, request, progress)
+    console.json(to_json(found))
+    console.lines(summary.curve_table(found))
+    console.rows(summary.curve_rows(found))
 
 
 def _compress(console: Console, source: Path, target: Path | None, request: Request) -> Report:
@@ -102,17 +122,18 @@ def _compress(console: Console, source: Path, target: Path | None, request: Requ
         target = source.with_name(f"{source.stem}.compressed.onnx")
     if target is None:
         raise UsageError(f"the output is missing: write {PROGRAM} {source} OUT.onnx, or --dry-run to learn the size only")
+    request.check_goal()
     from . import compress
 
     with console.progress() as progress:
         return compress(source, target, request, progress)
 
 
-def _print(console: Console, report: Report, request: Request, table: bool) -> None:
+def _print(console: Console, report: Report, request: Request) -> None:
     console.json(to_json(report))
-    if table:
+    if request.per_weight:
         console.lines(summary.weight_table(report))
-    console.rows(summary.summary(report, console.verbose or table, request.dry_run))
+    console.rows(summary.summary(report, console.verbose or request.per_weight, request.dry_run))
     if console.verbose:
         console.rows(summary.details(report))
     console.warn(report.warnings)
@@ -144,7 +165,7 @@ def verify_command(
     original: options.Source,
     compressed: options.Compressed,
     inputs: options.Inputs = None,
-    max_divergence: options.MaxDivergence = None,
+    max_divergence: options.LargestDivergence = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -256,5 +277,15 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise Terminated
 
 
+def run() -> None:
+    """The program: as `main`, but does not wait for threads that still work on what was interrupted."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code in INTERRUPTED:
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

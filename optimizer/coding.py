@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
 
 from ..passes import writer
 from ..passes.technique import Technique
+from ..runtime import library
 from ..runtime.evaluate import centroid_numbers, dense_values
 from ..runtime.form import Codebook, Mapped, Member
 from .model import Weight
@@ -34,6 +37,21 @@ class Coder:
         known = self._coded | {_key(group): payload for group, payload in zip(new, made, strict=True)}
         self._coded = {_key(group): known[_key(group)] for group in groups}
         return tuple(_renewed(known[_key(group)], group) for group in groups)
+
+
+def decoded(payload: Payload) -> list[dict[str, NDArray[np.float32]]]:
+    """For each float weight of a payload, by initializer name, what a session will see of it: the weight as the bytes decode, and its bias."""
+    found = []
+    for number, choice in enumerate(payload.choices):
+        if choice.technique is None:
+            continue
+        weight, bias = choice.weight, choice.layer.bias
+        array = library.decode(payload.data, np.empty(weight.view.dims, ir.DataType(weight.dtype).numpy()), number)
+        arrays = {weight.name: array.astype(np.float32, copy=False)}
+        if bias is not None and str(bias.name) in payload.biases:
+            arrays[str(bias.name)] = payload.biases[str(bias.name)]
+        found.append(arrays)
+    return found
 
 
 Key = tuple[tuple[str, Technique | None], ...]

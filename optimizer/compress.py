@@ -16,8 +16,9 @@ from threadpoolctl import threadpool_limits
 from ..passes.simplify import overridable, simplify
 from ..passes.technique import Context
 from .calibrate import Feed, load_calibration
-from .decide import Task, decide
+from .decide import decide
 from .drop_channels import Drop, drop_channels
+from .emit import Emitted
 from .errors import CompressError, UsageError
 from .evidence import Evidence, observe
 from .factoring import factor
@@ -27,6 +28,7 @@ from .outcome import Contents, Setting, contents, summarize
 from .plan import Choice, Layer
 from .report import Progress, Report, Request, silent
 from .save import is_external, save
+from .study import Task
 from .verify import check
 
 FACTORING = ("lowrank",)
@@ -39,12 +41,12 @@ def compress(source: str | Path, target: str | Path, request: Request, progress:
     Raises UsageError, CompressError, TargetError or VerificationError; `target` then is what it was before.
     """
     source, target = Path(source), Path(target)
+    request.check_goal()
     clock = Clock(progress)
     with Workspace(source, target, request.force, request.dry_run) as work:
         with named(source):
             held, setting, probes = _write(source, target, request, work, clock)
-        clock.start("verifying")
-        checked = check(source, work.model, probes, request.max_divergence)
+        checked = check(source, work.model, probes, request.max_divergence, clock.start("verifying"))
         clock.stop()
         report = summarize(setting, held, checked, work.model)
         work.publish()
@@ -67,18 +69,37 @@ def _write(source: Path, target: Path, request: Request, work: Workspace, clock:
     clock.start("reading")
     prepared = prepare(source, target, request)
     with threadpool_limits(1):  # sums of BLAS depend on its number of threads; the threads are ours
-        evidence = observe(prepared.model, prepared.layers, prepared.untouchable, request, work.scratch, clock.start("calibrating"))
-        if request.technique in FACTORING:
-            clock.start("looking for factors")
-            prepared, changed = prepared.factored(evidence, request)
-            if changed:
-                evidence = observe(prepared.model, prepared.layers, prepared.untouchable, request, work.scratch, clock.start("calibrating again"))
-        decision = decide(prepared.task(request), evidence, request, clock.start)
-    emitted = decision.emitted
-    save(emitted, work.model, work.data if is_external(emitted, request.external_data) else None)
+        prepared, evidence = observed(prepared, request, work.scratch, clock)
+
+        def confirm(emitted: Emitted) -> float:
+            _save(emitted, request, work)
+            return check(source, work.model, evidence.probes, None, clock.start("verifying")).divergence
+
+        decision = decide(prepared.task(request), evidence, request, confirm, clock.start)
+    _save(decision.emitted, request, work)
     left_alone = (*prepared.left_alone, *decision.refused)
     setting = Setting(str(source), str(target), prepared.bytes, evidence.description, bool(request.calibration), left_alone, prepared.notes, clock.seconds)
-    return contents(emitted), setting, evidence.probes
+    return contents(decision.emitted, decision.measured), setting, evidence.probes
+
+
+def observed(prepared: Prepared, request: Request, scratch: Path, clock: Clock) -> tuple[Prepared, Evidence]:
+    """What is known of the inputs; low rank is looked for on it, and changes the model. Raises UsageError, CompressError."""
+    if request.technique in FACTORING and not request.has_target:
+        raise UsageError("how much low rank saves depends on the size: give --target-ratio or --target-size with --technique lowrank")
+    evidence = observe(prepared.model, prepared.layers, prepared.untouchable, request, scratch, clock.start("calibrating"))
+    if request.technique not in FACTORING:
+        return prepared, evidence
+    clock.start("looking for factors")
+    prepared, changed = prepared.factored(evidence, request)
+    if changed:
+        evidence = observe(prepared.model, prepared.layers, prepared.untouchable, request, scratch, clock.start("calibrating again"))
+    return prepared, evidence
+
+
+def _save(emitted: Emitted, request: Request, work: Workspace) -> None:
+    """Writes a compressed model into the workspace, in place of one that was there."""
+    work.data.unlink(missing_ok=True)
+    save(emitted, work.model, work.data if is_external(emitted, request.external_data) else None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,5 +174,5 @@ class Clock:
     def stop(self) -> None:
         """Ends the running phase."""
         if self._phase:
-            self.seconds[self._phase] = time.monotonic() - self._since
+            self.seconds[self._phase] = self.seconds.get(self._phase, 0.0) + time.monotonic() - self._since
         self._phase = ""

@@ -49,10 +49,11 @@ def observe(model: ir.Model, layers: Sequence[Layer], untouchable: frozenset[str
     def take(weight: Weight, moments: Moments) -> None:
         known[weight.name] = informed(known[weight.name], moments, untouchable, factors)
 
-    probes = subset(feeds, probe_samples(feeds, len(layers)))
-    measure(model, [layer.weight for layer in layers], feeds, take, bool(request.calibration), tick)
-    count = samples(feeds)
-    description = f"{count} {'calibration' if request.calibration else 'synthetic'} sample{'s' * (count != 1)}"
+    probes = subset(feeds, request.level.probes * probe_samples(feeds, len(layers)))
+    measure(model, [layer.weight for layer in layers], feeds, take, bool(request.calibration) and request.level.feedback, tick)
+    count, used = samples(feeds), samples(probes)
+    share = f"{used} of {count}" if used < count else f"{count}"
+    description = f"{share} {'calibration' if request.calibration else 'synthetic'} sample{'s' * (count != 1)}"
     return Evidence(probes, tuple(known.values()), description)
 
 
@@ -70,7 +71,9 @@ def informed(layer: Layer, moments: Moments, untouchable: frozenset[str], factor
     if factor is not None:
         factors.hold(name, factor)
     context = replace(layer.context, square=square, factor=partial(factors.get, name) if factor is not None else None)
-    return Layer(layer.weight, context, bias, replace(moments, covariance=None)) if corrected else Layer(layer.weight, context)
+    if corrected:
+        return Layer(layer.weight, context, bias, replace(moments, covariance=None), moments.optimism)
+    return Layer(layer.weight, context, optimism=moments.optimism)
 
 
 def _outer(moments: Moments) -> NDArray[np.float32]:

@@ -20,6 +20,8 @@ EXAMPLES = (
     ("onnx-compress in.onnx out.onnx --target-ratio 10", "ten times smaller, no data needed"),
     ("onnx-compress in.onnx out.onnx --target-ratio 10 --calibration data.npz", "the same, more faithful"),
     ("onnx-compress in.onnx out.onnx --target-size 500KB", "a size instead of a ratio"),
+    ("onnx-compress in.onnx --dry-run --curve", "what there is to choose from: sizes and differences"),
+    ("onnx-compress in.onnx out.onnx --max-divergence 0.01", "the smallest file that differs by at most 0.01"),
 )
 EXIT_CODES = "0 done, 1 failure, 2 usage, 3 target not reached, 4 verification failed"
 

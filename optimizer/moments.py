@@ -3,12 +3,8 @@
 For y = W x the squared error that a changed row w' adds is (w - w') E[x x^T] (w - w')^T: the whole matrix drives error feedback
 (`passes/feedback.py`), its diagonal weighs everything else. Where a bias takes up the mean error, the covariance takes the matrix's place.
 
-Sample matrices are wrong where they are made of few samples: off the diagonal they are shrunk by
-
-    s = sum of Var(r_ij) / sum of r_ij^2,        r the correlations of some columns, Var estimated from one batch to the next
-
-which minimises the expected squared error of the covariance. After: Schaefer and Strimmer 2005, "A shrinkage approach to large-scale covariance matrix
-estimation"; batches instead of samples, since the positions of one image are not independent.
+Sample matrices are wrong where they are made of few samples: off the diagonal they are shrunk, as far as cross-validation tells (`shrinkage.py`); so the
+sums over every second batch are kept apart.
 
 A Gather multiplies nothing: mean 0, square (1 + share of the row * rows) / 2. Rows that calibration never asked for keep half of the average importance:
 other texts will ask for them. Positions that a mask leaves out do not count. Several consumers of one weight are pooled, those that
@@ -18,7 +14,7 @@ multiply before those that look up. A weight whose input lies in a branch or loo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -27,7 +23,8 @@ from numpy.typing import NDArray
 from .calibrate import Feed, masked
 from .model import Use, Weight
 from .rig import Rig
-from .vectors import spread, vectors
+from .shrinkage import cross_validated, shrunk
+from .vectors import vectors
 
 WATCHED = 32
 """Inner values that one session hands out: bounds the activations of a batch in memory; more take further passes over the data."""
@@ -37,11 +34,6 @@ MATRIX_BYTES = 192 << 20
 
 LEAST_VECTORS, VECTORS_PER_COLUMN = 16384, 8
 """Vectors that a matrix of k columns is made of, at most: max(16384, 8 k), spread evenly over batches and positions."""
-
-SHRINK_COLUMNS = 96
-"""Columns whose correlations tell how far to shrink."""
-
-LEAST_SHRINKAGE = 0.02
 
 LEAST_VARIANCE = 0.01
 """Of E[x^2]: a covariance has at least this much left on its diagonal."""
@@ -56,7 +48,7 @@ class Moments:
 
     `mean` and `square` broadcast against [batch, rows, k]. `covariance` is E[x x^T] - E[x] E[x]^T, float32 [m, k, k] (m equal parts of the rows,
     one after the other), shrunk by `shrinkage`, where it was asked for. Its k columns are those of `apart` vectors, interleaved, which are never
-    multiplied together: one for each kernel position of a ConvTranspose.
+    multiplied together: one for each kernel position of a ConvTranspose. `optimism` is how many times larger an error is on unseen inputs.
     """
 
     mean: NDArray[np.float32]
@@ -65,26 +57,34 @@ class Moments:
     covariance: NDArray[np.float32] | None = None
     shrinkage: float = 1.0
     apart: int = 1
+    optimism: float = 1.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """Of one batch: how many vectors, and for some columns the sums of x [m, c] and of x x^T [m, c, c]."""
+@dataclass(slots=True)
+class Half:
+    """Sums over `count` vectors of one half of the data: of x [m, k] and of x x^T [m, k, k]."""
 
-    count: int
-    first: Sums
-    second: Sums
+    first: Sums | float = 0.0
+    matrix: NDArray[np.float32] | None = None
+    count: int = 0
+
+    def add(self, found: NDArray[np.float32]) -> None:
+        """Adds vectors [m, n, k]."""
+        product = np.matmul(found.transpose(0, 2, 1), found)
+        self.matrix = product if self.matrix is None else np.add(self.matrix, product, out=self.matrix)
+        self.first = self.first + found.sum(axis=1, dtype=np.float64)
+        self.count += found.shape[1]
 
 
 @dataclass(slots=True)
 class Total:
-    """Sums over `count` vectors so far: of x [m, k], of x^2 [m, k], of x x^T [m, k, k], and the correlations of some columns by batch."""
+    """Sums over `count` vectors so far, in `batches`: of x [m, k] and of x^2 [m, k]; of x x^T over the two halves of the data."""
 
     first: Sums | float = 0.0
     second: Sums | float = 0.0
-    matrix: NDArray[np.float32] | None = None
-    parts: list[Part] = field(default_factory=list)
     count: int = 0
+    batches: int = 0
+    halves: tuple[Half, Half] = field(default_factory=lambda: (Half(), Half()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +120,7 @@ def measure(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed], t
         for weight, taps in group:
             found = _moments(weight, taps)
             for tap in taps:
-                tap.total.matrix, tap.total.parts = None, []
+                tap.total.halves = (Half(), Half())
             if found is not None:
                 take(weight, found)
 
@@ -139,7 +139,7 @@ def _groups(sought: Sequence[tuple[Weight, list[Tap]]], inputs: set[str], matric
     size = 0
     for weight, taps in sought:
         more = {tap.source for tap in taps} - inputs
-        matrix = 4 * weight.view.batch * weight.view.k**2 * len(taps) if matrices else 0
+        matrix = 8 * weight.view.batch * weight.view.k**2 * len(taps) if matrices else 0
         if group and (len(watched | more) > WATCHED or size + matrix > MATRIX_BYTES):
             yield group
             group, watched, size = [], set(), 0
@@ -204,17 +204,13 @@ def _collect(tap: Tap, x: Array, mask: NDArray[np.bool_] | None, batches: int) -
         total.first = total.first + found.sum(axis=1, dtype=np.float64)
         total.second = total.second + np.einsum("mnk,mnk->mk", found, found).astype(np.float64)
         total.count += found.shape[1]
-        if batches:
-            _add_matrix(total, found)
-
-
-def _add_matrix(total: Total, found: NDArray[np.float32]) -> None:
-    product = np.matmul(found.transpose(0, 2, 1), found)
-    total.matrix = product if total.matrix is None else np.add(total.matrix, product, out=total.matrix)
-    some = spread(found.shape[2], SHRINK_COLUMNS)
-    first = spread(len(found), SHRINK_COLUMNS) if found.shape[2] < SHRINK_COLUMNS else np.zeros(1, np.intp)
-    sums = found[np.ix_(first, np.arange(found.shape[1]), some)].sum(axis=1, dtype=np.float64)
-    total.parts.append(Part(found.shape[1], sums, product[np.ix_(first, some, some)].astype(np.float64)))
+        if batches == 1:  # all samples at once
+            middle = found.shape[1] // 2
+            total.halves[0].add(found[:, :middle])
+            total.halves[1].add(found[:, middle:])
+        elif batches:
+            total.halves[total.batches % 2].add(found)
+        total.batches += 1
 
 
 def _moments(weight: Weight, taps: Sequence[Tap]) -> Moments | None:
@@ -232,8 +228,9 @@ def _moments(weight: Weight, taps: Sequence[Tap]) -> Moments | None:
     mean, square = (_arranged(np.repeat(one, repeats, axis=1), weight) for one in (first, second))
     if mean is None or square is None or not (np.isfinite(mean).all() and np.isfinite(square).all()):
         return None
-    pooled, trust = _covariance(seen, count, repeats)
-    return Moments(mean.astype(np.float32), square.astype(np.float32), count, pooled, trust, repeats)
+    moments = Moments(mean.astype(np.float32), square.astype(np.float32), count, apart=repeats)
+    halves = [_pooled([total.halves[number] for total in seen]) for number in range(2)]
+    return _with_covariance(moments, halves[0], halves[1], weight)
 
 
 def _arranged(values: Sums, weight: Weight) -> Sums | None:
@@ -246,47 +243,39 @@ def _arranged(values: Sums, weight: Weight) -> Sums | None:
     return np.repeat(values, view.rows // many, axis=0)[None]
 
 
-def _covariance(seen: Sequence[Total], count: int, repeats: int) -> tuple[NDArray[np.float32] | None, float]:
-    """(the shrunk covariance, shrinkage) over the consumers; none where one of them has other parts."""
-    matrices = [total.matrix for total in seen if total.matrix is not None]
-    if len(matrices) < len(seen) or any(matrix.shape != matrices[0].shape for matrix in matrices):
-        return None, 1.0
-    found = np.zeros(matrices[0].shape, np.float64)
-    for matrix in matrices:
-        found += matrix
-    found /= count
-    mean = np.asarray(sum(total.first for total in seen)) / count
-    square = np.einsum("mkk->mk", found).copy()
-    for each, centre in zip(found, mean, strict=True):
-        np.subtract(each, np.outer(centre, centre), out=each)
-    diagonal = np.maximum(np.einsum("mkk->mk", found), LEAST_VARIANCE * square)
-    trust = shrinkage([part for total in seen for part in total.parts])
-    found *= 1 - trust
-    np.einsum("mkk->mk", found)[...] = diagonal
-    single = found.astype(np.float32)
+def _pooled(halves: Sequence[Half]) -> Half | None:
+    """One half of the data over all consumers; None where nothing was summed up, or one of them has other parts."""
+    matrices = [half.matrix for half in halves if half.matrix is not None and half.count]
+    if not matrices or any(matrix.shape != matrices[0].shape for matrix in matrices):
+        return None
+    whole = matrices[0]
+    for matrix in matrices[1:]:
+        whole += matrix
+    return Half(np.asarray(sum(half.first for half in halves)), whole, sum(half.count for half in halves))
+
+
+def _with_covariance(moments: Moments, one: Half | None, other: Half | None, weight: Weight) -> Moments:
+    """The moments with the shrunk covariance of both halves together."""
+    if one is None or other is None or one.matrix is None or other.matrix is None or one.matrix.shape != other.matrix.shape:
+        return moments
+    halves = [_covariance(half) for half in (one, other)]
+    repeats = moments.apart
+    values = weight.viewed() if repeats == 1 else weight.viewed()[..., ::repeats].copy()
+    share, optimism = cross_validated(halves, values)
+    one.matrix += other.matrix
+    whole = shrunk(_covariance(Half(np.asarray(one.first) + other.first, one.matrix, one.count + other.count)), share)
     if repeats > 1:  # each kernel position has the inputs for itself
-        single = np.kron(single, np.eye(repeats, dtype=np.float32)[None])
-    return single, trust
+        whole = np.kron(whole, np.eye(repeats, dtype=np.float32)[None])
+    return replace(moments, covariance=whole, shrinkage=share, optimism=optimism)
 
 
-def shrinkage(parts: Sequence[Part]) -> float:
-    """The module's s, from what was summed up in each batch; 1 where a single batch says nothing about the variance."""
-    if len(parts) < 2:
-        return 1.0
-    share = np.array([part.count for part in parts], np.float64) / sum(part.count for part in parts)
-    centre = np.einsum("b,bmi->mi", share, np.stack([part.first / part.count for part in parts]))
-    each = np.stack([_about(centre, part) for part in parts])
-    mean = np.einsum("b,bmij->mij", share, each)
-    scale = np.sqrt(np.maximum(np.einsum("mii->mi", mean), 1e-30))
-    normal = scale[:, :, None] * scale[:, None, :]
-    variance = np.einsum("b,bmij->mij", share**2, ((each - mean) / normal) ** 2) * len(parts) / (len(parts) - 1)
-    apart = ~np.eye(mean.shape[1], dtype=bool)
-    squares = ((mean / normal) ** 2)[:, apart].sum()
-    return float(np.clip(variance[:, apart].sum() / max(squares, 1e-30), LEAST_SHRINKAGE, 1.0))
-
-
-def _about(centre: Sums, part: Part) -> Sums:
-    """E[(x - c) (x - c)^T] of one batch, [m, c, c]."""
-    mean = part.first / part.count
-    crossed = mean[:, :, None] * centre[:, None, :]
-    return np.asarray(part.second / part.count - crossed - crossed.transpose(0, 2, 1) + centre[:, :, None] * centre[:, None, :])
+def _covariance(half: Half) -> NDArray[np.float32]:
+    """E[x x^T] - E[x] E[x]^T, [m, k, k], with at least LEAST_VARIANCE of E[x^2] on the diagonal."""
+    assert half.matrix is not None
+    found, mean = half.matrix / np.float32(half.count), (np.asarray(half.first) / half.count).astype(np.float32)
+    square = np.einsum("mkk->mk", found).copy()
+    for number, centre in enumerate(mean):
+        found[number] -= np.outer(centre, centre)
+    diagonal = np.einsum("mkk->mk", found)
+    np.maximum(diagonal, LEAST_VARIANCE * square, out=diagonal)
+    return found

@@ -37,7 +37,24 @@ InputShape: TypeAlias = Annotated[
 Include: TypeAlias = Annotated[list[str] | None, typer.Option("--include", metavar="REGEX", help="Compress only weights whose name matches; may be repeated.")]
 Exclude: TypeAlias = Annotated[list[str] | None, typer.Option("--exclude", metavar="REGEX", help="Leave weights alone whose name matches; may be repeated.")]
 MaxDivergence: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--max-divergence",
+        metavar="D",
+        help="With a target: fail (exit code 4) where the outputs differ by more than D. Without: write the smallest file that differs by at most D.",
+    ),
+]
+LargestDivergence: TypeAlias = Annotated[
     float | None, typer.Option("--max-divergence", metavar="D", help="Fail (exit code 4) where the outputs differ by more than D.")
+]
+Effort: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--effort",
+        metavar="LEVEL",
+        help="fast, balanced or best: more time for a better file of the same size. By itself fast without calibration data, balanced with it.",
+        show_default=False,
+    ),
 ]
 ExternalData: TypeAlias = Annotated[
     bool | None, typer.Option("--external-data/--inline-data", help="Weights beside the model or in it; by itself beside it from 64 MB on.")
@@ -51,9 +68,12 @@ DropChannels: TypeAlias = Annotated[
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="N", help="For whatever is random; the same seed gives the same bytes.")]
 Threads: TypeAlias = Annotated[int, typer.Option("-T", "--threads", metavar="N", help="Threads to work with; 0 takes all cores.")]
 Force: TypeAlias = Annotated[bool, typer.Option("-f", "--force", help="Replace the output where it exists.")]
+Curve: TypeAlias = Annotated[
+    bool, typer.Option("--curve", help="With --dry-run: print size and difference for ratios from 2 to 20, to choose from; needs no target.")
+]
 DryRun: TypeAlias = Annotated[bool, typer.Option("--dry-run", help="Write nothing; say how large the file would be.")]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
-Table: TypeAlias = Annotated[bool, typer.Option("--table", help="Print a line for each weight.")]
+Table: TypeAlias = Annotated[bool, typer.Option("--table", help="Print a line for each weight, with its share of the difference measured too, which takes a little longer.")]
 Quiet: TypeAlias = Annotated[bool, typer.Option("-q", "--quiet", help="Print warnings and errors only.")]
 Verbose: TypeAlias = Annotated[bool, typer.Option("-v", "--verbose", help="Print names, times and tracebacks too.")]
 Inputs: TypeAlias = Annotated[

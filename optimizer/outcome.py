@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -13,7 +13,7 @@ from .emit import Emitted
 from .files import model_bytes
 from .plan import Choice, Payload
 from .report import Report, WeightReport
-from .verify import Checked, loss_warnings
+from .verify import Checked, loss_warnings, surprise_warnings
 
 SMALL_VALUES = 64
 """Tensors below this count as graph."""
@@ -42,9 +42,9 @@ class Contents:
     halved: frozenset[str]
 
 
-def contents(emitted: Emitted) -> Contents:
-    """Reads off a compressed model what the report says of it."""
-    rows = tuple(row for payload in emitted.payloads for row in _rows(payload))
+def contents(emitted: Emitted, measured: Mapping[str, float]) -> Contents:
+    """Reads off a compressed model what the report says of it; `measured` is the divergence of weights alone, by name."""
+    rows = tuple(replace(row, measured=measured.get(row.name, math.nan)) for payload in emitted.payloads for row in _rows(payload))
     tensors = (value.const_value for value in emitted.model.graph.initializers.values())
     large = sum(tensor.nbytes for tensor in tensors if tensor is not None and tensor.size >= SMALL_VALUES)
     return Contents(rows, large, frozenset(emitted.halved))
@@ -54,6 +54,7 @@ def summarize(setting: Setting, held: Contents, checked: Checked, written: Path)
     """The report on a file that was written and checked."""
     after = model_bytes(written)
     count = len(held.halved)
+    predicted = sum(row.predicted for row in held.weights)
     return Report(
         source=setting.source,
         target=setting.target,
@@ -64,12 +65,12 @@ def summarize(setting: Setting, held: Contents, checked: Checked, written: Path)
         divergence=checked.divergence,
         divergence_kind=checked.kind,
         inputs=setting.inputs,
-        predicted=sum(row.predicted for row in held.weights),
+        predicted=predicted,
         fused_against_restored=checked.agreement,
         weights=held.weights,
         left_alone=tuple(row for row in setting.left_alone if row[0] not in held.halved),
         notes=setting.notes + ((f"{count} small float tensors (biases, scales) are stored in 16 bits",) if count else ()),
-        warnings=loss_warnings(checked, setting.calibrated),
+        warnings=loss_warnings(checked, setting.calibrated) + surprise_warnings(checked, predicted, setting.calibrated),
         seconds=dict(setting.seconds),
     )
 

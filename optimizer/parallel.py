@@ -14,12 +14,20 @@ LARGE_VALUES = 1 << 22
 
 
 def spread(work: Callable[[Item], Result], items: Sequence[Item], values: Callable[[Item], int], threads: int) -> list[Result]:
-    """The results in the order of the items; `values` says how large an item is."""
+    """The results in the order of the items; `values` says how large an item is.
+
+    The caller's thread only waits, so that Ctrl-C reaches it at once: then nothing more begins, and what runs is not waited for.
+    """
     results: dict[int, Result] = {}
-    for number, item in enumerate(items):
-        if values(item) > LARGE_VALUES:
-            results[number] = work(item)
-    small = [number for number in range(len(items)) if number not in results]
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
-        results.update(zip(small, pool.map(lambda number: work(items[number]), small), strict=True))
+    pool = ThreadPoolExecutor(max(threads, 1))
+    try:
+        for number, item in enumerate(items):
+            if values(item) > LARGE_VALUES:
+                results[number] = pool.submit(work, item).result()
+        small = {number: pool.submit(work, item) for number, item in enumerate(items) if number not in results}
+        results.update((number, future.result()) for number, future in small.items())
+    except BaseException as error:
+        pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+        raise
+    pool.shutdown()
     return [results[number] for number in range(len(items))]

@@ -19,12 +19,16 @@ from .moments import Moments
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
-    """A weight with all that is known about it: the bias that can take up its mean error, and the moments of its inputs."""
+    """A weight with all that is known about it: the bias that can take up its mean error, and the moments of its inputs.
+
+    `optimism` is how many times more an error costs on new inputs than on those that it was made and probed with.
+    """
 
     weight: Weight
     context: Context
     bias: ir.Value | None = None
     moments: Moments | None = None
+    optimism: float = 1.0
 
     def form(self, technique: Technique | None) -> Form | Refusal:
         """What the technique makes of the weight; integers stay as they are (no technique)."""

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from .effort import EFFORTS, Effort, effort_of
 from .errors import UsageError
 
 Progress: TypeAlias = Callable[[str, float], None]
@@ -28,9 +29,10 @@ def silent(phase: str, fraction: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the user asks for; every field has a default but the target, which is a ratio or a size.
+    """What the user asks for. The goal is a ratio or a size; or, without either, `max_divergence`: then the smallest file within it.
 
-    Raises UsageError where a value is out of its range.
+    With a target, a file whose outputs differ by more than `max_divergence` is an error. `effort` is a name of `effort.py`, by default fast without
+    calibration and balanced with it. `per_weight` measures the divergence of each chosen form alone. Raises UsageError where a value is out of its range.
     """
 
     target_ratio: float | None = None
@@ -48,11 +50,15 @@ class Request:
     force: bool = False
     dry_run: bool = False
     drop_channels: float = 0.0
+    effort: str | None = None
+    per_weight: bool = False
 
     def __post_init__(self) -> None:
         self._check_target()
         if self.technique not in TECHNIQUES:
             raise UsageError(f"technique {self.technique!r} is not known: choose one of {', '.join(TECHNIQUES)}")
+        if self.effort is not None and self.effort not in EFFORTS:
+            raise UsageError(f"effort {self.effort!r} is not known: choose one of {', '.join(EFFORTS)}")
         for regex in (*self.include, *self.exclude):
             _check_regex(regex)
         for name, shape in self.input_shapes.items():
@@ -67,10 +73,26 @@ class Request:
         if self.seed < 0 or self.threads < 0:
             raise UsageError(f"seed {self.seed} and threads {self.threads} must be 0 or more (0 threads: all cores)")
 
+    @property
+    def level(self) -> Effort:
+        """The level of effort that this asks for."""
+        return effort_of(self.effort, bool(self.calibration))
+
+    @property
+    def has_target(self) -> bool:
+        """Whether a size is asked for."""
+        return self.target_ratio is not None or self.target_bytes is not None
+
+    def check_goal(self) -> None:
+        """Raises UsageError where nothing says how small the file is to become."""
+        if not self.has_target and self.max_divergence is None:
+            raise UsageError(
+                "how small? Give --target-ratio, such as 10, or --target-size, such as 500KB, or --max-divergence for the smallest file "
+                "within it; --dry-run --curve shows what there is to choose from"
+            )
+
     def _check_target(self) -> None:
-        """One target, and a possible one."""
-        if self.target_ratio is None and self.target_bytes is None:
-            raise UsageError("how small? Give --target-ratio, such as 10, or --target-size, such as 500KB")
+        """At most one target, and a possible one."""
         if self.target_ratio is not None and self.target_bytes is not None:
             raise UsageError("give either --target-ratio or --target-size: both at once may contradict each other")
         if self.target_ratio is not None and not 1 <= self.target_ratio <= HIGHEST_RATIO:
@@ -90,7 +112,10 @@ def _check_regex(regex: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WeightReport:
-    """What became of one weight; `zeros` is the share of zeros after compression, `predicted` its share of the divergence."""
+    """What became of one weight; `zeros` is the share of zeros after compression, `predicted` its share of the divergence.
+
+    `measured` is the divergence with this weight alone compressed, NaN where the request did not ask for it.
+    """
 
     name: str
     dims: tuple[int, ...]
@@ -102,6 +127,7 @@ class WeightReport:
     bits_per_weight: float
     zeros: float
     predicted: float
+    measured: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +152,31 @@ class Report:
     left_alone: tuple[tuple[str, str, int], ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """The file that a ratio of `asked` gives: its bytes and ratio, the divergence predicted and measured, and the weights by winning family."""
+
+    asked: float
+    bytes: int
+    ratio: float
+    predicted: float
+    measured: float
+    families: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """What a model could become: one point for each ratio that can be reached. `inputs` says what was measured on, `seconds` are by phase."""
+
+    source: str
+    bytes_before: int
+    inputs: str
+    divergence_kind: str
+    points: tuple[CurvePoint, ...]
+    out_of_reach: tuple[float, ...]
     seconds: dict[str, float]
 
 

@@ -6,12 +6,16 @@ One weight at a time, with the very error that its candidate makes; the bias cor
 divergence of any other candidate of the weight is then predicted as sensitivity * layer error. Once with a candidate near the rate that the target
 leaves, and once more with those that the allocator chose. One probe serves all families, since all count the error of the layer's output: with probes of
 their own they win by what a probe flatters.
+
+Over a wide range of rates a divergence is no multiple of the error (it saturates). Then each weight is probed at several rates, and between them the
+sensitivity is interpolated in the logarithm of the error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -25,24 +29,30 @@ LEAST = 1e-12
 
 Tick = Callable[[float], None]
 
+Keep: TypeAlias = Literal["all", "none", "mean"]
+
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """A candidate with the divergence that its weight's probe predicts for it."""
+    """A candidate with the divergence that its weight's probes predict for it."""
 
     candidate: Candidate
     predicted: float
 
 
 class Sensitivities:
-    """By weight."""
+    """By weight: {layer error: sensitivity}, one entry a probe."""
 
     def __init__(self, prober: Prober, threads: int) -> None:
         self._prober, self._threads = prober, threads
-        self._found: dict[int, float] = {}
+        self._found: dict[int, dict[float, float]] = {}
 
-    def probe(self, jobs: Sequence[tuple[Layer, Candidate]], tick: Tick) -> list[float]:
-        """Measures and keeps the sensitivity of each weight to its candidate; gives the divergences."""
+    def probe(self, jobs: Sequence[tuple[Layer, Candidate]], tick: Tick, keep: Keep = "all") -> list[float]:
+        """Measures and keeps the sensitivity of each weight to its candidate; gives the divergences.
+
+        What was found before stays (`all`), goes (`none`), or goes into the geometric mean with what is found now (`mean`): an allocation on one
+        round of probes prefers what that round happened to flatter, so a further round alone is no better.
+        """
         done: list[float] = []
 
         def divergence(job: tuple[Layer, Candidate]) -> float:
@@ -53,20 +63,33 @@ class Sensitivities:
 
         measured = spread(divergence, jobs, lambda job: job[0].weight.view.size, self._threads)
         for (layer, candidate), found in zip(jobs, measured, strict=True):
-            if candidate.error > 0 or id(layer) not in self._found:
-                self._found[id(layer)] = max(found, LEAST) / candidate.error if candidate.error > 0 else LEAST
+            if candidate.error > 0:
+                now = max(found, LEAST) / candidate.error
+                if keep == "mean":
+                    now = float(np.sqrt(now * self._sensitivity(layer, candidate.error)))
+                kept = self._found.get(id(layer), {}) if keep == "all" else {}
+                self._found[id(layer)] = kept | {candidate.error: now}
         self._tame()
         return measured
 
     def scaled(self, layer: Layer, candidate: Candidate) -> Scaled:
-        """The candidate with the divergence that it is expected to cost."""
-        return Scaled(candidate, self._found[id(layer)] * candidate.error)
+        """The candidate with the divergence that it is expected to cost on new inputs."""
+        return Scaled(candidate, self._sensitivity(layer, candidate.error) * candidate.error * layer.optimism)
+
+    def _sensitivity(self, layer: Layer, error: float) -> float:
+        known = self._found.get(id(layer), {})
+        if len(known) < 2 or error <= 0:
+            return next(iter(known.values()), LEAST)
+        errors = np.array(sorted(known))
+        divergences = np.maximum.accumulate([known[one] * one for one in errors])  # a larger error is never predicted to harm less
+        return float(np.exp(np.interp(np.log(error), np.log(errors), np.log(divergences / errors))))
 
     def _tame(self) -> None:
         """A probe that broke the model: finer candidates must look better than coarser ones all the same."""
-        finite = [value for value in self._found.values() if np.isfinite(value)]
+        finite = [value for known in self._found.values() for value in known.values() if np.isfinite(value)]
         worst = 10 * max(finite, default=1.0)
-        self._found = {key: value if np.isfinite(value) else worst for key, value in self._found.items()}
+        for known in self._found.values():
+            known.update({error: worst for error, value in known.items() if not np.isfinite(value)})
 
 
 def reference(offer: Offer) -> Candidate:

@@ -6,11 +6,11 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .report import Report, WeightReport
+from .report import Curve, Report, WeightReport
 
 if TYPE_CHECKING:
     from .inspect import Inspection
@@ -24,6 +24,9 @@ MEASURES = {
     "map": "of relative squared error",
     "integer": "of the integers changed",
 }
+MOST_FAMILIES = 3
+"""Families of forms that a line of the curve names."""
+
 MOST_REASONS = 4
 """Reasons that the short summary lists for weights left alone."""
 
@@ -60,7 +63,7 @@ def _size(report: Report) -> str:
 
 
 def _difference(report: Report) -> str:
-    return f"{number(report.divergence)} {MEASURES.get(report.divergence_kind, report.divergence_kind)}, measured on {report.inputs}"
+    return f"{number(report.divergence)} {MEASURES.get(report.divergence_kind, report.divergence_kind)}, measured on {report.inputs} ({number(report.predicted)} predicted)"
 
 
 def _weights(report: Report) -> list[Row]:
@@ -115,7 +118,6 @@ def how_to_run(target: str) -> list[Row]:
 def details(report: Report) -> list[Row]:
     """What -v adds: how sure the numbers are, and where the time went."""
     rows = [
-        ("predicted", f"{number(report.predicted)} (the difference that the plan was made for)"),
         ("agreement", f"{number(report.fused_against_restored)} between the fused operators and the restored model, of the largest output"),
     ]
     times = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in report.seconds.items())
@@ -123,17 +125,41 @@ def details(report: Report) -> list[Row]:
 
 
 def _figures(w: WeightReport) -> tuple[str, ...]:
-    return f"{w.bytes_before:,}", f"{w.bytes_after:,}", f"{w.bits_per_weight:.2f}", f"{w.zeros:.1%}", number(w.predicted)
+    return f"{w.bytes_before:,}", f"{w.bytes_after:,}", f"{w.bits_per_weight:.2f}", f"{w.zeros:.1%}", number(w.predicted), number(w.measured)
 
 
 def weight_table(report: Report) -> list[str]:
     """One line for each compressed weight."""
-    head = ("weight", "shape", "dtype", "operator", "form", "before", "after", "bits/weight", "zeros", "predicted")
+    head = ("weight", "shape", "dtype", "operator", "form", "before", "after", "bits/weight", "zeros", "predicted", "measured")
     lines = [
         (w.name, _shape(w.dims), w.dtype, w.operator, w.form, *_figures(w))
         for w in report.weights
     ]
-    return aligned(head, lines, right=range(5, 10))
+    return aligned(head, lines, right=range(5, 11))
+
+
+def curve_table(curve: Curve) -> list[str]:
+    """One line for each ratio that can be reached."""
+    head = ("ratio", "bytes", "predicted", "measured", "weights by form")
+    lines = [(f"{p.ratio:.2f}", f"{p.bytes:,}", number(p.predicted), number(p.measured), _brief(p.families)) for p in curve.points]
+    return aligned(head, lines, right=range(4))
+
+
+def _brief(families: Mapping[str, int]) -> str:
+    """The families that win most often."""
+    ranked = sorted(families.items(), key=lambda item: -item[1])
+    rest = sum(count for _, count in ranked[MOST_FAMILIES:])
+    return ", ".join(f"{count} {name}" for name, count in ranked[:MOST_FAMILIES]) + (f", {rest} others" if rest else "")
+
+
+def curve_rows(curve: Curve) -> list[Row]:
+    """What the table's figures are, and what to do with them."""
+    rows = [("model", f"{curve.source}, {curve.bytes_before:,} bytes")]
+    rows.append(("difference", f"{MEASURES.get(curve.divergence_kind, curve.divergence_kind)}, measured on {curve.inputs}"))
+    if curve.out_of_reach:
+        rows.append(("not reached", ", ".join(f"{ratio:g}" for ratio in curve.out_of_reach)))
+    rows.append(("dry run", "nothing was written; --target-ratio writes one of these, --max-divergence the smallest file within a difference"))
+    return rows
 
 
 def inspection_table(inspection: Inspection) -> list[str]:

@@ -72,19 +72,21 @@ def verify(original: Path, compressed: Path, inputs: Sequence[Path] = (), max_di
     return VerifyReport(str(original), str(compressed), what, checked.divergence, checked.kind, checked.agreement, loss_warnings(checked, bool(inputs)))
 
 
-def check(original: Path, compressed: Path, feeds: Sequence[Feed], max_divergence: float | None) -> Checked:
+def check(
+    original: Path, compressed: Path, feeds: Sequence[Feed], max_divergence: float | None, tick: Callable[[float], None] = lambda _: None
+) -> Checked:
     """Runs original, compressed and restored model one after the other on `feeds`.
 
     Raises VerificationError where the compressed model gives a NaN that the original does not have, differs from its restored form, or moves
     its outputs by more than `max_divergence`.
     """
     kinds = _kinds(original)
-    reference = run(_plain_session(original), feeds)
-    fused = run(_compressed_session(compressed), feeds)
+    reference = run(_plain_session(original), feeds, lambda done: tick(done / 3))
+    fused = run(_compressed_session(compressed), feeds, lambda done: tick((1 + done) / 3))
     _refuse_new_nans(reference, fused)
     each = [distortion.divergence(kinds, before, after, masked(feed)) for before, after, feed in zip(reference, fused, feeds, strict=True)]
     divergence = float(np.mean(each))
-    agreement = _agreement(fused, _restored_outputs(compressed, feeds), _tolerance(compressed))
+    agreement = _agreement(fused, _restored_outputs(compressed, feeds, lambda done: tick((2 + done) / 3)), _tolerance(compressed))
     if max_divergence is not None and not divergence <= max_divergence:
         raise VerificationError(f"the outputs differ by {divergence:.3g}, more than --max-divergence {max_divergence:g}: ask for a lower ratio, or give calibration data")
     return Checked(divergence, distortion.main_kind(kinds), agreement)
@@ -97,13 +99,17 @@ def _kinds(original: Path) -> Mapping[str, distortion.Kind]:
     return distortion.kinds(model)
 
 
-def run(session: ort.InferenceSession, feeds: Sequence[Feed]) -> list[Outputs]:
+def run(session: ort.InferenceSession, feeds: Sequence[Feed], tick: Callable[[float], None] = lambda _: None) -> list[Outputs]:
     """The outputs of every feed by name. Raises CompressError where the runtime fails."""
     names = [output.name for output in session.get_outputs()]
-    try:
-        return [dict(zip(names, session.run(names, dict(feed)), strict=True)) for feed in feeds]
-    except Exception as error:  # onnxruntime raises many kinds
-        raise CompressError(f"onnxruntime cannot run the model: {error}") from error
+    found: list[Outputs] = []
+    for feed in feeds:
+        try:
+            found.append(dict(zip(names, session.run(names, dict(feed)), strict=True)))
+        except Exception as error:  # onnxruntime raises many kinds
+            raise CompressError(f"onnxruntime cannot run the model: {error}") from error
+        tick(len(found) / len(feeds))
+    return found
 
 
 def _plain_session(path: Path) -> ort.InferenceSession:
@@ -125,14 +131,14 @@ def _opened(path: Path, make: Callable[[ort.SessionOptions], ort.InferenceSessio
         raise CompressError(f"{path} does not load in onnxruntime: {reason(error)}; copy the file again, or compress the original again") from error
 
 
-def _restored_outputs(compressed: Path, feeds: Sequence[Feed]) -> list[Outputs]:
+def _restored_outputs(compressed: Path, feeds: Sequence[Feed], tick: Callable[[float], None]) -> list[Outputs]:
     model = open_compressed(compressed)
     restore_model(model, str(compressed))
     with tempfile.TemporaryDirectory(dir=compressed.parent) as folder:
         path = Path(folder) / "restored.onnx"
         ir.save(model, path, external_data="restored.data", size_threshold_bytes=KEPT_INLINE_BYTES)
         del model
-        return run(_plain_session(path), feeds)
+        return run(_plain_session(path), feeds, tick)
 
 
 def _refuse_new_nans(reference: Sequence[Outputs], changed: Sequence[Outputs]) -> None:
@@ -190,6 +196,26 @@ def _agreement(fused: Sequence[Outputs], restored: Sequence[Outputs], tolerance:
 def _check_integers(name: str, array: NDArray, other: NDArray) -> None:
     if array.size and array.shape == other.shape and float(np.mean(array == other)) < EQUAL_INTEGERS - 1 / array.size:
         raise VerificationError(f"integers of output {name!r} differ between the compressed and the restored model: please report this as a bug")
+
+
+SURPRISE = 2.0
+"""A divergence of more than this times the predicted one deserves a word."""
+
+NOISE_SHARE = 1e-3
+"""Of the divergence that is warned of: below, a difference is of no consequence, and partly numerical noise."""
+
+
+def surprise_warnings(checked: Checked, predicted: float, calibrated: bool) -> tuple[str, ...]:
+    """The prediction is a sum over the weights, each measured alone: where errors work together, the plan was made on wrong grounds."""
+    if checked.divergence <= max(SURPRISE * predicted, NOISE_SHARE * distortion.WARN_ABOVE[checked.kind]):
+        return ()
+    times = f"{checked.divergence / predicted:.1f} times" if predicted > 0 else "more than"
+    data = "" if calibrated else "give --calibration data, "
+    sentence = (
+        f"the outputs moved by {checked.divergence:.2g}, {times} the {predicted:.2g} predicted: the errors of single weights add up to more than their sum, "
+        f"so the bytes may not lie where they help most; {data}try --effort best, or ask for a lower ratio (--table shows each weight, predicted and measured)"
+    )
+    return (sentence,)
 
 
 def loss_warnings(checked: Checked, calibrated: bool) -> tuple[str, ...]:

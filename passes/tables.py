@@ -76,7 +76,7 @@ def plan(levels: NDArray[np.int32], quantizers: NDArray[np.uint8] | None = None,
     best = min(choices, key=lambda one: one.bits)
     base = (low + ((1 << raw) >> 1)) >> raw
     shifted = tuple(replace(table, first=table.first + base) for table in best.tables)
-    return replace(best, bits=best.bits + float(raw) * levels.size, raw_bits=raw, escape_base=base, tables=shifted)
+    return replace(best, bits=best.bits + float(raw) * (levels.size if pooled else _plane_bits(*levels.shape)), raw_bits=raw, escape_base=base, tables=shifted)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,6 +108,11 @@ class _Weight:
         if len(by_level) == self.units or not effort:
             return fold(by_level, self.low, raw)
         return by_unit(self.levels, self.quantizers, self.low, raw, self.unit_rows, class_count(self.low, self.high, raw))
+
+
+def _plane_bits(batch: int, rows: int, k: int) -> int:
+    """Bits of one plane of raw bits: a step's lanes fill whole bytes, of a ragged last group too."""
+    return batch * k * 8 * -(-rows // 8)
 
 
 def _with_columns(weight: _Weight, raw: int, plain: Coding, options: Sequence[int]) -> list[Coding]:

@@ -15,16 +15,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 from onnx_compress.optimizer.cli import main
 from onnx_compress.optimizer.console import Console, ProgressLine, progress_text
 from onnx_compress.optimizer.errors import CompressError, TargetError, UsageError, VerificationError
-from onnx_compress.optimizer.report import Progress, Report, Request, WeightReport, from_json
+from onnx_compress.optimizer.report import Curve, CurvePoint, Progress, Report, Request, WeightReport, from_json
 from onnx_compress.optimizer.summary import human
 from onnx_compress.runtime.errors import CorruptionError
 
 CLI = [sys.executable, "-m", "onnx_compress.optimizer.cli"]
-WEIGHT = WeightReport("layer1.weight", (256, 64, 3, 3), "float32", "Conv", "Grid(256 scales)", 589_824, 58_000, 3.15, 0.42, 0.0011)
+WEIGHT = WeightReport("layer1.weight", (256, 64, 3, 3), "float32", "Conv", "Grid(256 scales)", 589_824, 58_000, 3.15, 0.42, 0.0011, 0.0023)
 
 
 def report(source: Path, target: Path) -> Report:
@@ -93,7 +95,8 @@ def test_options_may_come_first(spy: Spy) -> None:
 
 def test_every_option_reaches_the_request(spy: Spy) -> None:
     words = "in.onnx out.onnx --target-size 500KB --calibration a.npz --calibration b --technique codebook --include c1 --include c2 --exclude d"
-    words += " --input-shape x=1,3,224,224 --input-shape a=b=7 --max-divergence 0.1 --drop-channels 0.05 --external-data --keep-overridable --seed 3 -T 2 -f --dry-run"
+    words += " --input-shape x=1,3,224,224 --input-shape a=b=7 --max-divergence 0.1 --drop-channels 0.05 --external-data --keep-overridable"
+    words += " --seed 3 -T 2 -f --dry-run --effort best --table"
     assert main(words.split()) == 0
     assert spy.request == Request(
         target_bytes=500_000,
@@ -110,6 +113,8 @@ def test_every_option_reaches_the_request(spy: Spy) -> None:
         force=True,
         dry_run=True,
         drop_channels=0.05,
+        effort="best",
+        per_weight=True,
     )
 
 
@@ -138,6 +143,8 @@ def test_sizes_are_decimal_or_binary_as_written(spy: Spy, text: str, size: int) 
         ("in.onnx out.onnx --target-ratio 10 --input-shape x", "input shape 'x' cannot be read"),
         ("in.onnx out.onnx --target-ratio 10 --input-shape x=1,a", "input shape 'x=1,a' cannot be read"),
         ("in.onnx out.onnx --target-ratio 10 --input-shape x=1 --input-shape x=2", "input 'x' has two"),
+        ("in.onnx out.onnx --target-ratio 10 --effort slow", "effort 'slow' is not known"),
+        ("in.onnx --curve", "say --dry-run --curve"),
         ("in.onnx out.onnx --target-ratio 10 --technique best", "technique 'best' is not known"),
         ("in.onnx out.onnx --target-ratio 10 --include [", "'[' is no regular expression"),
         ("in.onnx --target-ratio 10", "the output is missing"),
@@ -204,7 +211,7 @@ def test_the_summary_says_everything_that_is_promised(spy: Spy, capsys: pytest.C
     for words in (
         "90,316,207 -> 9,001,234 bytes",
         "10.03 times smaller",
-        "0.0021 of 1 - cosine similarity, measured on 512 calibration samples",
+        "0.0021 of 1 - cosine similarity, measured on 512 calibration samples (0.002 predicted)",
         "2 weights: 1 as Grid, 1 as Codebook",
         "3 weights, 4.35 KB",
         "2  fewer than 64 values (250 bytes)",
@@ -227,8 +234,8 @@ def test_names_of_weights_left_alone_are_shown_on_request(spy: Spy, capsys: pyte
 def test_the_table_has_a_line_for_each_weight(spy: Spy, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["in.onnx", "out.onnx", "--target-ratio", "10", "--table"]) == 0
     head, first = capsys.readouterr().out.splitlines()[:2]
-    assert head.split() == ["weight", "shape", "dtype", "operator", "form", "before", "after", "bits/weight", "zeros", "predicted"]
-    assert first.split() == ["layer1.weight", "256x64x3x3", "float32", "Conv", "Grid(256", "scales)", "589,824", "58,000", "3.15", "42.0%", "0.0011"]
+    assert head.split() == ["weight", "shape", "dtype", "operator", "form", "before", "after", "bits/weight", "zeros", "predicted", "measured"]
+    assert first.split() == ["layer1.weight", "256x64x3x3", "float32", "Conv", "Grid(256", "scales)", "589,824", "58,000", "3.15", "42.0%", "0.0011", "0.0023"]
 
 
 @pytest.mark.parametrize("option", ["--json", "-q", "-v"])
@@ -251,6 +258,36 @@ def test_quiet_prints_nothing(spy: Spy, capsys: pytest.CaptureFixture[str]) -> N
 def test_a_dry_run_needs_no_output_and_says_the_final_size(spy: Spy, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["in.onnx", "--target-ratio", "10", "--dry-run"]) == 0
     assert "nothing was written; in.compressed.onnx would have 9,001,234 bytes" in capsys.readouterr().out
+
+
+def test_a_largest_divergence_is_goal_enough(spy: Spy) -> None:
+    assert main(["in.onnx", "out.onnx", "--max-divergence", "0.01"]) == 0
+    assert spy.request == Request(max_divergence=0.01)
+
+
+CURVE = Curve(
+    source="in.onnx",
+    bytes_before=1_000_000,
+    inputs="512 calibration samples",
+    divergence_kind="classes",
+    points=(
+        CurvePoint(2.0, 495_000, 2.0202, 1e-5, 1.2e-5, {"grid": 3}),
+        CurvePoint(10.0, 99_900, 10.01, 0.02, 0.03, {"trellis": 5, "grid": 2, "codebook": 1, "distinct values": 1}),
+    ),
+    out_of_reach=(16.0, 20.0),
+    seconds={},
+)
+
+
+def test_the_curve_is_a_table_to_choose_from(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    put_module(monkeypatch, "curve", curve=lambda source, request, progress: replace(CURVE, source=str(source)))
+    assert main(["in.onnx", "--dry-run", "--curve"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["ratio", "bytes", "predicted", "measured", "weights", "by", "form"]
+    assert lines[2].split(maxsplit=4) == ["10.01", "99,900", "0.02", "0.03", "5 trellis, 2 grid, 1 codebook, 1 others"]
+    assert any(line.split() == ["not", "reached", "16,", "20"] for line in lines)
+    assert main(["in.onnx", "--dry-run", "--curve", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["points"][0]["measured"] == 1.2e-5
 
 
 def test_the_help_shows_the_main_job_first(capsys: pytest.CaptureFixture[str]) -> None:
@@ -402,3 +439,50 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, 
     assert errors.endswith("nothing was written\n")
     assert errors.count("\n") == 1
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("phase", ["calibrating", "making candidates", "fitting the size"])
+def test_ctrl_c_in_the_middle_of_the_work_ends_it_at_once_and_leaves_nothing_behind(tmp_path: Path, phase: str) -> None:
+    folder, source, script = tmp_path / "folder", tmp_path / "in.onnx", tmp_path / "script.py"
+    folder.mkdir()
+    onnx.save(slow_model(), source)
+    script.write_text(
+        "import sys\n"
+        "from contextlib import contextmanager\n"
+        "from onnx_compress.optimizer import cli\n"
+        "@contextmanager\n"
+        "def progress(console):\n"
+        "    yield lambda phase, fraction: print(phase, flush=True)\n"
+        "cli.Console.progress = progress\n"
+        "cli.run()\n"
+    )
+    words = [str(source), str(folder / "out.onnx"), "--target-ratio", "6", "--effort", "balanced", "-T", "2"]
+    command = [sys.executable, str(script), *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stdout is not None
+        while (line := process.stdout.readline()) and line != f"{phase}\n":
+            pass
+        assert line
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "onnx-compress: interrupted, nothing was written\n"
+    assert list(folder.iterdir()) == []
+    assert time.monotonic() - begun < PATIENCE_SECONDS
+
+
+PATIENCE_SECONDS = 10.0
+"""A second or two where the machine is not busy with other things."""
+
+
+def slow_model() -> onnx.ModelProto:
+    """Four layers of a million values: candidates of each take several seconds."""
+    generator = np.random.default_rng(0)
+    weights = [onnx.numpy_helper.from_array(generator.standard_normal((1024, 1024), np.float32), f"w{number}") for number in range(4)]
+    nodes = [onnx.helper.make_node("MatMul", [f"x{number}", f"w{number}"], [f"x{number + 1}"]) for number in range(4)]
+    ends = [onnx.helper.make_tensor_value_info(name, 1, ["n", 1024]) for name in ("x0", "x4")]
+    graph = onnx.helper.make_graph(nodes, "slow", ends[:1], ends[1:], weights)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)

@@ -17,7 +17,7 @@ from onnx_compress.optimizer.calibrate import Feed
 from onnx_compress.optimizer.evidence import informed
 from onnx_compress.optimizer.factors import Factors
 from onnx_compress.optimizer.model import Weight
-from onnx_compress.optimizer.moments import LEAST_SHRINKAGE, Moments
+from onnx_compress.optimizer.moments import Moments
 from onnx_compress.optimizer.plan import Layer
 from onnx_compress.passes.feedback import Factor
 from onnx_compress.passes.technique import Context
@@ -38,7 +38,7 @@ def cut(x: NDArray[np.float32]) -> list[Feed]:
 def unshrunk(found: Moments) -> Floats:
     """The covariance [m, k, k] of the samples themselves."""
     assert found.covariance is not None
-    assert LEAST_SHRINKAGE <= found.shrinkage < 0.9, "too few samples to tell"
+    assert 0 < found.shrinkage < 0.9, "too few samples to tell"
     matrix = found.covariance.astype(np.float64)
     return np.where(np.eye(matrix.shape[1], dtype=bool), matrix, matrix / (1 - found.shrinkage))
 
@@ -168,11 +168,21 @@ def test_many_correlated_samples_are_hardly_shrunk(tmp_path: Path) -> None:
     assert measured(multiplied(), cut(correlated(3000, 64)), tmp_path, matrices=True)[1]["w"].shrinkage < 0.05
 
 
-def test_a_single_batch_says_nothing_about_correlations(tmp_path: Path) -> None:
-    found = measured(multiplied(), [{"x": correlated(3000, 64)}], tmp_path, matrices=True)[1]["w"]
-    assert found.shrinkage == 1
-    assert found.covariance is not None
-    assert np.count_nonzero(found.covariance) == 64
+def test_a_single_batch_is_cut_in_two(tmp_path: Path) -> None:
+    x = correlated(3000, 64)
+    found = measured(multiplied(), [{"x": x}], tmp_path, matrices=True)[1]["w"]
+    assert found.shrinkage < 0.05
+    np.testing.assert_allclose(unshrunk(found)[0], np.cov(x.T, bias=True), rtol=1e-2, atol=1e-2)
+
+
+def test_errors_cost_more_on_new_inputs_where_samples_are_few(tmp_path: Path) -> None:
+    few, many = (measured(multiplied(), cut(correlated(count, 64)), tmp_path, matrices=True)[1]["w"].optimism for count in (48, 6000))
+    assert 1 <= many < 1.05
+    assert few > 1.3
+
+
+def test_a_batch_without_vectors_in_one_half_gives_no_covariance(tmp_path: Path) -> None:
+    assert measured(multiplied(), [{"x": normal(1, 64)}], tmp_path, matrices=True)[1]["w"].covariance is None
 
 
 def test_shrinkage_brings_the_covariance_of_few_samples_closer_to_the_true_one(tmp_path: Path) -> None:
@@ -194,7 +204,7 @@ def chain(layers: int, k: int) -> onnx.ModelProto:
 def test_layers_measured_in_groups_are_the_same_as_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, feeds = chain(5, 40), cut(normal(120, 40))
     _, one = measured(model, feeds, tmp_path, matrices=True)
-    monkeypatch.setattr(moments, "MATRIX_BYTES", 2 * 4 * 40 * 40)
+    monkeypatch.setattr(moments, "MATRIX_BYTES", 2 * 8 * 40 * 40)
     _, groups = measured(model, feeds, tmp_path, matrices=True)
     assert one.keys() == groups.keys() == {f"w{layer}" for layer in range(5)}
     for name, found in one.items():

@@ -12,7 +12,9 @@ import onnx
 import pytest
 from onnx_compress.optimizer import Request, compress
 
+from models.network import Network, tensor
 from models.structures import STRUCTURES
+from tests.measuring import finished
 from tests.outcomes import calibration
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +57,24 @@ def test_calibrated_and_external_files_are_the_same_too(folder: Path, tmp_path: 
     source = folder / "tied_transformer.onnx"
     found = {digest(source, tmp_path / "out.onnx", threads, calibration=batches, external_data=True) for threads in (1, 2)}
     assert len(found) == 1
+
+
+def test_feedback_and_trellis_are_the_same_on_any_number_of_threads(tmp_path: Path) -> None:
+    """Sums of BLAS, matrices kept by several threads, and the search: none may depend on what runs beside it."""
+    source, model = tmp_path / "wide.onnx", wide()
+    onnx.save(model, source)
+    batches = calibration(tmp_path, model, 6)
+    report = compress(source, tmp_path / "out.onnx", Request(target_ratio=8, threads=2, calibration=batches))
+    assert any("trellis" in weight.form for weight in report.weights), [weight.form for weight in report.weights]
+    assert len({digest(source, tmp_path / "out.onnx", threads, calibration=batches) for threads in (1, 2, 2)}) == 1
+
+
+def wide() -> onnx.ModelProto:
+    """Layers of which some fill the pool and some do not, behind inputs that are correlated."""
+    net, hidden = Network(0), "x"
+    for number, (inputs, outputs) in enumerate(((24, 200), (200, 200), (200, 130), (130, 96))):
+        hidden = net.add("Relu", [net.add("Gemm", [hidden, net.weight(f"w{number}", (inputs, outputs)), net.bias(f"b{number}", outputs)])])
+    return finished(net, hidden, [tensor("x", ["batch", 24])], 2)
 
 
 def test_other_processes_with_other_hashes_write_the_same_bytes(folder: Path, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_weights_of_bodies_and_functions_are_compressed_too(tmp_path: Path, name
 
 def test_weights_of_few_values_are_coded_without_loss(tmp_path: Path) -> None:
     outcome = compressed(tmp_path, STRUCTURES["constant_values"](0), 4)
-    assert {weight.form.split(":")[0] for weight in outcome.report.weights} == {"distinct values"}
+    assert "distinct values" in {weight.form.split(":")[0] for weight in outcome.report.weights}  # two values of one size are a grid as well
     assert outcome.report.divergence == 0
     originals = {bits(tensor) for tensor in constants(outcome.original) if len(tensor.dims) == 2}
     assert originals <= {bits(tensor) for tensor in onnx.load(outcome.restored).graph.initializer}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx_compress.optimizer.effort import BALANCED, BEST, FAST
 from onnx_compress.optimizer.errors import UsageError
 from onnx_compress.optimizer.report import Report, Request, WeightReport, from_json, to_json
 
@@ -43,9 +45,11 @@ def test_a_possible_ratio_is_taken(ratio: float) -> None:
     assert Request(target_ratio=ratio).target_ratio == ratio
 
 
-def test_a_request_needs_exactly_one_target() -> None:
+def test_a_request_needs_a_goal_and_has_at_most_one_target() -> None:
     with pytest.raises(UsageError, match="how small"):
-        Request()
+        Request().check_goal()
+    for goal in (Request(target_ratio=10), Request(target_bytes=1000), Request(max_divergence=0.01)):
+        goal.check_goal()
     with pytest.raises(UsageError, match="either"):
         Request(target_ratio=10, target_bytes=1000)
     with pytest.raises(UsageError, match="target size 0"):
@@ -55,6 +59,7 @@ def test_a_request_needs_exactly_one_target() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"effort": "heroic"}, "'heroic' is not known: choose one of fast, balanced, best"),
         ({"technique": "magic"}, "'magic' is not known: choose one of auto, quantize"),
         ({"include": ("conv[",)}, r"'conv\[' is no regular expression"),
         ({"exclude": ("(",)}, "no regular expression"),
@@ -72,6 +77,19 @@ def test_every_other_impossible_value_is_refused_by_name(change: dict[str, objec
 
 def test_a_report_comes_back_from_its_json_unchanged() -> None:
     assert from_json(to_json(REPORT)) == REPORT
+
+
+def test_the_level_of_effort_follows_the_data_where_it_is_not_asked_for() -> None:
+    assert Request().level == FAST
+    assert Request(calibration=(Path("data.npz"),)).level == BALANCED
+    assert Request(effort="best").level == BEST
+    assert Request(effort="fast", calibration=(Path("data.npz"),)).level == FAST
+
+
+def test_what_was_measured_of_each_weight_survives_json() -> None:
+    measured = replace(REPORT, weights=(replace(REPORT.weights[0], measured=0.002),))
+    assert from_json(to_json(measured)) == measured
+    assert json.loads(to_json(REPORT))["weights"][0]["measured"] is None
 
 
 def test_numbers_that_are_not_finite_become_null_and_come_back_as_nan() -> None:

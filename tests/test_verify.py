@@ -15,9 +15,9 @@ from onnx import numpy_helper
 from onnx_compress.optimizer import Request, compress
 from onnx_compress.optimizer.errors import CompressError, VerificationError
 from onnx_compress.optimizer.verify import verify
-from onnx_compress.passes import writer
 from onnx_compress.runtime import session
 from onnx_compress.runtime.errors import UnsupportedVersionError
+from onnx_compress.runtime.header import MAGIC
 
 from models.network import Network, tensor
 from models.storage import plain
@@ -28,7 +28,7 @@ from tests.outcomes import Outcome, calibration, compressed, plain_session
 def with_payload(outcome: Outcome, number: int, change: Any) -> Path:
     """A copy of the compressed model in which the bytes of its payload with that number, by size, are changed."""
     made = onnx.load(outcome.target)
-    payloads = sorted((one for one in made.graph.initializer if one.raw_data[:2] == writer.MAGIC), key=lambda one: -len(one.raw_data))
+    payloads = sorted((one for one in made.graph.initializer if one.raw_data[:2] == MAGIC), key=lambda one: -len(one.raw_data))
     chosen = payloads[number]
     data = bytearray(chosen.raw_data)
     change(data)
@@ -147,8 +147,8 @@ def test_a_fused_operator_that_computes_something_else_is_found(outcome: Outcome
 
     real = module.run
 
-    def wrong(made: onnxruntime.InferenceSession, given: Any) -> list[dict[str, NDArray[Any]]]:
-        results = real(made, given)
+    def wrong(made: onnxruntime.InferenceSession, given: Any, tick: Any) -> list[dict[str, NDArray[Any]]]:
+        results = real(made, given, tick)
         is_ours = "onnx_compress.format" in made.get_modelmeta().custom_metadata_map
         return [{name: array * np.float32(1.001) for name, array in one.items()} for one in results] if is_ours else results
 

@@ -1,0 +1,160 @@
+"""What is known of a model while it is decided about: candidates around one rate or several, probes, and what whole files would do to the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from .allocate import allocate
+from .candidates import CALIBRATED_ONLY, TECHNIQUES, Candidate, Wanted, offers, refined
+from .coding import Coder, decoded
+from .distortion import Kind
+from .emit import Emitted
+from .evidence import Evidence
+from .fit import Market, Sizer
+from .parallel import spread
+from .plan import Choice, Layer
+from .probe import Prober
+from .report import Request
+from .sensitivity import Keep, Sensitivities, reference
+
+LEAST_BITS = 0.05
+"""Candidates are made around this rate where the target leaves less."""
+
+Start = Callable[[str], Callable[[float], None]]
+"""Begins a phase of this name; gives what to tell its progress."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """What is to be decided for a slimmed model: `fixed` are weights that are coded as they are, `target_bytes` what the file may have."""
+
+    model: ir.Model
+    untouchable: frozenset[str]
+    fixed: Sequence[Choice]
+    bytes_before: int
+    target_bytes: int
+    data_name: str
+    threads: int
+
+
+class Study:
+    """`Study(task, evidence, request, start)`; `extend` it to a rate before anything else is asked of it."""
+
+    def __init__(self, task: Task, evidence: Evidence, request: Request, start: Start) -> None:
+        self._task, self._layers, self._start, self._effort = task, evidence.layers, start, request.level
+        self._families = [name for name in TECHNIQUES[request.technique] if request.calibration or name not in CALIBRATED_ONLY]
+        self.sizer = Sizer(task.model, task.untouchable, request.external_data, Coder(task.threads), task.bytes_before, task.data_name)
+        self.skeleton_bytes = self.sizer.skeleton_bytes(evidence.layers, task.fixed)
+        self._candidates: dict[int, list[Candidate]] = {id(layer): [] for layer in evidence.layers}
+        self._reasons: dict[int, str] = {}
+        biases = [layer.bias for layer in evidence.layers if layer.bias is not None]
+        self._prober = Prober(task.model, [*(layer.weight for layer in evidence.layers), *biases], evidence.probes, task.threads)
+        self._sensitivities = Sensitivities(self._prober, task.threads)
+
+    @property
+    def kind(self) -> Kind:
+        """What divergences are measured in: see distortion.py."""
+        return self._prober.kind
+
+    def bits(self, size_bytes: float) -> float:
+        """Bits a weight in a file of this size, beside the graph; where the graph leaves none, few enough to find out what the smallest file is."""
+        return max(LEAST_BITS, 8 * (size_bytes - self.skeleton_bytes) / max(self.values, 1))
+
+    @property
+    def values(self) -> int:
+        """Values in all weights."""
+        return sum(layer.weight.view.size for layer in self._layers)
+
+    def extend(self, bits: float) -> None:
+        """Makes candidates around this rate, and probes each weight near it."""
+        wanted = Wanted(self._families, bits, self._effort.trellises)
+        found = offers(self._layers, wanted, self._task.threads, self._start("making candidates"))
+        for offer in found:
+            self._reasons.setdefault(id(offer.layer), offer.refusal)
+            self._add(offer.layer, [one for many in offer.families.values() for one in many])
+        self._sensitivities.probe([(offer.layer, reference(offer)) for offer in found if offer.families], self._start("probing"))
+
+    def market(self) -> Market:
+        """All candidates so far with their predicted divergence."""
+        many = [[self._sensitivities.scaled(layer, one) for one in self._candidates[id(layer)]] for layer in self._usable()]
+        return Market(self._usable(), many, self._task.fixed)
+
+    def sharpen(self, budget_bytes: float) -> None:
+        """Probes each weight again where the allocator puts it under this budget for all weights, and makes candidates close by; as the effort says."""
+        for number in range(self._effort.rounds - 1):
+            tick = self._start("probing again")
+            jobs = self._probe_at(budget_bytes, lambda done, tick=tick: tick(done / 2), "mean" if number else "none")  # type: ignore[misc]
+            self._refine(jobs, lambda done, tick=tick: tick(0.5 + done / 2))  # type: ignore[misc]
+
+    def probe_along(self, budgets_bytes: Sequence[float]) -> None:
+        """Probes each weight where the allocator puts it under each of these budgets, beside what was found before; where the effort allows for it."""
+        if self._effort.rounds > 1:
+            tick = self._start("probing again")
+            for number, budget in enumerate(budgets_bytes):
+                self._probe_at(budget, lambda done, at=number: tick((at + done) / len(budgets_bytes)), "all")  # type: ignore[misc]
+
+    def _probe_at(self, budget_bytes: float, tick: Callable[[float], None], keep: Keep) -> list[tuple[Layer, Candidate]]:
+        """Probes what the allocator chooses; nothing where nothing fits."""
+        market = self.market()
+        numbers = allocate(market.options(), budget_bytes)
+        if numbers is None:
+            return []
+        jobs = list(zip(market.layers, (one.candidate for one in market.chosen(numbers)), strict=True))
+        self._sensitivities.probe(jobs, tick, keep)
+        return jobs
+
+    def _refine(self, jobs: Sequence[tuple[Layer, Candidate]], tick: Callable[[float], None]) -> None:
+        done: list[Layer] = []
+
+        def closer(job: tuple[Layer, Candidate]) -> list[Candidate]:
+            made = refined(*job, self._effort.refined)
+            done.append(job[0])
+            tick(len(done) / len(jobs))
+            return made
+
+        for (layer, _), more in zip(jobs, spread(closer, jobs, lambda job: job[0].weight.view.size, self._task.threads), strict=True):
+            self._add(layer, more)
+
+    def divergence(self, emitted: Emitted) -> float:
+        """How far the outputs move under a compressed model: its payloads are decoded, nothing is predicted."""
+        return self._prober.divergence({name: array for arrays in self._decoded(emitted) for name, array in arrays.items()})
+
+    def divergences_alone(self, emitted: Emitted) -> dict[str, float]:
+        """The same for each weight alone, by name: the others are the original's."""
+        tick, done = self._start("probing each weight"), []
+        names = [choice.weight.name for payload in emitted.payloads for choice in payload.choices if choice.technique is not None]
+
+        def alone(arrays: dict) -> float:
+            done.append(self._prober.divergence(arrays))
+            tick(len(done) / len(names))
+            return done[-1]
+
+        measured = spread(alone, self._decoded(emitted), lambda arrays: max(array.size for array in arrays.values()), self._task.threads)
+        return dict(zip(names, measured, strict=True))
+
+    def _decoded(self, emitted: Emitted) -> list[dict]:
+        each = spread(decoded, emitted.payloads, lambda payload: sum(choice.weight.view.size for choice in payload.choices), self._task.threads)
+        return [arrays for many in each for arrays in many]
+
+    def refused(self) -> tuple[tuple[str, str, int], ...]:
+        """(name, reason, bytes) of weights that no technique took."""
+        return tuple(
+            (layer.weight.name, self._reasons[id(layer)], stored_bytes(layer)) for layer in self._layers if not self._candidates[id(layer)]
+        )
+
+    def _usable(self) -> list[Layer]:
+        return [layer for layer in self._layers if self._candidates[id(layer)]]
+
+    def _add(self, layer: Layer, more: Sequence[Candidate]) -> None:
+        """Keeps candidates whose technique is new."""
+        known = {one.technique for one in self._candidates[id(layer)]}
+        self._candidates[id(layer)] += [one for one in more if one.technique not in known]
+
+
+def stored_bytes(layer: Layer) -> int:
+    """Bytes of a weight in the input."""
+    tensor = layer.weight.value.const_value
+    return 0 if tensor is None else tensor.nbytes
