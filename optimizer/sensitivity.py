@@ -19,10 +19,11 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from .candidates import Candidate, Offer
+from .candidates import Offer
 from .parallel import spread
 from .plan import Layer
 from .probe import Prober
+from .trial import Candidate
 
 LEAST = 1e-12
 """A divergence below this is numerical noise: such a weight counts as this sensitive, not as free."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from .allocate import allocate
-from .candidates import CALIBRATED_ONLY, TECHNIQUES, Candidate, Wanted, offers, refined
+from .candidates import CALIBRATED_ONLY, TECHNIQUES, Wanted, offers, refined
 from .coding import Coder, decoded
 from .distortion import Kind
 from .emit import Emitted
@@ -19,6 +19,7 @@ from .plan import Choice, Layer
 from .probe import Prober
 from .report import Request
 from .sensitivity import Keep, Sensitivities, reference
+from .trial import Candidate
 
 LEAST_BITS = 0.05
 """Candidates are made around this rate where the target leaves less."""

@@ -9,13 +9,14 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx_compress.optimizer import Request, candidates, compress
+from onnx_compress.optimizer import Request, compress, trial
 from onnx_compress.optimizer.allocate import allocate
-from onnx_compress.optimizer.candidates import FAMILIES, TRELLIS_OF, Candidate, Sample, offers, refined
+from onnx_compress.optimizer.candidates import FAMILIES, TRELLIS_OF, Wanted, offers, refined
 from onnx_compress.optimizer.fit import Market
 from onnx_compress.optimizer.plan import Layer
 from onnx_compress.optimizer.probe import Prober
 from onnx_compress.optimizer.sensitivity import Sensitivities, reference
+from onnx_compress.optimizer.trial import Candidate, Sample
 from onnx_compress.passes import writer
 from onnx_compress.passes.codebook import Chain, Cluster
 from onnx_compress.passes.feedback import factorize
@@ -55,7 +56,7 @@ def layer(folder: Path, rows: int, k: int, seed: int = 0) -> Layer:
 
 
 def tried(made: Layer, technique: Technique) -> Candidate:
-    found = candidates._tried("any", technique, Sample.of(made))
+    found = trial.tried("any", technique, Sample.of(made))
     assert isinstance(found, Candidate), found
     return found
 
@@ -77,7 +78,7 @@ def test_predicted_bytes_are_those_of_the_payload(tmp_path: Path, technique: Tec
 def test_a_large_weight_is_predicted_from_a_sample_within_a_percent(tmp_path: Path, technique: Technique, monkeypatch: pytest.MonkeyPatch) -> None:
     made = layer(tmp_path, 1400, 200)
     whole_error = tried(made, technique).error
-    monkeypatch.setattr(candidates, "SAMPLE_VALUES", 80_000)
+    monkeypatch.setattr(trial, "SAMPLE_VALUES", 80_000)
     assert Sample.of(made).share > 3
     found = tried(made, technique)
     assert found.bytes == pytest.approx(written(made, technique), rel=0.015)
@@ -86,7 +87,7 @@ def test_a_large_weight_is_predicted_from_a_sample_within_a_percent(tmp_path: Pa
 
 def test_a_sample_is_some_panels_with_their_rows_importance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = layer(tmp_path, 64 * 10 + 5, 30)
-    monkeypatch.setattr(candidates, "SAMPLE_VALUES", 4 * 64 * 30)
+    monkeypatch.setattr(trial, "SAMPLE_VALUES", 4 * 64 * 30)
     sample, values = Sample.of(made), made.weight.viewed()
     assert sample.values.shape == (1, 4 * 64, 30)
     assert sample.share == pytest.approx(values.size / sample.values.size)
@@ -99,7 +100,7 @@ def test_a_sample_is_some_panels_with_their_rows_importance(tmp_path: Path, monk
 
 
 def test_weights_with_moments_of_their_own_for_some_rows_are_tried_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "SAMPLE_VALUES", 64 * 30)
+    monkeypatch.setattr(trial, "SAMPLE_VALUES", 64 * 30)
     made = layer(tmp_path, 640, 30)
     assert Sample.of(made).share > 1
     square = np.ones((1, 640, 1), np.float32)
@@ -128,10 +129,10 @@ def test_errors_of_all_families_are_in_the_same_unit(tmp_path: Path) -> None:
 
 def test_only_the_best_grid_gets_a_trellis(tmp_path: Path) -> None:
     made = layer(tmp_path, 200, 100)
-    (offer,) = offers([made], tuple(FAMILIES), 3.0, 1)
+    (offer,) = offers([made], Wanted(tuple(FAMILIES), 3.0), 1)
     assert len(set(TRELLIS_OF.values()) & set(offer.families)) == 1
     for family, many in offer.families.items():
-        if family in FAMILIES and "grid" in family:
+        if family in TRELLIS_OF:
             ordered = sorted(many, key=lambda one: one.bytes)
             assert [one.error for one in ordered] == sorted((one.error for one in many), reverse=True), family
 
@@ -139,10 +140,10 @@ def test_only_the_best_grid_gets_a_trellis(tmp_path: Path) -> None:
 def test_refined_candidates_lie_around_the_chosen_one(tmp_path: Path) -> None:
     made = layer(tmp_path, 200, 100)
     chosen = tried(made, FEEDBACK)
-    closer = refined(made, chosen)
+    closer = refined(made, chosen, (0.9, 1.1))
     assert min(one.bytes for one in closer) < chosen.bytes < max(one.bytes for one in closer)
     assert all(one.technique.feedback for one in closer if isinstance(one.technique, Quantize))
-    assert refined(made, tried(made, Cluster(12))) == []
+    assert refined(made, tried(made, Cluster(12)), (0.9, 1.1)) == []
 
 
 def two_layers(folder: Path, weak: float) -> Path:
@@ -172,7 +173,7 @@ def test_a_probe_predicts_what_another_step_costs(tmp_path: Path) -> None:
     feeds = [{"x": normal(64, 160, seed=seed)} for seed in range(2)]
     prober = Prober(model, weights, feeds, 1)
     layers = [Layer(weight, Context()) for weight in weights]
-    found = offers(layers, ("grid",), 4.0, 1)
+    found = offers(layers, Wanted(("grid",), 4.0), 1)
     sensitivities = Sensitivities(prober, 1)
     sensitivities.probe([(offer.layer, reference(offer)) for offer in found], lambda _: None)
     for offer in found:

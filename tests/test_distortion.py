@@ -205,3 +205,34 @@ def test_a_single_number_and_a_sigmoid_are_maps() -> None:
     net.named(net.add("ArgMax", ["probabilities"]), "best")
     outputs = [tensor("probabilities", ["n", 5]), tensor("price", ["n", 1]), tensor("best", [1, 5], TensorProto.INT64)]
     assert kinds_of(net, [tensor("x", ["n", 64])], outputs) == {"probabilities": "map", "price": "map", "best": "integer"}
+
+
+def detections(seed: int = 0) -> dict[str, NDArray[np.generic]]:
+    rng = np.random.default_rng(seed)
+    scores = np.full((1, 50, 3), 0.01, np.float32)
+    scores[0, 7, 1] = 0.9
+    return {"scores": scores, "boxes": rng.standard_normal((1, 50, 4)).astype(np.float32)}
+
+
+def test_boxes_count_by_their_scores() -> None:
+    original, kinds_of = detections(), {"scores": "map", "boxes": "map"}
+    seen, unseen = (dict(original, boxes=original["boxes"].copy()) for _ in range(2))
+    seen["boxes"][0, 7] += 0.1
+    unseen["boxes"][0, 8] += 0.1
+    assert divergence(kinds_of, original, seen) > 20 * divergence(kinds_of, original, unseen) > 0  # type: ignore[arg-type]
+
+
+def test_the_background_of_scores_that_sum_to_one_does_not_count() -> None:
+    face = np.full((1, 50), 0.01)
+    face[0, 3] = 0.8
+    scores = np.stack([1 - face, face], axis=2).astype(np.float32)
+    original = {"scores": scores, "boxes": detections()["boxes"]}
+    changed = dict(original, scores=scores + np.float32([[[0.05, -0.05]]]) * (face[..., None] > 0.5))
+    relative = (0.05**2) / float((face**2).sum())
+    assert divergence({"scores": "map", "boxes": "map"}, original, changed) == pytest.approx(relative / 2, rel=1e-3)  # type: ignore[arg-type]
+
+
+def test_maps_without_scores_beside_them_stay_quotients() -> None:
+    values = np.random.default_rng(0).standard_normal((1, 50, 4)).astype(np.float32)
+    changed = values + np.float32(0.1)
+    assert divergence({"a": "map"}, {"a": values}, {"a": changed}) == pytest.approx(0.01 * values.size / float((values**2).sum()), rel=1e-4)

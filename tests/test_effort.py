@@ -15,7 +15,6 @@ import pytest
 from onnx_compress.optimizer import Request, compress, curve
 from onnx_compress.optimizer import limit as limits
 from onnx_compress.optimizer.allocate import allocate, frontier
-from onnx_compress.optimizer.candidates import Candidate
 from onnx_compress.optimizer.curve import REACH_BITS, bands
 from onnx_compress.optimizer.effort import BALANCED, BEST, EFFORTS, FAST, effort_of
 from onnx_compress.optimizer.errors import TargetError, UsageError
@@ -25,6 +24,7 @@ from onnx_compress.optimizer.plan import Layer
 from onnx_compress.optimizer.report import Report
 from onnx_compress.optimizer.sensitivity import Scaled, Sensitivities
 from onnx_compress.optimizer.study import Study
+from onnx_compress.optimizer.trial import Candidate
 from onnx_compress.optimizer.verify import Checked, surprise_warnings
 from onnx_compress.passes.quantize import Quantize
 
@@ -219,6 +219,8 @@ def test_sensitivities_between_probes_are_interpolated_and_never_fall_with_the_e
             return replaced["divergence"]
 
     class Probed:
+        optimism = 1.0
+
         def __init__(self) -> None:
             self.weight = type("W", (), {"view": type("V", (), {"size": 10})})
 

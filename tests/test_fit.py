@@ -12,13 +12,13 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx_compress.optimizer import Request, compress
-from onnx_compress.optimizer.candidates import Candidate
 from onnx_compress.optimizer.emit import Emitted
 from onnx_compress.optimizer.errors import TargetError
 from onnx_compress.optimizer.fit import Market, Sizer, fit
 from onnx_compress.optimizer.model import Weight
 from onnx_compress.optimizer.plan import Choice, Layer, Payload
 from onnx_compress.optimizer.sensitivity import Scaled
+from onnx_compress.optimizer.trial import Candidate
 from onnx_compress.passes.codebook import Cluster
 from onnx_compress.passes.quantize import Quantize
 from onnx_compress.passes.technique import Context, Technique

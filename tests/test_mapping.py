@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx_compress.optimizer.candidates import Sample, _tried
+from onnx_compress.optimizer.trial import Sample, tried
 from onnx_compress.passes import writer
 from onnx_compress.passes.codebook import Cluster
 from onnx_compress.passes.feedback import Factor, factorize
@@ -58,7 +58,7 @@ def accepted(found: Made | Refusal) -> Made:
 
 
 def rate_and_error(technique: Technique, values: Floats, context: Context) -> tuple[float, float]:
-    found = _tried("", technique, Sample(values, context, 1.0, pooled=False))
+    found = tried("", technique, Sample(values, context, 1.0, pooled=False))
     assert not isinstance(found, Refusal), found
     return 8 * found.bytes / values.size, found.error
 
