@@ -195,7 +195,7 @@ def test_every_weight_of_real_models_has_moments(tmp_path: Path, name: str) -> N
     simplify(model)
     weights = find_weights(model, Rules()).weights
     feeds = synthesize(model, 0)
-    np.savez(tmp_path / "data.npz", **{key: np.concatenate([feed[key] for feed in feeds]) for key in feeds[0]})  # type: ignore[arg-type]
+    np.savez(tmp_path / "data.npz", **{key: np.concatenate([feed[key] for feed in feeds])[:8] for key in feeds[0]})  # type: ignore[arg-type]
     moments = collected(model, weights, load_calibration([tmp_path / "data.npz"], model.graph.inputs), matrices=True)
     assert all(weights_have_matrices(weight, moments[weight.name]) for weight in weights)
     assert set(moments) == {weight.name for weight in weights}
