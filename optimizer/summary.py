@@ -128,7 +128,7 @@ def _figures(w: WeightReport) -> tuple[str, ...]:
     return f"{w.bytes_before:,}", f"{w.bytes_after:,}", f"{w.bits_per_weight:.2f}", f"{w.zeros:.1%}", number(w.predicted), number(w.measured)
 
 
-def _brief(form: str) -> str:
+def _named(form: str) -> str:
     """A form by its family and the first number of its technique; JSON has all of them."""
     family, _, technique = form.partition(": ")
     first = re.search(r"(\w+)=([\d.e+-]+)", technique)
@@ -139,7 +139,7 @@ def weight_table(report: Report) -> list[str]:
     """One line for each compressed weight."""
     head = ("weight", "shape", "dtype", "operator", "form", "before", "after", "bits/weight", "zeros", "predicted", "measured")
     lines = [
-        (w.name, _shape(w.dims), w.dtype, w.operator, _brief(w.form), *_figures(w))
+        (w.name, _shape(w.dims), w.dtype, w.operator, _named(w.form), *_figures(w))
         for w in report.weights
     ]
     return aligned(head, lines, right=range(5, 11))

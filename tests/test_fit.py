@@ -204,7 +204,7 @@ def test_half_of_32_bits_is_within_reach_of_the_grids(tmp_path: Path) -> None:
     assert 2 <= outcome.report.ratio <= 2.4
 
 
-@pytest.mark.parametrize("technique", ["quantize", "codebook", "deep-compression"])
+@pytest.mark.parametrize("technique", ["quantize", "codebook", "mapped", "prune", "deep-compression", "lowrank"])
 @pytest.mark.parametrize("ratio", [5, 9, 14])
 def test_every_forced_technique_meets_the_target(tmp_path: Path, technique: str, ratio: int) -> None:
     outcome = compressed(tmp_path, STRUCTURES["plain"](0), ratio, technique=technique)
