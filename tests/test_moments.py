@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
+from onnx_compress.optimizer import shrinkage
 from onnx_compress.optimizer.calibrate import load_calibration
 from onnx_compress.optimizer.model import Rules, Weight, find_weights, load
 from onnx_compress.optimizer.moments import Moments
@@ -190,7 +191,9 @@ def weights_have_matrices(weight: Weight, moments: Moments) -> bool:
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no models in {SHARED}")
 @pytest.mark.parametrize("name", ["minilm_l6_v2", "cifar10_resnet20", "charrnn_shakespeare_wbf16", "mlperf_kws_dscnn"])
-def test_every_weight_of_real_models_has_moments(tmp_path: Path, name: str) -> None:
+def test_every_weight_of_real_models_has_moments(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for choices in ("CHOICES", "FEW_CHOICES"):  # of all of them MiniLM's matrices take a minute
+        monkeypatch.setattr(shrinkage, choices, (0.1,))
     model = load(SHARED / f"{name}.onnx")
     simplify(model)
     weights = find_weights(model, Rules()).weights
