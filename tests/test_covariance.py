@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from onnx_compress.optimizer import factors, moments
+from onnx_compress.optimizer import factors, moments, shrinkage
 from onnx_compress.optimizer.calibrate import Feed
 from onnx_compress.optimizer.evidence import informed
 from onnx_compress.optimizer.factors import Factors
@@ -217,6 +217,7 @@ def test_memory_does_not_grow_with_the_number_of_matrices(tmp_path: Path, monkey
     matrix = 4 * k * k
     monkeypatch.setattr(moments, "MATRIX_BYTES", matrix)
     monkeypatch.setattr(factors, "HELD_BYTES", 0)
+    monkeypatch.setattr(shrinkage, "CHOICES", (0.1, 0.3))  # one after the other: more take time, not memory
     model, weights = loaded(chain(layers, k), tmp_path)
     known, kept = {weight.name: Layer(weight, Context()) for weight in weights}, Factors(tmp_path / "scratch")
 
