@@ -407,6 +407,10 @@ def test_there_is_no_progress_where_nobody_looks(spy: Spy, capsys: pytest.Captur
         assert not isinstance(progress, ProgressLine)
 
 
+HEEDS_SIGINT = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""A shell makes what it runs in the background ignore Ctrl-C, and that is inherited."""
+
+
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(word for word in sys.path if word)}
 
@@ -418,7 +422,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, 
     folder = tmp_path / "folder"
     folder.mkdir()
     script.write_text(
-        "import sys, time, types\n"
+        f"import sys, time, types\n{HEEDS_SIGINT}"
         "from onnx_compress.optimizer import cli, files\n"
         "def compress(source, target, request, progress):\n"
         "    with files.Workspace(source, target) as work:\n"
@@ -448,7 +452,7 @@ def test_ctrl_c_in_the_middle_of_the_work_ends_it_at_once_and_leaves_nothing_beh
     folder.mkdir()
     onnx.save(slow_model(), source)
     script.write_text(
-        "import sys\n"
+        f"import sys\n{HEEDS_SIGINT}"
         "from contextlib import contextmanager\n"
         "from onnx_compress.optimizer import cli\n"
         "@contextmanager\n"
