@@ -200,7 +200,7 @@ def inspect_command(
 
 @app.command("library")
 def library_command(context: typer.Context) -> None:
-    """Prints the path of the operator library, for C++, C#, Java, Node."""
+    """Prints the path of the operator library, for C++, C# and Java."""
     from ..runtime import library_path
 
     context.obj.answer(str(library_path()))

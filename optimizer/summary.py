@@ -111,7 +111,7 @@ def how_to_run(target: str) -> list[Row]:
     """How the compressed model is run, in Python and elsewhere."""
     return [
         ("run it", f"from onnx_compress.runtime import session; session({Path(target).as_posix()!r})".replace("'", '"')),
-        ("", "C++, C#, Java, Node: register the library that `onnx-compress library` names"),
+        ("", "C++, C#, Java: register the library that `onnx-compress library` names; elsewhere: onnx-compress restore"),
     ]
 
 

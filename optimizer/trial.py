@@ -30,7 +30,7 @@ HEADER_BYTES = 45
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to write a weight: `bytes` of its streams, tables, scales and header; `error` as above."""
+    """One way to write a weight: `bytes` of its streams, tables, scales and header; `error` as the module says."""
 
     family: str
     technique: Technique

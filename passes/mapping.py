@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from ..runtime.form import Dense, Form, Mapped, Symbols
 from .codebook import ITERATIONS, train
-from .feedback import LANES, add_gains
-from .quantize import unrelated
+from .feedback import LANES, Factor, add_gains
+from .quantize import factor_of
 from .technique import Context, Made, Refusal, log8, log8_values, row_rms
 
 PLAIN_PASSES, FED_PASSES = 4, 2
@@ -68,14 +68,15 @@ class LearnedMap:
         """The Mapped form and its error."""
         if not (self.count >= 1 and 1 <= self.groups <= MOST_GROUPS and self.count * self.groups <= MOST_CENTROIDS):
             return Refusal(f"{self.groups} codebooks of {self.count} centroids are outside 1..{MOST_GROUPS} and {MOST_CENTROIDS} in all")
-        if self.feedback and context.factor is None:
-            return Refusal("error feedback needs calibration data for the layer's inputs")
+        factor = factor_of(context, weight.shape, self.feedback)
+        if isinstance(factor, Refusal):
+            return factor
         if not weight.size:
             return Refusal("it has no values")
         scale = log8(row_rms(weight)) if self.row_scale else None
         if isinstance(scale, Refusal):
             return scale
-        state = _State.of(self, weight, context, scale)
+        state = _State.of(self, weight, (context, factor), scale)
         for _ in range(PLAIN_PASSES):
             state.alternate(None)
         for _ in range(FED_PASSES if state.gains.size else 0):
@@ -106,13 +107,13 @@ class _State:
     codes: NDArray[np.int32]
 
     @staticmethod
-    def of(technique: LearnedMap, weight: Floats, context: Context, scale: Dense | None) -> _State:
+    def of(technique: LearnedMap, weight: Floats, known: tuple[Context, Factor], scale: Dense | None) -> _State:
         """Codebooks that k-means finds for rows sorted into groups, and the price of a bit that follows from their error."""
+        context, factor = known
         rows, k = weight.shape[0] * weight.shape[1], weight.shape[2]
         flat = np.ascontiguousarray(weight).reshape(rows, k)
         scales = np.ones(rows, np.float32) if scale is None else log8_values(scale)
         share = np.ones(rows, np.float32) if context.rows is None else np.ascontiguousarray(context.rows, np.float32)
-        factor = context.factor() if technique.feedback and context.factor is not None else unrelated(context, weight.shape)
         importance = context.importance(weight.shape).reshape(rows, k)
         values = np.maximum(factor.variances, LEAST_VALUE * factor.variances.mean(axis=1, keepdims=True))
         group = _sorted_groups(flat, scale is not None, min(technique.groups, rows))

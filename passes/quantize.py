@@ -56,18 +56,17 @@ class Quantize:
         steps = self.steps(weight, context)
         if isinstance(steps, Refusal):
             return steps
-        if self.feedback and context.factor is None:
-            return Refusal("error feedback needs calibration data for the layer's inputs")
-        if peak(weight, steps) > (FEEDBACK_LEVEL if self.feedback else MAX_LEVEL):
-            return Refusal(f"step {self.step:g} gives levels beyond {MAX_LEVEL}")
-        factor = context.factor() if self.feedback and context.factor is not None else unrelated(context, weight.shape)
+        limit = FEEDBACK_LEVEL if self.feedback else MAX_LEVEL
+        factor = factor_of(context, weight.shape, self.feedback)
+        if isinstance(factor, Refusal):
+            return factor
+        if peak(weight, steps) > limit:
+            return Refusal(f"step {self.step:g} gives levels beyond {limit}")
         levels, errors = _levels(weight, steps, factor, self.trellis)
-        unit = context.unit if self.feedback else 1.0
         if int(levels.max(initial=0)) > MAX_LEVEL or int(levels.min(initial=0)) < -MAX_LEVEL:
             return Refusal(f"error feedback at step {self.step:g} gives levels beyond {MAX_LEVEL}")
         symbols = Symbols(levels, quantizers=2 if self.trellis else 1)
-        total = errors.sum() if context.rows is None else errors @ context.rows
-        return Made(Grid(steps.rows, symbols, steps.columns), float(total) / unit)
+        return Made(Grid(steps.rows, symbols, steps.columns), total_error(errors, context, self.feedback))
 
     def at(self, factor: float) -> Quantize:
         """The same with all steps times a factor."""
@@ -145,7 +144,22 @@ def peak(weight: NDArray[np.float32], steps: Steps) -> float:
         return float(np.rint(largest / steps.row_values).max(initial=0))
 
 
-def unrelated(context: Context, shape: tuple[int, int, int]) -> Factor:
+def factor_of(context: Context, shape: tuple[int, int, int], feedback: bool) -> Factor | Refusal:
+    """What errors are fed back by and counted with: the measured factor, or without feedback one that has no gains, its variances in `Context.unit`."""
+    if not feedback:
+        return _unrelated(context, shape)
+    if context.factor is None:
+        return Refusal("error feedback needs calibration data for the layer's inputs")
+    return context.factor()
+
+
+def total_error(errors: NDArray[np.float64], context: Context, feedback: bool) -> float:
+    """The error of a weight in `Context.unit`, from those of its rows under `factor_of`."""
+    total = errors.sum() if context.rows is None else errors @ context.rows
+    return float(total) / (context.unit if feedback else 1.0)
+
+
+def _unrelated(context: Context, shape: tuple[int, int, int]) -> Factor:
     """What stands for a factor where there is none: no gains, and the importance of each value."""
     batch, rows, k = shape
     square = np.ones((1, 1, 1), np.float32) if context.square is None or not context.square.any() else context.square

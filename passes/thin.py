@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..runtime.form import Form, Grid, Symbols
 from .feedback import LANES, add_gains
 from .prune import Prune
-from .quantize import FEEDBACK_LEVEL, Quantize, peak, unrelated
+from .quantize import FEEDBACK_LEVEL, Quantize, factor_of, peak, total_error
 from .technique import Context, Made, Refusal
 
 
@@ -45,19 +45,18 @@ class Thin:
             return steps
         if self.grid.trellis:
             return Refusal("a trellis has no level that every state can take")
-        feedback = self.grid.feedback
-        if feedback and context.factor is None:
-            return Refusal("error feedback needs calibration data for the layer's inputs")
+        factor = factor_of(context, weight.shape, self.grid.feedback)
+        if isinstance(factor, Refusal):
+            return factor
         if peak(weight, steps) > FEEDBACK_LEVEL:
             return Refusal(f"step {self.grid.step:g} gives levels beyond {FEEDBACK_LEVEL}")
-        factor = context.factor() if feedback and context.factor is not None else unrelated(context, weight.shape)
         batch, rows, k = weight.shape
         scale = np.ascontiguousarray(np.broadcast_to(steps.row_values, (batch, rows))).reshape(-1)
         columns = np.ascontiguousarray(np.broadcast_to(steps.column_values, (k,)))
         levels, errors = np.zeros((batch * rows, k), np.int32), np.zeros(batch * rows)
         _thin_rows(weight.reshape(-1, k), kept.reshape(-1, k), scale, columns, factor.gains, factor.variances, levels, errors)
-        total = errors.sum() if context.rows is None else errors @ context.rows
-        return Made(Grid(steps.rows, Symbols(levels.reshape(weight.shape)), steps.columns), float(total) / (context.unit if feedback else 1.0))
+        grid = Grid(steps.rows, Symbols(levels.reshape(weight.shape)), steps.columns)
+        return Made(grid, total_error(errors, context, self.grid.feedback))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
