@@ -62,7 +62,7 @@ class Quantize:
             return factor
         if peak(weight, steps) > limit:
             return Refusal(f"step {self.step:g} gives levels beyond {limit}")
-        levels, errors = _levels(weight, steps, factor, self.trellis)
+        levels, errors = _trellis(weight, steps, factor) if self.trellis else rounded(weight, steps, factor)
         if int(levels.max(initial=0)) > MAX_LEVEL or int(levels.min(initial=0)) < -MAX_LEVEL:
             return Refusal(f"error feedback at step {self.step:g} gives levels beyond {MAX_LEVEL}")
         symbols = Symbols(levels, quantizers=2 if self.trellis else 1)
@@ -89,20 +89,27 @@ class Quantize:
 
     def _row_scale(self, weight: NDArray[np.float32], context: Context) -> Dense | Refusal:
         """log8 of step * rms * (rms[o] / rms)^power * importance[o]^(-rows / 2); one value where all are equal."""
-        rms = row_rms(weight)
-        whole = float(np.sqrt(np.mean(rms.astype(np.float64) ** 2)))
-        if whole == 0:
-            return Refusal("all values are zero")
+        wanted = row_magnitudes(weight, self.power)
+        if isinstance(wanted, Refusal):
+            return wanted
         if self.power == 0 and self.rows == 0:
-            return single_scale(self.step * whole)
-        wanted = whole * np.maximum(rms / whole, 1e-4) ** self.power
+            return single_scale(self.step * float(wanted.max()))
         if self.rows:
             if context.rows is None:
                 return Refusal("steps by the importance of rows need to know it")
-            wanted = wanted * context.rows.reshape(wanted.shape) ** np.float32(-self.rows / 2)
+            wanted = wanted * context.rows.reshape(weight.shape[:2]) ** np.float32(-self.rows / 2)
         with np.errstate(over="ignore"):  # log8 refuses an infinity
             steps = (self.step * wanted).astype(np.float32)
         return log8(steps)
+
+
+def row_magnitudes(weight: NDArray[np.float32], power: float) -> NDArray[np.floating] | Refusal:
+    """rms * (rms[o] / rms)^power, what steps are relative to; [batch, rows], with power 0 [1]."""
+    rms = row_rms(weight)
+    whole = float(np.sqrt(np.mean(rms.astype(np.float64) ** 2)))
+    if whole == 0:
+        return Refusal("all values are zero")
+    return np.array([whole]) if power == 0 else np.asarray(whole * np.maximum(rms / whole, 1e-4) ** power)
 
 
 def single_scale(value: float) -> Dense | Refusal:
@@ -168,32 +175,51 @@ def _unrelated(context: Context, shape: tuple[int, int, int]) -> Factor:
     return Factor(np.empty((0, 0, 0), np.float32), each if len(each) == parts else np.tile(each, (parts // len(each), 1)))
 
 
-def _levels(weight: NDArray[np.float32], steps: Steps, factor: Factor, trellis: bool) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """(levels [batch, rows, k], squared error of each row)."""
-    batch, rows, k = weight.shape
-    flat = weight.reshape(-1, k)
-    scale = np.ascontiguousarray(np.broadcast_to(steps.row_values, (batch, rows))).reshape(-1)
-    columns = np.ascontiguousarray(np.broadcast_to(steps.column_values, (k,)))
-    levels, errors = np.empty((batch * rows, k), np.int32), np.zeros(batch * rows)
-    if not trellis and not factor.gains.size:
-        _round(flat, scale, columns, factor.variances, levels, errors)
-    elif trellis:
-        trellis_rows(flat, scale, columns, factor.gains, factor.variances, levels, errors, NEXT)
+UNLIMITED = (-(1 << 30), 1 << 30)
+"""Levels that a caller checks afterwards."""
+
+Rounded = tuple[NDArray[np.int32], NDArray[np.float64]]
+"""(levels [batch, rows, k], squared error of each row)."""
+
+
+def rounded(weight: NDArray[np.float32], steps: Steps, factor: Factor, within: tuple[int, int] = UNLIMITED) -> Rounded:
+    """The nearest levels, from the least to the largest of `within`; errors are fed back where the factor has gains."""
+    flat, scale, columns = _flat(weight, steps)
+    levels, errors = np.empty(flat.shape, np.int32), np.zeros(len(flat))
+    if factor.gains.size:
+        round_rows(flat, scale, columns, factor.gains, factor.variances, levels, errors, *within)
     else:
-        round_rows(flat, scale, columns, factor.gains, factor.variances, levels, errors)
+        _round(flat, scale, columns, factor.variances, levels, errors, *within)
     return levels.reshape(weight.shape), errors
 
 
+def _trellis(weight: NDArray[np.float32], steps: Steps, factor: Factor) -> Rounded:
+    """The levels that the best path through the trellis has."""
+    flat, scale, columns = _flat(weight, steps)
+    levels, errors = np.empty(flat.shape, np.int32), np.zeros(len(flat))
+    trellis_rows(flat, scale, columns, factor.gains, factor.variances, levels, errors, NEXT)
+    return levels.reshape(weight.shape), errors
+
+
+def _flat(weight: NDArray[np.float32], steps: Steps) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """(weight [batch * rows, k], the step of each row, the factor of each column)."""
+    batch, rows, k = weight.shape
+    scale = np.ascontiguousarray(np.broadcast_to(steps.row_values, (batch, rows))).reshape(-1)
+    return weight.reshape(-1, k), scale, np.ascontiguousarray(np.broadcast_to(steps.column_values, (k,)))
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # divisions by a scale, which is never zero, need no check
-def _round(weight: NDArray, scale: NDArray, columns: NDArray, importance: NDArray, levels: NDArray, errors: NDArray) -> None:
-    """levels = round(w / s), errors[row] = sum of importance * (w - s * level)^2, for s = scale[row] * columns[k]; importance [m, k]."""
+def _round(
+    weight: NDArray, scale: NDArray, columns: NDArray, importance: NDArray, levels: NDArray, errors: NDArray, least: int, most: int
+) -> None:
+    """levels = round(w / s) within least..most, errors[row] = sum of importance * (w - s * level)^2, for s = scale[row] * columns[k]; importance [m, k]."""
     rows, k = weight.shape
     each = rows // importance.shape[0]
     for row in range(rows):
         share, error = importance[row // each], 0.0
         for column in range(k):
             value, step = weight[row, column], scale[row] * columns[column]
-            level = np.rint(value / step)
+            level = min(max(np.rint(value / step), np.float32(least)), np.float32(most))  # float32, as a decoder multiplies
             difference = np.float64(value - step * level)  # whose square float32 may not hold
             error += share[column] * difference * difference
             levels[row, column] = int(level)
