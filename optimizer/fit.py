@@ -158,7 +158,7 @@ def _refine(files: _Files, search: _Refinement) -> None:
 
 def _all_grids(choices: Sequence[Choice]) -> tuple[int, ...]:
     """The numbers of all choices that a factor can change."""
-    return tuple(number for number, choice in enumerate(choices) if isinstance(choice.technique, Adjustable))
+    return tuple(number for number, choice in enumerate(choices) if isinstance(choice.technique, Adjustable) and not choice.is_folded)
 
 
 def _smoothed(market: Market, choices: Sequence[Choice]) -> tuple[list[Choice], int] | None:
@@ -220,8 +220,8 @@ class _Refinement:
 
 
 def scaled(choice: Choice, factor: float) -> Choice:
-    """The choice at a rate close by, where its technique has such and the technique still applies to the weight; a grid's error goes with the square."""
-    if not isinstance(choice.technique, Adjustable):
+    """The choice at a rate close by, where its technique has such (a folded one has not) and the technique still applies to the weight; a grid's error goes with the square."""
+    if choice.is_folded or not isinstance(choice.technique, Adjustable):
         return choice
     predicted = choice.predicted * (factor**2 if isinstance(choice.technique, Quantize) else 1.0)
     return replace(choice, technique=choice.technique.at(factor), instead=choice.technique, predicted=predicted)
@@ -251,7 +251,7 @@ def _smallest(market: Market, sizer: Sizer, target_bytes: int) -> Emitted:
 
 
 def _too_large(sizer: Sizer, emitted: Emitted, size: int, target_bytes: int) -> TargetError:
-    rest = size - sum(len(one.data) for one in emitted.payloads)
+    rest = size - sum(one.bytes for one in emitted.payloads)
     return TargetError(
         f"{sizer.bytes_before / target_bytes:.4g} times smaller cannot be reached, {sizer.bytes_before / size:.4g} times can: the graph and what is not "
         f"compressed take {rest:,} of the {target_bytes:,} bytes allowed; ask for a lower ratio"

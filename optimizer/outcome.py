@@ -80,7 +80,7 @@ def _rows(payload: Payload) -> Iterator[WeightReport]:
     total = sum(choice.weight.view.size for choice in payload.choices)
     for choice, zeros in zip(payload.choices, payload.zeros, strict=True):
         size = choice.weight.view.size
-        share = round(len(payload.data) * size / total)
+        share = round(payload.bytes * size / total)
         yield _row(choice, share, zeros)
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ..passes.radix import Radix
 from ..passes.technique import Context, Refusal, Technique
 from ..runtime.evaluate import viewed_values
 from ..runtime.form import Form, Member, Symbols
 from .bias import correction
+from .fold import Folded
 from .model import Weight
 from .moments import Moments
 
@@ -74,6 +76,11 @@ class Choice:
         """The weight."""
         return self.layer.weight
 
+    @property
+    def is_folded(self) -> bool:
+        """Whether onnxruntime makes the weight dense when it creates a session; else operators of ours decode it at every run."""
+        return isinstance(self.technique, Radix)
+
     def made(self) -> tuple[Choice, Member]:
         """(the choice with the technique that was taken, what it makes of the weight). Raises ValueError where all refuse."""
         form = self.layer.form(self.technique)
@@ -88,9 +95,18 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Payload:
-    """The bytes of one payload, the choices that it holds by member number, the zeros among their values, and the biases that go with them."""
+    """The bytes of one payload, the choices that it holds by member number, the zeros among their values, and the biases that go with them.
+
+    A folded weight has no bytes of a payload: `folded` is what is stored of it.
+    """
 
     data: bytes
     choices: tuple[Choice, ...]
     zeros: tuple[float, ...]
     biases: Mapping[str, NDArray[np.float32]]
+    folded: Folded | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of payload, or of levels and scales."""
+        return len(self.data) if self.folded is None else self.folded.bytes
