@@ -1,19 +1,24 @@
 """Spends a budget of bytes: one candidate for each weight under one Lagrangian multiplier.
 
 The allocator sees only (bytes, predicted divergence). For a multiplier m every weight takes the candidate with the least `predicted + m * bytes`,
-which is a point of its lower convex hull; m is bisected until the bytes fit, and what is left over is spent where it buys most.
+which is a point of its lower convex hull; m is bisected until the bytes fit, and what is left over is spent where it buys most. Where time is limited, too,
+microseconds have a price of their own in `predicted`.
 After: Shoham and Gersho 1988, "Efficient bit allocation for an arbitrary set of quantizers".
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 BISECTIONS = 100
 """Halvings of the logarithm of the multiplier: far below the resolution of a double."""
+
+PRICES, PRICE_BISECTIONS = 16, 14
+"""Octaves, either way, around the price at which all the time of a plan is worth all its divergence; halvings of their logarithm."""
 
 Options = Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
 """For each weight (bytes [n], predicted divergence [n]) of its candidates."""
@@ -36,18 +41,55 @@ def allocate(options: Options, budget_bytes: float) -> list[int] | None:
     return _spend(options, best, budget_bytes - _bytes(options, best))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Timed:
+    """Microseconds [n] of the candidates of each weight, what they are to come to in all at most, and how many times the divergence that is worth."""
+
+    microseconds: Sequence[NDArray[np.float64]]
+    most: float
+    worse: float
+
+    def total(self, chosen: Sequence[int]) -> float:
+        """The microseconds of these candidates."""
+        return float(sum(each[number] for each, number in zip(self.microseconds, chosen, strict=True)))
+
+
+def allocate_timed(options: Options, budget_bytes: float, timed: Timed) -> list[int] | None:
+    """As `allocate`, and within the time; where that would make the divergence too large, as fast as can be had for it.
+
+    A second multiplier prices time: it is bisected for the least price that keeps the time, below that at which the divergence grows too much.
+    """
+    plain = allocate(options, budget_bytes)
+    if plain is None or timed.total(plain) <= timed.most:
+        return plain
+    most, best = timed.worse * _predicted(options, plain), plain
+    low, high = np.log2(max(_predicted(options, plain), 1e-30) / timed.total(plain)) + (-PRICES, PRICES)
+    for _ in range(PRICE_BISECTIONS):
+        price = 2.0 ** ((low + high) / 2)
+        priced = [(size, predicted + price * each) for (size, predicted), each in zip(options, timed.microseconds, strict=True)]
+        chosen = allocate(priced, budget_bytes) or plain
+        kept, fast = _predicted(options, chosen) <= most, timed.total(chosen) <= timed.most
+        best = chosen if kept and (fast or timed.total(chosen) < timed.total(best)) else best
+        low, high = (low, (low + high) / 2) if fast or not kept else ((low + high) / 2, high)
+    return best
+
+
 def frontier(options: Options) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(bytes, predicted divergence) over all multipliers, from the smallest plan to the most faithful one: what `allocate` spends its budget along."""
     points = {}
     for exponent in np.arange(-80.0, 80.0, 0.25):
         chosen = _choose(options, 2.0**exponent)
-        points[_bytes(options, chosen)] = float(sum(predicted[number] for (_, predicted), number in zip(options, chosen, strict=True)))
+        points[_bytes(options, chosen)] = _predicted(options, chosen)
     sizes = sorted(points)
     return np.array(sizes), np.array([points[size] for size in sizes])
 
 
 def _choose(options: Options, multiplier: float) -> list[int]:
     return [int(np.argmin(predicted + multiplier * size)) for size, predicted in options]
+
+
+def _predicted(options: Options, chosen: Sequence[int]) -> float:
+    return float(sum(predicted[number] for (_, predicted), number in zip(options, chosen, strict=True)))
 
 
 def _bytes(options: Options, chosen: Sequence[int]) -> float:

@@ -12,8 +12,10 @@ from ..passes.distinct import Distinct
 from ..passes.mapping import LearnedMap
 from ..passes.prune import Prune
 from ..passes.quantize import Quantize
+from ..passes.radix import Radix, packing, usual_step
 from ..passes.technique import Adjustable, Refusal
 from ..passes.thin import Thin
+from .cost import times
 from .parallel import spread
 from .plan import Layer
 from .trial import Candidate, Sample, coded_bits, tried
@@ -35,6 +37,15 @@ TRELLIS_STEP = 0.6
 
 CENTROIDS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+BASES = (3, 5, 7, 9, 11, 16, 28, 40, 78, 256)
+"""Levels of folded weights, about half a bit apart. Each base that is used costs some 300 bytes of nodes."""
+
+FOLDED_MARGIN_BITS = (1.5, 3.0)
+"""How far below and above the average rate folded candidates are made: what is used often is worth more bits."""
+
+CLIPPED = (1.0, 1.2, 1.45)
+"""Steps of folded candidates, relative to those that serve normal weights best: most weights have heavier tails."""
 
 MAPS = ((1, True), (1, False), (4, False))
 """(groups, whether rows have a scale) of learned maps: groups take the place of scales."""
@@ -59,11 +70,15 @@ Maker = Callable[[str, Sample, float], Offering]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is tried on every weight: families, around an average rate in bits; a trellis for as many of the plain grids, the best first."""
+    """What is tried on every weight: families, around an average rate in bits; a trellis for as many of the plain grids, the best first.
+
+    `folds` says whether weights are tried as folded ones, too, where that is faster.
+    """
 
     families: Sequence[str]
     average_bits: float
     trellises: int = 1
+    folds: bool = False
 
 
 def offers(layers: Sequence[Layer], wanted: Wanted, threads: int, tick: Callable[[float], None] = lambda _: None) -> list[Offer]:
@@ -84,7 +99,7 @@ def _offer(layer: Layer, wanted: Wanted) -> Offer:
     sample = Sample.of(layer)
     found: dict[str, tuple[Candidate, ...]] = {}
     refusals = []
-    for family in wanted.families:
+    for family in (*wanted.families, *(FOLDED if wanted.folds and _is_faster_folded(layer) else ())):
         if family in TRELLIS_OF.values() and family not in _best_trellises(found, wanted, layer.weight.view.size):
             continue
         candidates = list(FAMILIES[family](family, sample, wanted.average_bits))
@@ -93,6 +108,11 @@ def _offer(layer: Layer, wanted: Wanted) -> Offer:
         if usable:
             found[family] = usable
     return Offer(layer, found, "" if found else (refusals or ["no technique applies"])[0])
+
+
+def _is_faster_folded(layer: Layer) -> bool:
+    known = times(layer, Quantize(1.0))
+    return known.fused > known.folded
 
 
 def _best_trellises(found: Mapping[str, Sequence[Candidate]], wanted: Wanted, values: int) -> list[str]:
@@ -166,6 +186,18 @@ def _mapped(family: str, sample: Sample, average_bits: float) -> Offering:
                     yield tried(family, LearnedMap(count, groups, row_scale, sample.context.factor is not None, even=even), sample)
 
 
+def _folded(power: float) -> Maker:
+    def candidates(family: str, sample: Sample, average_bits: float) -> Offering:
+        below, above = FOLDED_MARGIN_BITS
+        for base in BASES:
+            words = packing(base)
+            if average_bits - below <= 8 * words.word_bytes / words.digits <= average_bits + above:
+                for factor in CLIPPED:
+                    yield tried(family, Radix(base, usual_step(base) * factor, power, sample.context.factor is not None), sample)
+
+    return candidates
+
+
 def _thinned(family: str, sample: Sample, average_bits: float) -> Offering:
     for sparsity in SPARSITIES:
         for number in range(-8, 5):
@@ -187,12 +219,17 @@ FAMILIES: dict[str, Maker] = {
     "deep-compression": _deep_compression,
     "mapped": _mapped,
     "pruned grid": _thinned,
+    "folded": _folded(1.0),
+    "folded, one step": _folded(0.0),
 }
 
 TRELLIS_OF = {"grid": "trellis", "grid, one step": "trellis, one step", "grid by lookup": "trellis by lookup"}
 """The families of plain grids, and what a trellis makes of them."""
 
 GRIDS = tuple(TRELLIS_OF)
+
+FOLDED = ("folded", "folded, one step")
+"""The families of folded weights, which compete under every technique where a weight is slower fused."""
 
 AUTO = (*GRIDS, *TRELLIS_OF.values(), "codebook", "distinct values")
 

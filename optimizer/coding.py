@@ -65,7 +65,7 @@ def _key(group: Sequence[Choice]) -> Key:
 
 def _renewed(payload: Payload, group: Sequence[Choice]) -> Payload:
     """The payload with what is predicted now; a technique that was taken instead of another stays."""
-    return replace(payload, choices=tuple(replace(old, predicted=new.predicted) for old, new in zip(payload.choices, group, strict=True)))
+    return replace(payload, choices=tuple(replace(old, predicted=new.predicted, times=new.times) for old, new in zip(payload.choices, group, strict=True)))
 
 
 def _coded(group: list[Choice]) -> Payload:

@@ -10,11 +10,12 @@ import onnx_ir as ir
 
 from ..passes.quantize import Quantize
 from ..passes.technique import Adjustable, Technique
-from .allocate import Options, allocate
+from .allocate import Options, Timed, allocate, allocate_timed
 from .coding import Coder
 from .emit import Emitted, emit
 from .errors import TargetError
 from .plan import Choice, Layer, Payload
+from .preference import Pace
 from .save import is_external, size_bytes
 from .sensitivity import Scaled
 
@@ -61,15 +62,24 @@ class Sizer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Market:
-    """What the allocator chooses from: layers with their candidates, and integer weights, which have one candidate each."""
+    """What the allocator chooses from: layers with their candidates, and integer weights, which have one candidate each; and the pace to keep."""
 
     layers: Sequence[Layer]
     candidates: Sequence[Sequence[Scaled]]
     fixed: Sequence[Choice]
+    pace: Pace | None = None
 
     def options(self) -> Options:
         """(bytes, predicted divergence) of all candidates."""
         return [(np.array([one.candidate.bytes for one in many]), np.array([one.predicted for one in many])) for many in self.candidates]
+
+    def allocate(self, budget_bytes: float) -> list[int] | None:
+        """The numbers of the best candidates within these bytes, at the pace; None where even the smallest ones exceed them."""
+        if self.pace is None:
+            return allocate(self.options(), budget_bytes)
+        dense = sum(many[0].times.folded for many in self.candidates)
+        microseconds = [np.array([one.microseconds for one in many]) for many in self.candidates]
+        return allocate_timed(self.options(), budget_bytes, Timed(microseconds, self.pace.slowdown * dense, self.pace.worse))
 
     def chosen(self, numbers: Sequence[int]) -> list[Scaled]:
         """The candidates with these numbers."""
@@ -78,7 +88,7 @@ class Market:
     def choices(self, numbers: Sequence[int]) -> list[Choice]:
         """The plan that these candidate numbers stand for."""
         mine = [
-            Choice(layer, one.candidate.technique, one.candidate.family, one.predicted)
+            Choice(layer, one.candidate.technique, one.candidate.family, one.predicted, times=one.times)
             for layer, one in zip(self.layers, self.chosen(numbers), strict=True)
         ]
         return [*mine, *self.fixed]
@@ -135,9 +145,9 @@ class _Files:
 
 def _allocated(market: Market, files: _Files) -> tuple[list[Choice], int] | None:
     """Allocates until predicted and real sizes agree: (the last choices, their bytes); None where nothing fits any more."""
-    options, fixed_bytes, found = market.options(), 0.0, None
+    fixed_bytes, found = 0.0, None
     for _ in range(ALLOCATIONS):
-        numbers = allocate(options, files.target_bytes - fixed_bytes)
+        numbers = market.allocate(files.target_bytes - fixed_bytes)
         if numbers is None:
             return None
         choices = market.choices(numbers)
@@ -177,7 +187,7 @@ def _smoothed(market: Market, choices: Sequence[Choice]) -> tuple[list[Choice], 
     technique = choices[largest].instead or choices[largest].technique
     size = known.get(technique, float(np.median([one.candidate.bytes for one in smooth]))) if technique is not None else 0.0
     nearest = min(smooth, key=lambda one: abs(one.candidate.bytes - size))
-    changed = replace(choices[largest], technique=nearest.candidate.technique, family=nearest.candidate.family, predicted=nearest.predicted, instead=None)
+    changed = replace(choices[largest], technique=nearest.candidate.technique, family=nearest.candidate.family, predicted=nearest.predicted, instead=None, times=nearest.times)
     return [changed if number == largest else choice for number, choice in enumerate(choices)], largest
 
 
@@ -232,8 +242,7 @@ def _smallest(market: Market, sizer: Sizer, target_bytes: int) -> Emitted:
 
     Goes back from the smallest candidates to larger ones in halves of what is left.
     """
-    options = market.options()
-    numbers = [int(np.argmin(size)) for size, _ in options]
+    numbers = [int(np.argmin(size)) for size, _ in market.options()]
     found = sizer.emit(market.choices(numbers))
     if found[1] > target_bytes:
         raise _too_large(sizer, *found, target_bytes)
@@ -241,7 +250,7 @@ def _smallest(market: Market, sizer: Sizer, target_bytes: int) -> Emitted:
     low, high = least, max(least, target_bytes - (found[1] - least))
     for _ in range(FINE_ROUNDS):
         middle = (low + high) / 2
-        tried = sizer.emit(market.choices(allocate(options, middle) or numbers))
+        tried = sizer.emit(market.choices(market.allocate(middle) or numbers))
         if tried[1] > target_bytes:
             high = middle
             continue

@@ -87,15 +87,21 @@ def _rows(payload: Payload) -> Iterator[WeightReport]:
 def _row(choice: Choice, bytes_after: int, zeros: float) -> WeightReport:
     weight = choice.weight
     dtype = ir.DataType(weight.dtype)
+    dense_bytes = math.ceil(weight.view.size * dtype.bitwidth / 8)
+    placement = "folded" if choice.is_folded else "decompressed" if any(use.kind == "Other" for use in weight.uses) else "fused"
     return WeightReport(
         name=weight.name,
         dims=weight.view.dims,
         dtype=dtype.name.lower(),
         operator="+".join(sorted({use.node.op_type for use in weight.uses})),
         form=choice.family if choice.technique is None else f"{choice.family}: {choice.technique}",
-        bytes_before=math.ceil(weight.view.size * dtype.bitwidth / 8),
+        bytes_before=dense_bytes,
         bytes_after=bytes_after,
         bits_per_weight=8 * bytes_after / weight.view.size,
         zeros=zeros,
         predicted=choice.predicted,
+        placement=placement,
+        fused_us=choice.times.fused,
+        folded_us=choice.times.folded,
+        resident_bytes=dense_bytes if placement == "folded" else bytes_after,
     )

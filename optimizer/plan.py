@@ -17,13 +17,14 @@ from .bias import correction
 from .fold import Folded
 from .model import Weight
 from .moments import Moments
+from .work import Times, Work
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
     """A weight with all that is known about it: the bias that can take up its mean error, and the moments of its inputs.
 
-    `optimism` is how many times more an error costs on new inputs than on those that it was made and probed with.
+    `optimism` is how many times more an error costs on new inputs than on those that it was made and probed with. `work` is what one run does with it.
     """
 
     weight: Weight
@@ -31,6 +32,7 @@ class Layer:
     bias: ir.Value | None = None
     moments: Moments | None = None
     optimism: float = 1.0
+    work: tuple[Work, ...] = ()
 
     def form(self, technique: Technique | None) -> Form | Refusal:
         """What the technique makes of the weight; integers stay as they are (no technique)."""
@@ -60,7 +62,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """One weight with the technique that it gets (None: integers, without loss), the family that won and the divergence predicted.
+    """One weight with the technique that it gets (None: integers, without loss), the family that won, the divergence predicted and the times modelled.
 
     `instead` is taken where `technique` refuses: a step that was made finer may give levels beyond what can be coded.
     """
@@ -70,6 +72,7 @@ class Choice:
     family: str
     predicted: float
     instead: Technique | None = None
+    times: Times = Times()
 
     @property
     def weight(self) -> Weight:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..passes import tables
+from ..passes.radix import Radix, packing
 from ..passes.technique import Adjustable, Context, Refusal, Technique
 from ..passes.writer import POOL_BELOW
 from ..runtime.evaluate import viewed_values
@@ -27,6 +28,9 @@ SAMPLE_VALUES = 1 << 19
 HEADER_BYTES = 45
 """Of a payload beside tables and scales: framing, dims, form tags, directory; a guess that the bisection on real sizes corrects."""
 
+FOLDED_BYTES = 180
+"""Of a folded weight beside levels and scales: nodes and shapes of its own, and its share of those of its base."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -36,6 +40,11 @@ class Candidate:
     technique: Technique
     bytes: float
     error: float
+
+    @property
+    def is_folded(self) -> bool:
+        """As `Choice.is_folded`."""
+        return isinstance(self.technique, Radix)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,6 +85,9 @@ def tried(family: str, technique: Technique, sample: Sample) -> Candidate | Refu
         error = 0.0 if isinstance(form, Refusal) else layer_error(sample, form)
     if isinstance(form, Refusal):
         return form
+    if isinstance(technique, Radix):
+        size = packing(technique.levels).bytes(round(sample.values.size * sample.share))
+        return Candidate(family, technique, size + _side_bytes(form, sample) + FOLDED_BYTES, sample.share * error)
     bits = coded_bits(form, sample)
     if bits is None:
         return Refusal("levels span more than 16 bits")
