@@ -63,7 +63,8 @@ def allocate_timed(options: Options, budget_bytes: float, timed: Timed) -> list[
     if plain is None or timed.total(plain) <= timed.most:
         return plain
     most, best = timed.worse * _predicted(options, plain), plain
-    low, high = np.log2(max(_predicted(options, plain), 1e-30) / timed.total(plain)) + (-PRICES, PRICES)
+    middle = float(np.log2(max(_predicted(options, plain), 1e-30) / timed.total(plain)))
+    low, high = middle - PRICES, middle + PRICES
     for _ in range(PRICE_BISECTIONS):
         price = 2.0 ** ((low + high) / 2)
         priced = [(size, predicted + price * each) for (size, predicted), each in zip(options, timed.microseconds, strict=True)]

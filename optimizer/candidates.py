@@ -12,7 +12,6 @@ from ..passes.distinct import Distinct
 from ..passes.mapping import LearnedMap
 from ..passes.prune import Prune
 from ..passes.quantize import Quantize
-from ..passes.radix import Radix, packing, usual_step
 from ..passes.technique import Adjustable, Refusal
 from ..passes.thin import Thin
 from .cost import times
@@ -37,15 +36,6 @@ TRELLIS_STEP = 0.6
 
 CENTROIDS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-
-BASES = (3, 5, 7, 9, 11, 16, 28, 40, 78, 256)
-"""Levels of folded weights, about half a bit apart. Each base that is used costs some 300 bytes of nodes."""
-
-FOLDED_MARGIN_BITS = (1.5, 3.0)
-"""How far below and above the average rate folded candidates are made: what is used often is worth more bits."""
-
-CLIPPED = (1.0, 1.2, 1.45)
-"""Steps of folded candidates, relative to those that serve normal weights best: most weights have heavier tails."""
 
 MAPS = ((1, True), (1, False), (4, False))
 """(groups, whether rows have a scale) of learned maps: groups take the place of scales."""
@@ -111,7 +101,7 @@ def _offer(layer: Layer, wanted: Wanted) -> Offer:
 
 
 def _is_faster_folded(layer: Layer) -> bool:
-    known = times(layer, Quantize(1.0))
+    known = times(layer.weight.view, layer.work, Quantize(1.0))
     return known.fused > known.folded
 
 
@@ -133,7 +123,7 @@ def refined(layer: Layer, chosen: Candidate, factors: Sequence[float]) -> list[C
     return [one for one in made if isinstance(one, Candidate)]
 
 
-def _grid(power: float, rows: float = 0.0, trellis: bool = False) -> Maker:
+def _grid(power: float, rows: float = 0.0, trellis: bool = False, folded: bool = False) -> Maker:
     def candidates(family: str, sample: Sample, average_bits: float) -> Offering:
         # The entropy of a Gaussian on a fine grid of step s is about 2.05 - log2(s) bits.
         middle, octave = min(average_bits, HIGH_BITS), TRELLIS_OCTAVE if trellis else GRID_OCTAVE
@@ -141,8 +131,9 @@ def _grid(power: float, rows: float = 0.0, trellis: bool = False) -> Maker:
         coarsest, finest = min(2.05 - (middle - below), 2.5), 2.05 - (middle + above)
         numbers = range(int(np.floor(finest * octave)), int(np.ceil(coarsest * octave)) + 1)
         unit, feedback = TRELLIS_STEP if trellis else 1.0, sample.context.factor is not None
-        techniques = [Quantize(float(2.0 ** (number / octave)) * unit, power, rows=rows, feedback=feedback, trellis=trellis) for number in numbers]
-        known = replace(sample, classes=_class_saving(techniques[len(techniques) // 2], sample))
+        base = Quantize(unit, power, rows=rows, feedback=feedback, trellis=trellis, folded=folded)
+        techniques = [base.at(float(2.0 ** (number / octave))) for number in numbers]
+        known = sample if folded else replace(sample, classes=_class_saving(techniques[len(techniques) // 2], sample))
         for technique in techniques:
             yield tried(family, technique, known)
 
@@ -186,18 +177,6 @@ def _mapped(family: str, sample: Sample, average_bits: float) -> Offering:
                     yield tried(family, LearnedMap(count, groups, row_scale, sample.context.factor is not None, even=even), sample)
 
 
-def _folded(power: float) -> Maker:
-    def candidates(family: str, sample: Sample, average_bits: float) -> Offering:
-        below, above = FOLDED_MARGIN_BITS
-        for base in BASES:
-            words = packing(base)
-            if average_bits - below <= 8 * words.word_bytes / words.digits <= average_bits + above:
-                for factor in CLIPPED:
-                    yield tried(family, Radix(base, usual_step(base) * factor, power, sample.context.factor is not None), sample)
-
-    return candidates
-
-
 def _thinned(family: str, sample: Sample, average_bits: float) -> Offering:
     for sparsity in SPARSITIES:
         for number in range(-8, 5):
@@ -219,8 +198,8 @@ FAMILIES: dict[str, Maker] = {
     "deep-compression": _deep_compression,
     "mapped": _mapped,
     "pruned grid": _thinned,
-    "folded": _folded(1.0),
-    "folded, one step": _folded(0.0),
+    "folded": _grid(1.0, folded=True),
+    "folded, one step": _grid(0.0, folded=True),
 }
 
 TRELLIS_OF = {"grid": "trellis", "grid, one step": "trellis, one step", "grid by lookup": "trellis by lookup"}

@@ -10,7 +10,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..passes import writer
-from ..passes.radix import Radix
 from ..passes.technique import Technique
 from ..runtime import library
 from ..runtime.evaluate import centroid_numbers, dense_values
@@ -79,9 +78,9 @@ def _payload(choices: Sequence[Choice], members: Sequence[Member]) -> Payload:
         bias = choice.layer.corrected_bias(made) if choice.technique is not None else None
         if bias is not None:
             biases[str(choice.layer.bias.name)] = bias  # type: ignore[union-attr]
-    zeros, technique = tuple(map(_zeros, members)), choices[0].technique
-    if isinstance(technique, Radix):
-        return Payload(b"", tuple(choices), zeros, biases, Folded.of(technique.levels, members[0]))
+    zeros = tuple(map(_zeros, members))
+    if choices[0].is_folded:
+        return Payload(b"", tuple(choices), zeros, biases, Folded.of(members[0]))
     return Payload(_bytes(choices, members), tuple(choices), zeros, biases)
 
 

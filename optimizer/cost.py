@@ -1,76 +1,91 @@
 """The cost model: microseconds that a weight takes in one run on one sample with one thread, by placement and form.
 
-    dense or folded = sum over uses of call + max(products / rate, values * 4 / bandwidth)
-    fused           = sum over uses of call + products / rate + values / decoding rate
+    dense or folded = sum over uses of call + max(products / rate, values * 4 / bandwidth) + outputs / rate
+    fused           = sum over uses of call + products / rate + values / decoding rate + outputs / rate
     Decompress      = values / decoding rate + values * 4 / bandwidth, and no products: those are onnxruntime's in either placement
 
-products = positions * values: a weight meets `positions` vectors in a run (`work.py`). Rates depend on what multiplies. A weight in a pool is decoded
-when the session is created. The constants were measured (docs/decisions.md, "Placement"; `benchmarks/runtime/rates.py` measures them again); what
-another machine does is not modelled: decisions must be the same everywhere.
+A weight [batch, rows, k] meets `positions` vectors in a run (`work.py`): products = positions * batch * rows * k, with rows filled up to what is
+multiplied with together, outputs = positions * batch * rows. A weight in a pool is decoded when the session is created. The constants were measured
+(docs/decisions.md, "Placement"; `benchmarks/runtime/rates.py` compares model and machine again); what another machine does is not modelled: decisions are
+the same everywhere.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..passes.codebook import Chain, Cluster
+from ..passes.distinct import Distinct
 from ..passes.quantize import Quantize
 from ..passes.technique import Technique
 from ..passes.writer import POOL_BELOW
-from .plan import Layer
-from .work import Times
+from ..runtime.form import PANEL_ROWS, View
+from .work import Times, Work
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Of one kind of multiply: products a nanosecond, onnxruntime's and ours."""
+    """Onnxruntime's and ours."""
 
     dense: float
     fused: float
 
 
 PRODUCTS = {
-    "matrix": Rates(48.0, 40.0),
-    "vector": Rates(20.0, 8.0),
-    "pointwise": Rates(40.0, 14.0),
-    "spatial": Rates(40.0, 14.0),
-    "depthwise": Rates(8.0, 2.0),
+    "matrix": Rates(125.0, 115.0),
+    "vector": Rates(125.0, 60.0),
+    "pointwise": Rates(130.0, 115.0),
+    "spatial": Rates(125.0, 112.0),
+    "depthwise": Rates(50.0, 14.0),
 }
-"""By kind of work."""
+"""Products a nanosecond by kind of work."""
 
-DECODED = {"grid": 0.5, "trellis": 0.25, "other": 0.25, "pooled": 4.0}
-"""Values a nanosecond by form; those of pools are int8 already."""
+ROWS = Rates(16, 64)
+"""Rows that are multiplied with together: fewer take as long. Of a depthwise filter one."""
 
-BANDWIDTH = 10.0
+OUTPUTS = 5.0
+"""Values a nanosecond that leave a multiply."""
+
+DECODED = {Quantize: 8.0, Cluster: 11.0, Distinct: 11.0, Chain: 11.0}
+"""Values a nanosecond by technique, the trellis included."""
+
+POOLED, LEAST_DECODED = 40.0, 1.3
+"""The same of a weight in a pool, which the session keeps as int8, and of any other form."""
+
+BANDWIDTH = 25.0
 """Bytes a nanosecond that one thread reads of a weight that is in no cache, or writes."""
 
-CALL_US = {"dense": 2.0, "fused": 4.0}
+CALL_US = Rates(2.0, 6.0)
 """Microseconds that a node takes beside its products."""
 
 LOOKED_UP_PANELS = 2.5
 """Panels of 64 rows that a Gather decodes for each row that is asked for, on average: it begins at the head of a chunk of 1 to 4."""
 
 
-def times(layer: Layer, technique: Technique | None) -> Times:
-    """The times of a weight in the form that the technique makes."""
-    view = layer.weight.view
-    rate = DECODED["pooled" if view.size < POOL_BELOW else _form(technique)]
-    fused = folded = 0.0
-    for work in layer.work:
-        products = work.positions * view.size / 1000
-        touched = view.size / 1000
-        if work.kind == "lookup":
-            folded += CALL_US["dense"]
-            fused += CALL_US["fused"] + min(work.positions * LOOKED_UP_PANELS * 64, view.rows) * view.k / rate / 1000
-        elif work.kind == "other":
-            fused += touched / rate + 4 * touched / BANDWIDTH
-        else:
-            folded += CALL_US["dense"] + max(products / PRODUCTS[work.kind].dense, 4 * touched / BANDWIDTH)
-            fused += CALL_US["fused"] + products / PRODUCTS[work.kind].fused + touched / rate
-    return Times(fused, folded)
+def times(view: View, works: Sequence[Work], technique: Technique | None) -> Times:
+    """The times of a weight, with all its uses, in the form that the technique makes."""
+    rate = POOLED if view.size < POOL_BELOW else DECODED.get(type(technique), LEAST_DECODED)
+    each = [_times(view, work, rate) for work in works]
+    return Times(sum(one.fused for one in each), sum(one.folded for one in each))
 
 
-def _form(technique: Technique | None) -> str:
-    if isinstance(technique, Quantize):
-        return "trellis" if technique.trellis else "grid"
-    return "other"
+def _times(view: View, work: Work, rate: float) -> Times:
+    """Of one use, with values decoded at `rate`."""
+    decoding, reading = view.size / rate / 1000, 4 * view.size / BANDWIDTH / 1000
+    if work.kind == "other":
+        return Times(decoding + reading, 0.0)
+    if work.kind == "lookup":
+        share = min(work.positions * LOOKED_UP_PANELS * PANEL_ROWS / view.rows, 1.0)
+        return Times(CALL_US.fused + share * decoding, CALL_US.dense)
+    rates, written = PRODUCTS[work.kind], work.positions * view.batch * view.rows / OUTPUTS / 1000
+    fused = _products(view, work, ROWS.fused) / rates.fused + decoding
+    dense = max(_products(view, work, ROWS.dense) / rates.dense, reading)
+    return Times(CALL_US.fused + fused + written, CALL_US.dense + dense + written)
 
+
+def _products(view: View, work: Work, rows: float) -> float:
+    """Thousands of products, where so many rows are multiplied with together."""
+    padded = view.rows if work.kind == "depthwise" else rows * math.ceil(view.rows / rows)
+    return work.positions * view.batch * padded * view.k / 1000

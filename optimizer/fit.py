@@ -168,11 +168,11 @@ def _refine(files: _Files, search: _Refinement) -> None:
 
 def _all_grids(choices: Sequence[Choice]) -> tuple[int, ...]:
     """The numbers of all choices that a factor can change."""
-    return tuple(number for number, choice in enumerate(choices) if isinstance(choice.technique, Adjustable) and not choice.is_folded)
+    return tuple(number for number, choice in enumerate(choices) if isinstance(choice.technique, Adjustable))
 
 
 def _smoothed(market: Market, choices: Sequence[Choice]) -> tuple[list[Choice], int] | None:
-    """The same with the weight of most values on a grid of one step, and its number; None where it is on one already, or none is offered.
+    """The same with the weight of most values on a grid of one step, placed as it is, and its number; None where it is on one already, or none is offered.
 
     Steps by row are kept in eight bits, 4 % apart: where one weight dominates whose rows are few or alike, the size jumps with them. A single step
     has sixteen bits.
@@ -181,7 +181,8 @@ def _smoothed(market: Market, choices: Sequence[Choice]) -> tuple[list[Choice], 
     if largest is None or _is_smooth(choices[largest].technique):
         return None
     known = {one.candidate.technique: one.candidate.bytes for one in market.candidates[largest]}
-    smooth = [one for one in market.candidates[largest] if _is_smooth(one.candidate.technique)]
+    folded = choices[largest].is_folded
+    smooth = [one for one in market.candidates[largest] if _is_smooth(one.candidate.technique) and one.candidate.is_folded == folded]
     if not smooth:
         return None
     technique = choices[largest].instead or choices[largest].technique
@@ -230,8 +231,8 @@ class _Refinement:
 
 
 def scaled(choice: Choice, factor: float) -> Choice:
-    """The choice at a rate close by, where its technique has such (a folded one has not) and the technique still applies to the weight; a grid's error goes with the square."""
-    if choice.is_folded or not isinstance(choice.technique, Adjustable):
+    """The choice at a rate close by, where its technique has such and the technique still applies to the weight; a grid's error goes with the square."""
+    if not isinstance(choice.technique, Adjustable):
         return choice
     predicted = choice.predicted * (factor**2 if isinstance(choice.technique, Quantize) else 1.0)
     return replace(choice, technique=choice.technique.at(factor), instead=choice.technique, predicted=predicted)

@@ -1,22 +1,23 @@
 """Folded weights: levels and scales in plain operators of ai.onnx, which onnxruntime evaluates once, when it creates a session (FORMAT.md, section 9).
 
-All weights of one base are digits of one stream of words, which a chain of nodes takes apart; a weight is a piece of it, reshaped, times its scales. The
-chain is constant, so that a dense weight is all that is left of it, and the runtime's own prepacked kernels multiply with it. `unfolded` is the inverse.
+Golomb codes (`passes/golomb.py`) of all folded weights are one stream of bits, and a stream of words for each modulus. A chain of nodes takes them apart;
+a weight is a piece of it, reshaped, times its scales. The chain is constant, so that a dense weight is all that is left of it, and the runtime's own
+prepacked kernels multiply with it. `unfolded` is the inverse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ..passes import golomb
 from ..passes.constants import add_constant
-from ..passes.radix import packing
 from ..runtime.evaluate import dense_values
 from ..runtime.form import Grid, Member
 from .errors import CompressError
@@ -24,32 +25,38 @@ from .errors import CompressError
 SPLIT_INPUT_OPSET = 13
 """From here on Split takes its sizes as an input instead of an attribute."""
 
+TOP_K_INPUT_OPSET = 10
+"""The same of TopK and its count."""
+
 LEAST_OPSET = 7
 """Before, Div and Mul did not broadcast as they do now."""
 
 Array = NDArray[np.generic]
 
 
+MODULUS_BITS = 8 * 300.0
+"""What each modulus costs in nodes and constants."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Folded:
     """What is stored of a folded weight: `levels` int32 in its own dims, and `scales` (float16, or one float32) that broadcast against them."""
 
-    base: int
     dtype: int
     levels: NDArray[np.int32]
     scales: Array
 
     @staticmethod
-    def of(base: int, member: Member) -> Folded:
-        """A Grid that `Radix` has made."""
+    def of(member: Member) -> Folded:
+        """A Grid of a folded `Quantize`."""
         form, view = member.form, member.view
         assert isinstance(form, Grid)
-        return Folded(base, member.dtype, view.unsee(form.levels.levels), _scales(member))
+        return Folded(member.dtype, view.unsee(form.levels.levels), _scales(member))
 
     @property
     def bytes(self) -> int:
         """Bytes of levels and scales; what the nodes take is part of the graph."""
-        return packing(self.base).bytes(self.levels.size) + self.scales.nbytes
+        return math.ceil(float(golomb.coded_bits(self.levels).min()) / 8) + self.scales.nbytes
 
     def array(self) -> Array:
         """The dense weight, as a session sees it."""
@@ -76,14 +83,13 @@ def _scales(member: Member) -> Array:
 
 def write(model: ir.Model, weights: Mapping[str, Folded], prefix: str) -> dict[str, ir.Value]:
     """Puts constant nodes in the place of the initializers of these names; gives the values that stand for them."""
-    found: dict[str, ir.Value] = {}
-    for _, same in groupby(sorted(weights.items(), key=lambda one: one[1].base), key=lambda one: one[1].base):
-        group = list(same)
-        writer = _Writer(model, f"{prefix}.base.{group[0][1].base}")
-        pieces = writer.levels([folded for _, folded in group])
-        scales = writer.scales([folded.scales for _, folded in group])
-        for (name, folded), piece, scale in zip(group, pieces, scales, strict=True):
-            found[name] = writer.weight(folded, piece, scale)
+    if not weights:
+        return {}
+    moduli = golomb.moduli(np.stack([golomb.coded_bits(one.levels) for one in weights.values()]), MODULUS_BITS)
+    names = [name for _, name in sorted(zip(moduli, weights, strict=True))]
+    folded, writer = [weights[name] for name in names], _Writer(model, prefix)
+    pieces, scales = writer.levels([one.levels for one in folded], sorted(moduli)), writer.scales([one.scales for one in folded])
+    found = {name: writer.weight(one, piece, scale) for name, one, piece, scale in zip(names, folded, pieces, scales, strict=True)}
     for name, value in found.items():
         ir.convenience.replace_all_uses_with(model.graph.initializers[name], value)
     return found
@@ -93,24 +99,55 @@ class _Writer:
     """Adds constant nodes before all others, in the order in which they are asked for."""
 
     def __init__(self, model: ir.Model, prefix: str) -> None:
-        self._graph, self._prefix, self._made = model.graph, prefix, 0
+        self._graph, self._prefix, self._made = model.graph, f"{prefix}.fold", 0
         self._before = next(iter(model.graph))
+        self._two = self._constant(np.array(2, np.int64))
 
-    def levels(self, folded: Sequence[Folded]) -> list[ir.Value]:
-        """The levels of weights of one base, as floats, to be reshaped."""
-        words, sizes = packing(folded[0].base), [one.levels.size for one in folded]
-        stream = words.pack(np.concatenate([one.levels.reshape(-1) for one in folded]))
-        value = self._constant(stream)
-        if words.digits > 1:
-            base = self._constant(np.array(words.levels, np.int64))
-            upper = self._node("Div", [self._cast(value, ir.DataType.INT64), self._constant(words.powers)])
-            value = self._node("Sub", [upper, self._node("Mul", [self._node("Div", [upper, base]), base])])
-        value = self._node("Add", [self._cast(value, ir.DataType.FLOAT), self._constant(np.array(words.lowest, np.float32))])
-        rest = stream.size * words.digits - sum(sizes)
-        if len(sizes) == 1 and not rest:
-            return [value]
-        flat = self._node("Reshape", [value, self._constant(np.array([-1], np.int64))])
-        return self._split(flat, [*sizes, rest] if rest else sizes)[: len(sizes)]
+    def levels(self, levels: Sequence[NDArray[np.int32]], moduli: Sequence[int]) -> list[ir.Value]:
+        """The levels of weights in the ascending order of their moduli, each flat, as floats."""
+        groups = {modulus: np.concatenate([golomb.unsigned(one).reshape(-1) for one, m in zip(levels, moduli, strict=True) if m == modulus]) for modulus in moduli}
+        runs = self._runs(np.concatenate([values // modulus for modulus, values in groups.items()]))
+        parts = self._split(runs, [len(values) for values in groups.values()])
+        whole = [self._joined(part, modulus, values) for part, (modulus, values) in zip(parts, groups.items(), strict=True)]
+        u = whole[0] if len(whole) == 1 else self._add(ir.node("Concat", whole, {"axis": 0}))[0]
+        return self._split(self._cast(self._signed(u), ir.DataType.FLOAT), [one.size for one in levels])
+
+    def _runs(self, quotients: NDArray[np.int64]) -> ir.Value:
+        """Each quotient + 1: how far each one in the stream of bits is from the one before it."""
+        bits = self._flat(self._digits(golomb.unary(quotients), golomb.BITS))
+        floats = self._cast(bits, ir.DataType.FLOAT)
+        count = len(quotients)
+        if self._opset >= TOP_K_INPUT_OPSET:
+            ones = self._add(ir.node("TopK", [floats, self._constant(np.array([count], np.int64))], num_outputs=2))[1]
+        else:
+            ones = self._add(ir.node("TopK", [floats], {"k": count}, num_outputs=2))[1]
+        before = [self._constant(np.array([-1], np.int64)), self._split(ones, [count - 1, 1])[0]]
+        return self._node("Sub", [ones, self._add(ir.node("Concat", before, {"axis": 0}))[0]])
+
+    def _joined(self, runs: ir.Value, modulus: int, values: NDArray[np.int64]) -> ir.Value:
+        """u = (run - 1) * modulus + remainder."""
+        shift = self._constant(np.array(-modulus, np.int64))
+        if modulus == 1:
+            return self._node("Add", [runs, shift])
+        packing = golomb.packing(modulus)
+        words = packing.pack(values % modulus)
+        digits = self._flat(self._digits(words, packing))
+        rest = words.size * packing.digits - values.size
+        remainders = self._split(digits, [values.size, rest])[0] if rest else digits
+        product = self._node("Mul", [runs, self._constant(np.array(modulus, np.int64))])
+        return self._node("Add", [product, self._node("Add", [remainders, shift])])
+
+    def _digits(self, words: Array, packing: golomb.Packing) -> ir.Value:
+        """The digits of words [words, 1]: [words, digits]."""
+        base = self._two if packing.base == 2 else self._constant(np.array(packing.base, np.int64))
+        upper = self._node("Div", [self._cast(self._constant(words), ir.DataType.INT64), self._constant(packing.powers)])
+        return self._node("Sub", [upper, self._node("Mul", [self._node("Div", [upper, base]), base])])
+
+    def _signed(self, u: ir.Value) -> ir.Value:
+        """The level of each u: (h - e) * u - e with e = u / 2 and h = (u + 1) / 2, which is -e where u is even, else h."""
+        half = self._node("Div", [u, self._two])
+        upper = self._node("Div", [self._node("Add", [u, self._constant(np.array(1, np.int64))]), self._two])
+        return self._node("Sub", [self._node("Mul", [self._node("Sub", [upper, half]), u]), half])
 
     def scales(self, scales: Sequence[Array]) -> list[ir.Value]:
         """Scales of one shape but for their first axis share an initializer; single ones have their own."""
@@ -128,10 +165,17 @@ class _Writer:
         value = self._node("Mul", [shaped, scales])
         return value if folded.dtype == ir.DataType.FLOAT else self._cast(value, ir.DataType(folded.dtype))
 
+    @property
+    def _opset(self) -> int:
+        return self._graph.opset_imports.get("", 1)
+
+    def _flat(self, value: ir.Value) -> ir.Value:
+        return self._node("Reshape", [value, self._constant(np.array([-1], np.int64))])
+
     def _split(self, value: ir.Value, sizes: list[int]) -> list[ir.Value]:
         if len(sizes) == 1:
             return [value]
-        by_input = self._graph.opset_imports.get("", 1) >= SPLIT_INPUT_OPSET
+        by_input = self._opset >= SPLIT_INPUT_OPSET
         inputs = [value, self._constant(np.array(sizes, np.int64))] if by_input else [value]
         node = ir.node("Split", inputs, {"axis": 0} if by_input else {"axis": 0, "split": sizes}, num_outputs=len(sizes))
         return self._add(node)
@@ -156,9 +200,13 @@ class _Writer:
         return f"{self._prefix}.{self._made}"
 
 
-def unfolded(value: ir.Value) -> Array:
-    """The dense weight that a value of `write` stands for. Raises CompressError where what stands before it is something else."""
-    return _evaluated(value, {})
+def unfolded(values: Sequence[ir.Value]) -> list[Array]:
+    """The dense weights that values of `write` stand for. Raises CompressError where what stands before them is something else."""
+    known: dict[ir.Value, Array] = {}
+    try:
+        return [_evaluated(value, known) for value in values]
+    except (ValueError, TypeError, KeyError) as error:  # shapes that do not fit, a node without its inputs or attributes
+        raise CompressError(f"folded weights cannot be evaluated ({error}): the file was changed after it was written") from error
 
 
 def sources(value: ir.Value) -> Iterator[ir.Value]:
@@ -200,9 +248,17 @@ def _split_of(node: ir.Node, array: Array, sizes: Array | None = None) -> list[A
     return np.split(array, np.cumsum(lengths)[:-1], axis=node.attributes.get_int("axis", 0))
 
 
-OPERATORS = {
+def _top_k_of(node: ir.Node, array: Array, count: Array | None = None) -> list[Array]:
+    most = node.attributes["k"].as_int() if count is None else int(count.reshape(-1)[0])
+    order = np.argsort(-array.astype(np.float32), kind="stable")[:most]
+    return [array[order], order.astype(np.int64)]
+
+
+OPERATORS: dict[str, Callable[..., list[Array]]] = {
     "Cast": _cast_of,
     "Split": _split_of,
+    "TopK": _top_k_of,
+    "Concat": lambda node, *arrays: [np.concatenate(arrays, axis=node.attributes.get_int("axis", 0))],
     "Reshape": lambda _, array, dims: [array.reshape(dims)],
     "Div": lambda _, one, other: [one // other],
     "Mul": lambda _, one, other: [one * other],

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..passes.radix import Radix
+from ..passes.quantize import Quantize
 from ..passes.technique import Context, Refusal, Technique
 from ..runtime.evaluate import viewed_values
 from ..runtime.form import Form, Member, Symbols
@@ -17,7 +17,7 @@ from .bias import correction
 from .fold import Folded
 from .model import Weight
 from .moments import Moments
-from .work import Times, Work
+from .work import NO_TIMES, Times, Work
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +72,7 @@ class Choice:
     family: str
     predicted: float
     instead: Technique | None = None
-    times: Times = Times()
+    times: Times = NO_TIMES
 
     @property
     def weight(self) -> Weight:
@@ -82,7 +82,7 @@ class Choice:
     @property
     def is_folded(self) -> bool:
         """Whether onnxruntime makes the weight dense when it creates a session; else operators of ours decode it at every run."""
-        return isinstance(self.technique, Radix)
+        return isinstance(self.technique, Quantize) and self.technique.folded
 
     def made(self) -> tuple[Choice, Member]:
         """(the choice with the technique that was taken, what it makes of the weight). Raises ValueError where all refuse."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,8 +80,7 @@ def restore_model(model: ir.Model, where: str) -> int:
             )
         value, member = weights.of(node)
         _Expansion(node, value, member, weights.taken).apply()
-    for value in folded_values(model, where):
-        weights.unfold(value)
+    weights.unfold(folded_values(model, where))
     for name in weights.payload_names:
         model.graph.initializers.pop(name, None)
     ir.passes.common.RemoveUnusedNodesPass()(model)  # the tensors that only gave our operators their types
@@ -152,12 +152,12 @@ class _Weights:
                 ) from error
         return self._payloads[name]
 
-    def unfold(self, value: ir.Value) -> None:
-        """Puts an initializer in the place of a folded weight. Raises CompressError."""
-        array = fold.unfolded(value)
-        dense = self._initializer(str(value.name), 0, array, ir.tensor(array).dtype)
-        self._values[str(value.name), 0] = dense
-        ir.convenience.replace_all_uses_with(value, dense)
+    def unfold(self, values: Sequence[ir.Value]) -> None:
+        """Puts initializers in the place of folded weights. Raises CompressError."""
+        for value, array in zip(values, fold.unfolded(values), strict=True):
+            dense = self._initializer(str(value.name), 0, array, ir.tensor(array).dtype)
+            self._values[str(value.name), 0] = dense
+            ir.convenience.replace_all_uses_with(value, dense)
 
     def _decoded(self, payload: str, number: int, member: Member) -> ir.Value:
         dtype = ir.DataType(member.dtype)

@@ -25,7 +25,7 @@ from .parallel import spread
 from .plan import Layer
 from .probe import Prober
 from .trial import Candidate
-from .work import Times
+from .work import NO_TIMES, Times
 
 LEAST = 1e-12
 """A divergence below this is numerical noise: such a weight counts as this sensitive, not as free."""
@@ -41,7 +41,7 @@ class Scaled:
 
     candidate: Candidate
     predicted: float
-    times: Times = Times()
+    times: Times = NO_TIMES
 
     @property
     def microseconds(self) -> float:
@@ -83,7 +83,7 @@ class Sensitivities:
 
     def scaled(self, layer: Layer, candidate: Candidate) -> Scaled:
         """The candidate with the divergence that it is expected to cost on new inputs."""
-        return Scaled(candidate, self._sensitivity(layer, candidate.error) * candidate.error * layer.optimism, times(layer, candidate.technique))
+        return Scaled(candidate, self._sensitivity(layer, candidate.error) * candidate.error * layer.optimism, times(layer.weight.view, layer.work, candidate.technique))
 
     def _sensitivity(self, layer: Layer, error: float) -> float:
         known = self._found.get(id(layer), {})

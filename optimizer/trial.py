@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..passes import tables
-from ..passes.radix import Radix, packing
+from ..passes import golomb, tables
+from ..passes.quantize import Quantize
 from ..passes.technique import Adjustable, Context, Refusal, Technique
 from ..passes.writer import POOL_BELOW
 from ..runtime.evaluate import viewed_values
@@ -28,8 +28,8 @@ SAMPLE_VALUES = 1 << 19
 HEADER_BYTES = 45
 """Of a payload beside tables and scales: framing, dims, form tags, directory; a guess that the bisection on real sizes corrects."""
 
-FOLDED_BYTES = 180
-"""Of a folded weight beside levels and scales: nodes and shapes of its own, and its share of those of its base."""
+FOLDED_BYTES = 150.0
+"""Of a folded weight beside levels and scales: nodes and shapes of its own, and its share of those of its modulus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Candidate:
     @property
     def is_folded(self) -> bool:
         """As `Choice.is_folded`."""
-        return isinstance(self.technique, Radix)
+        return isinstance(self.technique, Quantize) and self.technique.folded
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,14 +85,14 @@ def tried(family: str, technique: Technique, sample: Sample) -> Candidate | Refu
         error = 0.0 if isinstance(form, Refusal) else layer_error(sample, form)
     if isinstance(form, Refusal):
         return form
-    if isinstance(technique, Radix):
-        size = packing(technique.levels).bytes(round(sample.values.size * sample.share))
-        return Candidate(family, technique, size + _side_bytes(form, sample) + FOLDED_BYTES, sample.share * error)
-    bits = coded_bits(form, sample)
-    if bits is None:
-        return Refusal("levels span more than 16 bits")
-    side = _side_bytes(form, sample)
-    return Candidate(family, technique, sample.share * bits / 8 + side + _header(sample), sample.share * error)
+    if isinstance(technique, Quantize) and technique.folded:
+        bits, header = float(golomb.coded_bits(_member(form, sample).symbols.levels).min()), FOLDED_BYTES
+    else:
+        coded, header = coded_bits(form, sample), _header(sample)
+        if coded is None:
+            return Refusal("levels span more than 16 bits")
+        bits = coded
+    return Candidate(family, technique, sample.share * bits / 8 + _side_bytes(form, sample) + header, sample.share * error)
 
 
 def coded_bits(form: Form, sample: Sample) -> float | None:

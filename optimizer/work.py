@@ -31,6 +31,10 @@ class Times:
     folded: float = 0.0
 
 
+NO_TIMES = Times()
+"""Of what is not timed."""
+
+
 def measure(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed]) -> dict[str, tuple[Work, ...]]:
     """The work of each weight by name, for one sample: the first, alone where the model takes it alone. Uses in bodies count as one position."""
     outputs = {value.name: value for node in model.graph for value in node.outputs[:1] if value.name}
@@ -53,7 +57,7 @@ def _sizes(model: ir.Model, weights: Sequence[Weight], feed: Feed, names: Sequen
 
 
 def _work(weight: Weight, use: Use, outputs: float | None) -> Work:
-    view, node = weight.view, use.node
+    view = weight.view
     if use.kind == "Gather":
         return Work("lookup", 1.0 if outputs is None else outputs / view.k)
     if use.kind == "Other":

@@ -99,11 +99,8 @@ def add_gains(acc: NDArray, gains: NDArray, errors: NDArray, until: int) -> None
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def round_rows(
-    weight: NDArray, scale: NDArray, columns: NDArray, gains: NDArray, variances: NDArray, levels: NDArray, errors: NDArray,
-    least: int, most: int,
-) -> None:  # fmt: skip
-    """Levels [rows, k], within least..most, of weight [rows, k] on the grid scale[row] * columns[k], with feedback; errors[row] = sum of D (t - q)^2.
+def round_rows(weight: NDArray, scale: NDArray, columns: NDArray, gains: NDArray, variances: NDArray, levels: NDArray, errors: NDArray) -> None:
+    """Levels [rows, k] of weight [rows, k] on the grid scale[row] * columns[k], with feedback; errors[row] = sum of D (t - q)^2.
 
     gains [m, k, k], variances [m, k]; rows / m consecutive rows use one of them.
     """
@@ -122,7 +119,7 @@ def round_rows(
                 for lane in range(width):
                     step = scale[start + lane] * columns[j]
                     target = weight[start + lane, j] + acc[lane]
-                    level = min(max(np.rint(target / step), np.float32(least)), np.float32(most))  # float32, as a decoder multiplies
+                    level = np.rint(target / step)
                     value = step * level
                     levels[start + lane, j] = int(level)
                     history[j, lane] = weight[start + lane, j] - value

@@ -29,6 +29,9 @@ FLOAT16_SCALES = (2.0**-12, 2.0**15)
 """A single scale in this range is a float16, with an error of 2^-11; outside, a float32."""
 
 
+LEAST_FLOAT16 = 2.0**-18
+
+
 @dataclass(frozen=True, slots=True)
 class Quantize:
     """level = round(w / scale), scale[o, k] = step * rms * (rms[o] / rms)^power * (E[x_k^2] / E[x^2])^(-columns / 2) * importance[o]^(-rows / 2).
@@ -36,7 +39,8 @@ class Quantize:
     `step` is relative to the weight's root mean square; `power` 0 gives all rows one step, 1 a step in proportion to the row's own magnitude;
     `columns` 0 is a grid without column scale, 1 makes every input contribute the same error, which needs measured moments; `rows` 1 makes
     every row contribute the same error to the model's outputs, which needs their importance. With `feedback` errors are fed back (needs a factor);
-    with `trellis` levels follow the trellis, and `step` is that of the grid that its two quantizers make up.
+    with `trellis` levels follow the trellis, and `step` is that of the grid that its two quantizers make up. `folded` is for weights that plain
+    operators decode: scales are in 16 bits, and there are neither trellis nor columns.
     """
 
     step: float
@@ -45,9 +49,10 @@ class Quantize:
     rows: float = 0.0
     feedback: bool = False
     trellis: bool = False
+    folded: bool = False
 
     def apply(self, weight: NDArray[np.float32], context: Context) -> Form | Refusal:
-        """A Grid with log8 scales, or one float scale for all."""
+        """A Grid with log8 scales (float16 ones where it is folded), or one float scale for all."""
         made = self.made(weight, context)
         return made if isinstance(made, Refusal) else made.form
 
@@ -62,7 +67,7 @@ class Quantize:
             return factor
         if peak(weight, steps) > limit:
             return Refusal(f"step {self.step:g} gives levels beyond {limit}")
-        levels, errors = _trellis(weight, steps, factor) if self.trellis else rounded(weight, steps, factor)
+        levels, errors = _levels(weight, steps, factor, self.trellis)
         if int(levels.max(initial=0)) > MAX_LEVEL or int(levels.min(initial=0)) < -MAX_LEVEL:
             return Refusal(f"error feedback at step {self.step:g} gives levels beyond {MAX_LEVEL}")
         symbols = Symbols(levels, quantizers=2 if self.trellis else 1)
@@ -89,27 +94,28 @@ class Quantize:
 
     def _row_scale(self, weight: NDArray[np.float32], context: Context) -> Dense | Refusal:
         """log8 of step * rms * (rms[o] / rms)^power * importance[o]^(-rows / 2); one value where all are equal."""
-        wanted = row_magnitudes(weight, self.power)
-        if isinstance(wanted, Refusal):
-            return wanted
+        rms = row_rms(weight)
+        whole = float(np.sqrt(np.mean(rms.astype(np.float64) ** 2)))
+        if whole == 0:
+            return Refusal("all values are zero")
         if self.power == 0 and self.rows == 0:
-            return single_scale(self.step * float(wanted.max()))
+            return single_scale(self.step * whole)
+        wanted = whole * np.maximum(rms / whole, 1e-4) ** self.power
         if self.rows:
             if context.rows is None:
                 return Refusal("steps by the importance of rows need to know it")
-            wanted = wanted * context.rows.reshape(weight.shape[:2]) ** np.float32(-self.rows / 2)
+            wanted = wanted * context.rows.reshape(wanted.shape) ** np.float32(-self.rows / 2)
         with np.errstate(over="ignore"):  # log8 refuses an infinity
             steps = (self.step * wanted).astype(np.float32)
-        return log8(steps)
+        return half(steps) if self.folded else log8(steps)
 
 
-def row_magnitudes(weight: NDArray[np.float32], power: float) -> NDArray[np.floating] | Refusal:
-    """rms * (rms[o] / rms)^power, what steps are relative to; [batch, rows], with power 0 [1]."""
-    rms = row_rms(weight)
-    whole = float(np.sqrt(np.mean(rms.astype(np.float64) ** 2)))
-    if whole == 0:
-        return Refusal("all values are zero")
-    return np.array([whole]) if power == 0 else np.asarray(whole * np.maximum(rms / whole, 1e-4) ** power)
+def half(values: NDArray[np.float32]) -> Dense | Refusal:
+    """Positive values as float16, what is too small as the least that is accurate to 1 %."""
+    largest = float(values.max(initial=0.0))
+    if not FLOAT16_SCALES[0] <= largest <= FLOAT16_SCALES[1]:
+        return Refusal(f"a scale of {largest:g} is outside {FLOAT16_SCALES[0]:g}..{FLOAT16_SCALES[1]:g}")
+    return Dense("float16", np.maximum(values, LEAST_FLOAT16).astype("<f2").view(np.uint16).reshape(-1))
 
 
 def single_scale(value: float) -> Dense | Refusal:
@@ -175,51 +181,32 @@ def _unrelated(context: Context, shape: tuple[int, int, int]) -> Factor:
     return Factor(np.empty((0, 0, 0), np.float32), each if len(each) == parts else np.tile(each, (parts // len(each), 1)))
 
 
-UNLIMITED = (-(1 << 30), 1 << 30)
-"""Levels that a caller checks afterwards."""
-
-Rounded = tuple[NDArray[np.int32], NDArray[np.float64]]
-"""(levels [batch, rows, k], squared error of each row)."""
-
-
-def rounded(weight: NDArray[np.float32], steps: Steps, factor: Factor, within: tuple[int, int] = UNLIMITED) -> Rounded:
-    """The nearest levels, from the least to the largest of `within`; errors are fed back where the factor has gains."""
-    flat, scale, columns = _flat(weight, steps)
-    levels, errors = np.empty(flat.shape, np.int32), np.zeros(len(flat))
-    if factor.gains.size:
-        round_rows(flat, scale, columns, factor.gains, factor.variances, levels, errors, *within)
-    else:
-        _round(flat, scale, columns, factor.variances, levels, errors, *within)
-    return levels.reshape(weight.shape), errors
-
-
-def _trellis(weight: NDArray[np.float32], steps: Steps, factor: Factor) -> Rounded:
-    """The levels that the best path through the trellis has."""
-    flat, scale, columns = _flat(weight, steps)
-    levels, errors = np.empty(flat.shape, np.int32), np.zeros(len(flat))
-    trellis_rows(flat, scale, columns, factor.gains, factor.variances, levels, errors, NEXT)
-    return levels.reshape(weight.shape), errors
-
-
-def _flat(weight: NDArray[np.float32], steps: Steps) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """(weight [batch * rows, k], the step of each row, the factor of each column)."""
+def _levels(weight: NDArray[np.float32], steps: Steps, factor: Factor, trellis: bool) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """(levels [batch, rows, k], squared error of each row)."""
     batch, rows, k = weight.shape
+    flat = weight.reshape(-1, k)
     scale = np.ascontiguousarray(np.broadcast_to(steps.row_values, (batch, rows))).reshape(-1)
-    return weight.reshape(-1, k), scale, np.ascontiguousarray(np.broadcast_to(steps.column_values, (k,)))
+    columns = np.ascontiguousarray(np.broadcast_to(steps.column_values, (k,)))
+    levels, errors = np.empty((batch * rows, k), np.int32), np.zeros(batch * rows)
+    if not trellis and not factor.gains.size:
+        _round(flat, scale, columns, factor.variances, levels, errors)
+    elif trellis:
+        trellis_rows(flat, scale, columns, factor.gains, factor.variances, levels, errors, NEXT)
+    else:
+        round_rows(flat, scale, columns, factor.gains, factor.variances, levels, errors)
+    return levels.reshape(weight.shape), errors
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # divisions by a scale, which is never zero, need no check
-def _round(
-    weight: NDArray, scale: NDArray, columns: NDArray, importance: NDArray, levels: NDArray, errors: NDArray, least: int, most: int
-) -> None:
-    """levels = round(w / s) within least..most, errors[row] = sum of importance * (w - s * level)^2, for s = scale[row] * columns[k]; importance [m, k]."""
+def _round(weight: NDArray, scale: NDArray, columns: NDArray, importance: NDArray, levels: NDArray, errors: NDArray) -> None:
+    """levels = round(w / s), errors[row] = sum of importance * (w - s * level)^2, for s = scale[row] * columns[k]; importance [m, k]."""
     rows, k = weight.shape
     each = rows // importance.shape[0]
     for row in range(rows):
         share, error = importance[row // each], 0.0
         for column in range(k):
             value, step = weight[row, column], scale[row] * columns[column]
-            level = min(max(np.rint(value / step), np.float32(least)), np.float32(most))  # float32, as a decoder multiplies
+            level = np.rint(value / step)
             difference = np.float64(value - step * level)  # whose square float32 may not hold
             error += share[column] * difference * difference
             levels[row, column] = int(level)

@@ -46,14 +46,11 @@ class Made:
     values: NDArray[np.float32]
 
 
-UNLIMITED = (-(1 << 30), 1 << 30)
-
-
 def rounded(weight: NDArray[np.float32], scale: NDArray[np.float32], factor: Factor, columns: NDArray[np.float32] | None = None) -> Made:
     """`round_rows`."""
     columns = np.ones(weight.shape[1], np.float32) if columns is None else columns
     levels, errors = np.zeros(weight.shape, np.int32), np.full(len(weight), np.nan)
-    round_rows(weight, scale, columns, factor.gains, factor.variances, levels, errors, *UNLIMITED)
+    round_rows(weight, scale, columns, factor.gains, factor.variances, levels, errors)
     return Made(levels, errors, scale[:, None] * columns * levels.astype(np.float32))
 
 
