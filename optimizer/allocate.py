@@ -43,36 +43,47 @@ def allocate(options: Options, budget_bytes: float) -> list[int] | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Timed:
-    """Microseconds [n] of the candidates of each weight, what they are to come to in all at most, and how many times the divergence that is worth."""
+    """What a limit of time needs to know: microseconds [n] of the candidates of each weight, and which of them are folded, bool [n].
+
+    All are to come to `most` microseconds at most, as long as that does not make the divergence more than `worse` times what it is without folded ones.
+    A plan with folded candidates takes `shared_bytes` more than those.
+    """
 
     microseconds: Sequence[NDArray[np.float64]]
+    folded: Sequence[NDArray[np.bool_]]
     most: float
     worse: float
+    shared_bytes: float
 
     def total(self, chosen: Sequence[int]) -> float:
         """The microseconds of these candidates."""
-        return float(sum(each[number] for each, number in zip(self.microseconds, chosen, strict=True)))
+        return _sum(self.microseconds, chosen)
 
 
 def allocate_timed(options: Options, budget_bytes: float, timed: Timed) -> list[int] | None:
     """As `allocate`, and within the time; where that would make the divergence too large, as fast as can be had for it.
 
-    A second multiplier prices time: it is bisected for the least price that keeps the time, below that at which the divergence grows too much.
+    Time has a price of its own, which is bisected: the least that keeps the time, below that at which the divergence grows too much.
     """
-    plain = allocate(options, budget_bytes)
+    plain = allocate(unfolded(options, timed.folded), budget_bytes)
     if plain is None or timed.total(plain) <= timed.most:
         return plain
-    most, best = timed.worse * _predicted(options, plain), plain
-    middle = float(np.log2(max(_predicted(options, plain), 1e-30) / timed.total(plain)))
-    low, high = middle - PRICES, middle + PRICES
+    predicted = _predicted(options, plain)
+    middle = float(np.log2(max(predicted, 1e-30) / timed.total(plain)))
+    low, high, best = middle - PRICES, middle + PRICES, plain
     for _ in range(PRICE_BISECTIONS):
         price = 2.0 ** ((low + high) / 2)
-        priced = [(size, predicted + price * each) for (size, predicted), each in zip(options, timed.microseconds, strict=True)]
-        chosen = allocate(priced, budget_bytes) or plain
-        kept, fast = _predicted(options, chosen) <= most, timed.total(chosen) <= timed.most
+        priced = [(size, harm + price * each) for (size, harm), each in zip(options, timed.microseconds, strict=True)]
+        chosen = allocate(priced, budget_bytes - timed.shared_bytes) or plain
+        kept, fast = _predicted(options, chosen) <= timed.worse * predicted, timed.total(chosen) <= timed.most
         best = chosen if kept and (fast or timed.total(chosen) < timed.total(best)) else best
         low, high = (low, (low + high) / 2) if fast or not kept else ((low + high) / 2, high)
     return best
+
+
+def unfolded(options: Options, folded: Sequence[NDArray[np.bool_]]) -> Options:
+    """The same options where folded candidates are out of reach."""
+    return [(np.where(out, np.inf, size), harm) for (size, harm), out in zip(options, folded, strict=True)]
 
 
 def frontier(options: Options) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -90,11 +101,15 @@ def _choose(options: Options, multiplier: float) -> list[int]:
 
 
 def _predicted(options: Options, chosen: Sequence[int]) -> float:
-    return float(sum(predicted[number] for (_, predicted), number in zip(options, chosen, strict=True)))
+    return _sum([predicted for _, predicted in options], chosen)
 
 
 def _bytes(options: Options, chosen: Sequence[int]) -> float:
-    return float(sum(size[number] for (size, _), number in zip(options, chosen, strict=True)))
+    return _sum([size for size, _ in options], chosen)
+
+
+def _sum(each: Sequence[NDArray[np.float64]], chosen: Sequence[int]) -> float:
+    return float(sum(values[number] for values, number in zip(each, chosen, strict=True)))
 
 
 def _spend(options: Options, chosen: list[int], left: float) -> list[int]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from ..passes.quantize import Quantize
 from ..passes.technique import Adjustable, Technique
-from .allocate import Options, Timed, allocate, allocate_timed
+from .allocate import Options, Timed, allocate, allocate_timed, unfolded
 from .coding import Coder
 from .emit import Emitted, emit
 from .errors import TargetError
@@ -33,6 +34,10 @@ CLOSE_ENOUGH = 0.0015
 
 NEAR_ENOUGH = 0.004
 """A file further below than this is searched for once more, in smaller steps: a ratio of R is promised to become 1.005 R at most."""
+
+
+FOLDING_BYTES = 900.0
+"""What the first folded weight costs in nodes that all of them share; a guess that real sizes correct."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,9 +82,13 @@ class Market:
         """The numbers of the best candidates within these bytes, at the pace; None where even the smallest ones exceed them."""
         if self.pace is None:
             return allocate(self.options(), budget_bytes)
-        dense = sum(many[0].times.folded for many in self.candidates)
+        most = self.pace.slowdown * sum(many[0].times.folded for many in self.candidates)
         microseconds = [np.array([one.microseconds for one in many]) for many in self.candidates]
-        return allocate_timed(self.options(), budget_bytes, Timed(microseconds, self.pace.slowdown * dense, self.pace.worse))
+        return allocate_timed(self.options(), budget_bytes, Timed(microseconds, self.folded(), most, self.pace.worse, FOLDING_BYTES))
+
+    def folded(self) -> list[NDArray[np.bool_]]:
+        """Which candidates are folded."""
+        return [np.array([one.candidate.is_folded for one in many]) for many in self.candidates]
 
     def chosen(self, numbers: Sequence[int]) -> list[Scaled]:
         """The candidates with these numbers."""
@@ -95,7 +104,8 @@ class Market:
 
     def bytes(self, numbers: Sequence[int]) -> float:
         """The predicted bytes of these candidates."""
-        return sum(one.candidate.bytes for one in self.chosen(numbers))
+        chosen = self.chosen(numbers)
+        return sum(one.candidate.bytes for one in chosen) + FOLDING_BYTES * any(one.candidate.is_folded for one in chosen)
 
 
 def fit(market: Market, sizer: Sizer, target_bytes: int, tick: Callable[[float], None]) -> Emitted:
@@ -243,7 +253,7 @@ def _smallest(market: Market, sizer: Sizer, target_bytes: int) -> Emitted:
 
     Goes back from the smallest candidates to larger ones in halves of what is left.
     """
-    numbers = [int(np.argmin(size)) for size, _ in market.options()]
+    numbers = [int(np.argmin(size)) for size, _ in unfolded(market.options(), market.folded())]
     found = sizer.emit(market.choices(numbers))
     if found[1] > target_bytes:
         raise _too_large(sizer, *found, target_bytes)

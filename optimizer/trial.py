@@ -28,8 +28,11 @@ SAMPLE_VALUES = 1 << 19
 HEADER_BYTES = 45
 """Of a payload beside tables and scales: framing, dims, form tags, directory; a guess that the bisection on real sizes corrects."""
 
-FOLDED_BYTES = 150.0
-"""Of a folded weight beside levels and scales: nodes and shapes of its own, and its share of those of its modulus."""
+POOLED_BYTES = 25.0
+"""The same of a weight in a pool."""
+
+FOLDED_BYTES = 90.0
+"""Of a folded weight beside levels and scales: its nodes and shapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,5 +126,7 @@ def layer_error(sample: Sample, form: Form) -> float:
 
 
 def _header(sample: Sample) -> float:
-    """Bytes of header and stream heads."""
+    """Bytes of header and stream heads; a pool shares both."""
+    if sample.pooled:
+        return POOLED_BYTES
     return HEADER_BYTES + 1.5 * min(sample.values.shape[1], 128)

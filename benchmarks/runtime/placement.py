@@ -48,13 +48,16 @@ def measure(model: str, prefer: str, seen: bool) -> dict[str, object]:
 
 def latency(source: Path, target: Path) -> dict[str, object]:
     """Quartiles of compressed / fp32."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    plain = onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    ours, inputs = session(target, options), feed(plain, 1)
+    plain = onnxruntime.InferenceSession(str(source), one_thread(), providers=["CPUExecutionProvider"])
+    ours, inputs = session(target, one_thread()), feed(plain, 1)
     return quartiles(alternate(lambda: plain.run(None, inputs), lambda: ours.run(None, inputs)))
+
+
+def one_thread() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
