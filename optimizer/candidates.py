@@ -90,6 +90,8 @@ def _offer(layer: Layer, wanted: Wanted) -> Offer:
     found: dict[str, tuple[Candidate, ...]] = {}
     refusals = []
     for family in (*wanted.families, *(FOLDED if wanted.folds and _is_faster_folded(layer) else ())):
+        if family in FOLDED and any(one.error == 0 for many in found.values() for one in many):
+            continue  # a weight of few values stays without loss
         if family in TRELLIS_OF.values() and family not in _best_trellises(found, wanted, layer.weight.view.size):
             continue
         candidates = list(FAMILIES[family](family, sample, wanted.average_bits))

@@ -192,7 +192,7 @@ def constant_values(model: onnx.ModelProto, names: Sequence[str]) -> list[NDArra
             needed |= set(node.input)
     halves = {node.output[0] for node in kept if node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.BFLOAT16}
     casts = [helper.make_node("Cast", [name], [f"{name}.float"], to=onnx.TensorProto.FLOAT) for name in names if name in halves]
-    outputs = [helper.make_empty_tensor_value_info(f"{name}.float" if name in halves else name) for name in names]
+    outputs = [helper.make_empty_tensor_value_info(f"{name}.float" if name in halves else name) for name in names]  # types are inferred
     graph = helper.make_graph([*reversed(kept), *casts], "constants", [], outputs, [one for one in model.graph.initializer if one.name in needed])
     made = options()
     made.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

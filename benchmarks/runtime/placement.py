@@ -40,7 +40,7 @@ def measure(model: str, prefer: str, seen: bool) -> dict[str, object]:
     modelled = sum(w["fused_us"] for w in fused) + sum(w["folded_us"] for w in folded)
     return {
         "model": model, "prefer": prefer, "ratio": f"{report['ratio']:.3f}", "divergence": f"{moved:.3g}", "predicted": f"{report['predicted']:.3g}",
-        "weights": len(report["weights"]), "folded": len(folded), 
+        "weights": len(report["weights"]), "folded": len(folded),
         "resident_kb": f"{sum(w['resident_bytes'] for w in report['weights']) / 1000:.0f}",
         "modelled": f"{modelled / max(sum(w['folded_us'] for w in report['weights']), 1e-9):.2f}", **latency(source, target),
     }  # fmt: skip
