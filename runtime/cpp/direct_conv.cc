@@ -14,10 +14,9 @@ Phases::Phases(const Geometry& geometry) : geometry_(geometry) {
     phases *= geometry.stride[axis];
   }
   phase_size_ = extent_[0] * extent_[1] * extent_[2];
-  // The flat correlation runs over rows with their margins; the last rows' margins are beyond the phase, hence the slack behind a channel.
-  channel_size_ = phases * phase_size_ + extent_[1] * extent_[2] + extent_[2];
-  span_ = ((geometry.out[0] - 1) * extent_[1] + geometry.out[1] - 1) * extent_[2] + geometry.out[2];
-  planes_.assign(static_cast<size_t>(channel_size_ * geometry.group_channels()), 0.0f);
+  channel_size_ = phases * phase_size_;
+  // "readable for a vector behind every span"
+  planes_.assign(static_cast<size_t>(channel_size_ * geometry.group_channels() + kernels().vector), 0.0f);
 }
 
 void Phases::fill(const float* x) {
@@ -40,7 +39,7 @@ void Phases::fill_row(const float* x, int64_t channel, int64_t z, int64_t y) {
     const int64_t shift = phase - g.before[2];
     const int64_t first = shift >= 0 ? 0 : (-shift + g.stride[2] - 1) / g.stride[2];
     const int64_t last = std::min(extent_[2], (g.in[2] - shift + g.stride[2] - 1) / g.stride[2]);
-    for (int64_t i = first; i < last; ++i) row[i] = x[i * g.stride[2] + shift];
+    if (first < last) kernels().take_every(x + first * g.stride[2] + shift, g.stride[2], last - first, row + first);
   }
 }
 
@@ -54,30 +53,41 @@ const float* Phases::source(int64_t channel, const Tap& tap) const {
   return planes_.data() + channel * channel_size_ + number * phase_size_ + offset;
 }
 
-void Phases::collect(const float* flat, float* y, bool accumulate) const {
+std::vector<Span> Phases::spans() const {
+  std::vector<Span> spans;
+  const int64_t width = geometry_.out[2], vector = kernels().vector;
   for (int64_t z = 0; z < geometry_.out[0]; ++z)
-    for (int64_t row = 0; row < geometry_.out[1]; ++row, y += geometry_.out[2]) {
-      const float* from = flat + (z * extent_[1] + row) * extent_[2];
-      for (int64_t i = 0; i < geometry_.out[2]; ++i) y[i] = accumulate ? y[i] + from[i] : from[i];
-    }
+    for (int64_t row = 0; row < geometry_.out[1]; ++row)
+      for (int64_t column = 0; column < width; column += vector)
+        spans.push_back({(z * extent_[1] + row) * extent_[2] + column, (z * geometry_.out[1] + row) * width + column,
+                         std::min(vector, width - column)});
+  return spans;
 }
 
-void convolve_directly(const Geometry& g, const Tile& tile, const float* x, float* y) {
+void convolve_directly(const Geometry& g, const Tile& tile, const float* x, const float* bias, float* y) {
   Phases phases(g);
+  const std::vector<Span> spans = phases.spans();
   const int64_t taps = tile.last - tile.first;
   std::vector<const float*> sources(static_cast<size_t>(taps));
   std::vector<float> weights(static_cast<size_t>(taps));
   for (int64_t tap = 0; tap < taps; ++tap)
     sources[static_cast<size_t>(tap)] = phases.source((tile.first + tap) / g.taps(), Tap(g, (tile.first + tap) % g.taps()));
-  float* flat = pack_memory(phases.span());
   for (int64_t image = 0; image < g.images; ++image)
     for (int64_t lane = 0, filled = -1; lane < tile.lanes; ++lane) {
       const int64_t output = tile.batch * g.group_outputs() + tile.row + lane, group = output / g.group_outputs();
       if (group != filled) phases.fill(x + (image * g.channels + group * g.group_channels()) * g.plane());
       filled = group;
       for (int64_t tap = 0; tap < taps; ++tap) weights[static_cast<size_t>(tap)] = tile.lane(lane)[tap * PANEL_ROWS];
-      kernels().correlate(flat, phases.span(), sources.data(), weights.data(), taps, 0);
-      phases.collect(flat, y + (image * g.outputs + output) * g.positions(), tile.first > 0);
+      const bool begun = tile.first > 0;
+      const Correlation correlation = {sources.data(),
+                                       weights.data(),
+                                       taps,
+                                       spans.data(),
+                                       static_cast<int64_t>(spans.size()),
+                                       y + (image * g.outputs + output) * g.positions(),
+                                       bias && !begun ? bias[output] : 0.0f,
+                                       begun};
+      kernels().correlate(&correlation);
     }
 }
 

@@ -12,18 +12,18 @@ class Phases {
   explicit Phases(const Geometry& geometry);
   void fill(const float* x);  // the group's channels, [channels, plane]
   const float* source(int64_t channel, const Tap& tap) const;
-  int64_t span() const { return span_; }  // elements to correlate
-  // Adds the valid positions of `flat` to y, [positions]; or sets them.
-  void collect(const float* flat, float* y, bool accumulate) const;
+  // The outputs of a plane, a vector at a time.
+  std::vector<Span> spans() const;
 
  private:
   void fill_row(const float* x, int64_t channel, int64_t z, int64_t y);
   const Geometry& geometry_;
-  int64_t extent_[3], phase_size_, channel_size_, span_;
+  int64_t extent_[3], phase_size_, channel_size_;
   std::vector<float> planes_;
 };
 
-// Adds the products of a tile to y, [images, outputs, positions]. `lane`s of the tile are outputs.
-void convolve_directly(const Geometry& geometry, const Tile& tile, const float* x, float* y);
+// Adds the products of a tile to y, [images, outputs, positions], and the bias (a value an output, or null) to its first. `lane`s of the
+// tile are outputs.
+void convolve_directly(const Geometry& geometry, const Tile& tile, const float* x, const float* bias, float* y);
 
 }  // namespace onnx_compress

@@ -3,18 +3,18 @@
 
 namespace onnx_compress {
 
-#define ONNX_COMPRESS_SET(isa)                                                                      \
-  namespace isa {                                                                                   \
-  ONNX_COMPRESS_DECLARE_KERNELS                                                                     \
-  }                                                                                                 \
-  namespace {                                                                                       \
-  constexpr Kernels isa##_set = {#isa, isa::decode, isa::multiply, isa::transpose, isa::correlate}; \
+#define ONNX_COMPRESS_SET(isa, bytes)                                                                                           \
+  namespace isa {                                                                                                               \
+  ONNX_COMPRESS_DECLARE_KERNELS                                                                                                 \
+  }                                                                                                                             \
+  namespace {                                                                                                                   \
+  constexpr Kernels isa##_set = {#isa, bytes / 4, isa::decode, isa::multiply, isa::transpose, isa::correlate, isa::take_every}; \
   }
 
-ONNX_COMPRESS_SET(baseline)
+ONNX_COMPRESS_SET(baseline, 16)
 #if defined(ONNX_COMPRESS_X86)
-ONNX_COMPRESS_SET(avx2)
-ONNX_COMPRESS_SET(avx512)
+ONNX_COMPRESS_SET(avx2, 32)
+ONNX_COMPRESS_SET(avx512, 64)
 #endif
 
 // ONNX_COMPRESS_FASTEST is for tests: 0 baseline, 1 AVX2, 2 AVX-512 at most.

@@ -117,33 +117,54 @@ enum StreamFault : int {
   STREAM_VALUES,
 };
 
-// y[m, lane] (+)= sum over k of x[m][offsets[k]] * tile[k, lane], for the 64 lanes of a panel.
+// y[m, lane] (+)= sum over k of x[m][offsets[k]] * tile[k, lane], for the first `lanes` lanes of a panel, in whole vectors: what lies
+// behind them in y, up to lane 64, may be overwritten.
 struct Product {
   const float* const* x;  // one pointer a row
   const int64_t* offsets;
   int64_t m, k;
   const float* tile;  // [k, 64]
+  int64_t lanes;
   float* y;
   int64_t y_row;
+  int accumulate;
+};
+
+// `count` neighbours of an output, at most a vector: y[to ..] = sum over taps of weights[tap] * sources[tap][from ..] + bias.
+struct Span {
+  int64_t from, to, count;
+};
+
+struct Correlation {
+  const float* const* sources;  // readable for a vector behind every span
+  const float* weights;
+  int64_t taps;
+  const Span* spans;
+  int64_t span_count;
+  float* y;
+  float bias;
   int accumulate;
 };
 
 // The functions that exist once for each instruction set:
 // decode: a range of steps of a group; gives a StreamFault.
 // transpose: to[lane * to_row + m] = from[m * 64 + lane] of a panel.
-// correlate: y[i] (+)= sum over taps of weights[tap] * sources[tap][i].
+// take_every: to[i] = from[i * stride].
 #define ONNX_COMPRESS_DECLARE_KERNELS                                                               \
   int decode(Stream* stream, const Group* group, const Evaluation* evaluation, const Range* range); \
   void multiply(const Product* product);                                                            \
   void transpose(const float* from, int64_t m, int64_t lanes, float* to, int64_t to_row);           \
-  void correlate(float* y, int64_t count, const float* const* sources, const float* weights, int64_t taps, int accumulate);
+  void correlate(const Correlation* correlation);                                                   \
+  void take_every(const float* from, int64_t stride, int64_t count, float* to);
 
 struct Kernels {
   const char* name;
+  int vector;  // floats
   int (*decode)(Stream*, const Group*, const Evaluation*, const Range*);
   void (*multiply)(const Product*);
   void (*transpose)(const float*, int64_t, int64_t, float*, int64_t);
-  void (*correlate)(float*, int64_t, const float* const*, const float*, int64_t, int);
+  void (*correlate)(const Correlation*);
+  void (*take_every)(const float*, int64_t, int64_t, float*);
 };
 
 // The fastest set that this machine has.
