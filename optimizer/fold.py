@@ -2,13 +2,13 @@
 
 Golomb codes (`passes/golomb.py`) of all folded weights are one stream of bits, and a stream of words for each modulus. A chain of nodes takes them apart;
 a weight is a piece of it, reshaped, times its scales. The chain is constant, so that a dense weight is all that is left of it, and the runtime's own
-prepacked kernels multiply with it. `unfolded` is the inverse.
+prepacked kernels multiply with it. `read` is the inverse.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -30,6 +30,9 @@ TOP_K_INPUT_OPSET = 10
 
 LEAST_OPSET = 7
 """Before, Div and Mul did not broadcast as they do now."""
+
+WORDS_RANK = 2
+"""Streams are [words, 1], so that digits can be taken out of them side by side; no other constant of a chain is an integer matrix."""
 
 Array = NDArray[np.generic]
 
@@ -200,27 +203,40 @@ class _Writer:
         return f"{self._prefix}.{self._made}"
 
 
-def unfolded(values: Sequence[ir.Value]) -> list[Array]:
-    """The dense weights that values of `write` stand for. Raises CompressError where what stands before them is something else."""
+def read(values: Sequence[ir.Value]) -> list[Folded]:
+    """The folded weights that values of `write` stand for. Raises CompressError where what stands before them is something else."""
     known: dict[ir.Value, Array] = {}
     try:
-        return [_evaluated(value, known) for value in values]
+        return [_read(value, known) for value in values]
     except (ValueError, TypeError, KeyError) as error:  # shapes that do not fit, a node without its inputs or attributes
         raise CompressError(f"folded weights cannot be evaluated ({error}): the file was changed after it was written") from error
 
 
-def sources(value: ir.Value) -> Iterator[ir.Value]:
-    """The initializers that a folded weight is made from, each once."""
-    seen, stack = {value}, [value]
+def streams(values: Sequence[ir.Value]) -> set[ir.Value]:
+    """The initializers that hold the levels of folded weights."""
+    seen, stack = set(values), list(values)
     while stack:
-        one = stack.pop()
-        node = one.producer()
-        if node is None:
-            yield one
-            continue
-        fresh = [v for v in node.inputs if v is not None and v not in seen]
+        node = stack.pop().producer()
+        fresh = [value for value in node.inputs if value is not None and value not in seen] if node else []
         seen.update(fresh)
         stack += fresh
+    tensors = [(value, value.const_value) for value in seen if value.producer() is None]
+    return {value for value, tensor in tensors if tensor is not None and not tensor.dtype.is_floating_point() and len(tensor.shape) == WORDS_RANK}
+
+
+def _read(value: ir.Value, known: dict[ir.Value, Array]) -> Folded:
+    """The parts of the last product."""
+    node, dtype = value.producer(), int(ir.DataType.FLOAT)
+    if node is not None and node.op_type == "Cast" and node.inputs[0] is not None:
+        dtype, node = node.attributes["to"].as_int(), node.inputs[0].producer()
+    if node is None or node.op_type != "Mul":
+        raise _changed(value)
+    levels, scales = (_evaluated(one, known) for one in node.inputs if one is not None)
+    return Folded(dtype, levels.astype(np.int32), scales.astype(np.float16) if scales.ndim else scales)
+
+
+def _changed(value: ir.Value) -> CompressError:
+    return CompressError(f"folded weight {value.name!r} does not follow from constants as it did: the file was changed after it was written")
 
 
 def _evaluated(value: ir.Value, known: dict[ir.Value, Array]) -> Array:
@@ -233,7 +249,7 @@ def _evaluated(value: ir.Value, known: dict[ir.Value, Array]) -> Array:
             inputs = [_evaluated(v, known) for v in node.inputs if v is not None]
             known.update(zip(node.outputs, OPERATORS[node.op_type](node, *inputs), strict=True))
         else:
-            raise CompressError(f"folded weight {value.name!r} does not follow from constants as it did: the file was changed after it was written")
+            raise _changed(value)
     return known[value]
 
 

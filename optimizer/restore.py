@@ -154,8 +154,8 @@ class _Weights:
 
     def unfold(self, values: Sequence[ir.Value]) -> None:
         """Puts initializers in the place of folded weights. Raises CompressError."""
-        for value, array in zip(values, fold.unfolded(values), strict=True):
-            dense = self._initializer(str(value.name), 0, array, ir.tensor(array).dtype)
+        for value, folded in zip(values, fold.read(values), strict=True):
+            dense = self._initializer(str(value.name), 0, folded.array(), ir.DataType(folded.dtype))
             self._values[str(value.name), 0] = dense
             ir.convenience.replace_all_uses_with(value, dense)
 

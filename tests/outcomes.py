@@ -99,7 +99,7 @@ class Outcome:
         """What onnxruntime makes of the folded weights, without any optimization."""
         model = onnx.load(self.target)
         names = next((entry.value.split() for entry in model.metadata_props if entry.key == FOLDED_KEY), [])
-        for name, array in zip(names, constant_values(model, names), strict=True):
+        for array in constant_values(model, names):
             yield key(int(helper.np_dtype_to_tensor_dtype(array.dtype)), array.shape, array)
 
     def check_outputs(self, inputs: Sequence[Feed], tolerance: float = TOLERANCE) -> None:
