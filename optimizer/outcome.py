@@ -72,6 +72,9 @@ def summarize(setting: Setting, held: Contents, checked: Checked, written: Path)
         notes=setting.notes + ((f"{count} small float tensors (biases, scales) are stored in 16 bits",) if count else ()),
         warnings=loss_warnings(checked, setting.calibrated) + surprise_warnings(checked, predicted, setting.calibrated),
         seconds=dict(setting.seconds),
+        resident_bytes=sum(row.resident_bytes for row in held.weights),
+        modelled_us=sum(row.microseconds for row in held.weights),
+        folded_us=sum(row.folded_us for row in held.weights),
     )
 
 

@@ -15,5 +15,5 @@ class Pace:
     worse: float
 
 
-PREFERENCES: dict[str, Pace | None] = {"memory": None, "balanced": Pace(1.3, 1.1), "speed": Pace(1.05, 1.4)}
+PREFERENCES: dict[str, Pace | None] = {"memory": None, "balanced": Pace(1.3, 1.1), "speed": Pace(1.05, 1.2)}
 """The paces by name; with `memory` nothing is folded."""

@@ -154,7 +154,8 @@ class WeightReport:
 class Report:
     """What came of a Request. Bytes are counted over all files of a model; `seconds` are by phase.
 
-    `left_alone` holds (name, reason, bytes) of each weight that was not compressed, `inputs` says what `divergence` was measured on.
+    `left_alone` holds (name, reason, bytes) of each weight that was not compressed, `inputs` says what `divergence` was measured on. `resident_bytes` is what
+    all weights keep in memory, `modelled_us` what the cost model gives a run of all of them, `folded_us` the same if all were folded.
     """
 
     source: str
@@ -173,6 +174,9 @@ class Report:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     seconds: dict[str, float]
+    resident_bytes: int = 0
+    modelled_us: float = 0.0
+    folded_us: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

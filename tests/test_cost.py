@@ -21,8 +21,7 @@ GRID = Quantize(0.5)
 
 
 def test_decoding_is_paid_once_however_many_vectors_come() -> None:
-    one, many = (times(MATRIX, (Work("matrix", count),), GRID) for count in (1, 1000))
-    assert one.fused > one.folded
+    one, many = (times(MATRIX, (Work("matrix", count),), GRID) for count in (16, 1000))
     assert many.fused - many.folded == pytest.approx(MATRIX.size / 9000, rel=0.1)
     assert many.fused / many.folded < 1.1 < one.fused / one.folded
 
