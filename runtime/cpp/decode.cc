@@ -252,6 +252,11 @@ void TileSource::pooled_range(const Range& range) {
   std::memset(range.tile, 0, static_cast<size_t>((range.last - range.first) * PANEL_ROWS) * sizeof(float));
   for (int64_t lane = 0; lane < lanes_; ++lane) {
     const int16_t* levels = weight_.pooled_.data() + (batch_ * member_.rows + row_ + lane) * member_.k;
+    if (member_.form == FORM_GRID && !form_.column_scale && !form_.round_first && !form_.round_then) {
+      float* to = range.tile + lane;
+      for (int64_t k = range.first; k < range.last; ++k, to += PANEL_ROWS) *to = form_.scale[lane] * static_cast<float>(levels[k]);
+      continue;
+    }
     for (int64_t k = range.first; k < range.last; ++k) {
       float value = static_cast<float>(levels[k]);
       if (member_.form == FORM_GRID) {

@@ -8,7 +8,7 @@ namespace onnx_compress {
   ONNX_COMPRESS_DECLARE_KERNELS                                                                                                 \
   }                                                                                                                             \
   namespace {                                                                                                                   \
-  constexpr Kernels isa##_set = {#isa, bytes / 4, isa::decode, isa::multiply, isa::transpose, isa::correlate, isa::take_every}; \
+  constexpr Kernels isa##_set = {#isa, bytes / 4, isa::decode, isa::multiply, isa::transpose, isa::correlate, isa::copy_spans}; \
   }
 
 ONNX_COMPRESS_SET(baseline, 16)
