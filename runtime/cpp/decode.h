@@ -11,11 +11,18 @@ namespace onnx_compress {
 constexpr int64_t TILE_FLOATS = 65536;
 constexpr int64_t TILE_STEPS = 256;
 
+// What a session chose for its weights.
+struct Options {
+  bool checksums;          // verify all checksums when a weight is made
+  const Kernels* kernels;  // never null
+};
+
 struct Tile {
   const float* values = nullptr;  // [last - first][stride]; lanes beyond `lanes` are zero
   int64_t stride = 0;             // lanes rounded up to 64
   int64_t batch = 0, row = 0, lanes = 0;
-  int64_t first = 0, last = 0;  // steps of k
+  int64_t first = 0, last = 0;       // steps of k
+  const Kernels* kernels = nullptr;  // what to multiply it with
 };
 
 // One member of a payload, ready to be decoded by any number of threads: read-only once made.
@@ -23,7 +30,7 @@ class Weight {
  public:
   // Validates; decodes nothing of a chunked payload, all of a pool ("each of its consumers decodes it when the kernel is created and keeps
   // its own levels", 16 bits). `round_then`: a dtype that values are rounded to after their own, or 0.
-  Weight(const uint8_t* data, uint64_t size, int64_t member, bool checksums, int round_then);
+  Weight(const uint8_t* data, uint64_t size, int64_t member, const Options& options, int round_then);
 
   const Member& member() const { return payload_.members[member_]; }
   const Payload& payload() const { return payload_; }
@@ -39,6 +46,7 @@ class Weight {
   friend class TileSource;
   Payload payload_;
   size_t member_;
+  const Kernels* kernels_;
   int round_then_;
   std::vector<int16_t> pooled_;    // [batch, rows, k]: levels, or multiples where they are trellis-coded
   std::vector<LookupPair> pairs_;  // [row class, column class] of trellis-coded levels

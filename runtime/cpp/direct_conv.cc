@@ -76,7 +76,7 @@ void convolve_directly(const Geometry& g, const Tile& tile, const float* x, floa
       if (group != filled) phases.fill(x + (image * g.channels + group * g.group_channels()) * g.plane());
       filled = group;
       for (int64_t tap = 0; tap < taps; ++tap) weights[static_cast<size_t>(tap)] = tile.values[tap * tile.stride + lane];
-      kernels().correlate(flat, phases.span(), sources.data(), weights.data(), taps, 0);
+      tile.kernels->correlate(flat, phases.span(), sources.data(), weights.data(), taps, 0);
       phases.collect(flat, y + (image * g.outputs + output) * g.positions(), tile.first > 0);
     }
 }

@@ -6,6 +6,7 @@
 #include <iterator>
 #include <memory>
 
+#include "dispatch.h"
 #include "restore.h"
 
 namespace onnx_compress {
@@ -14,8 +15,8 @@ namespace {
 // Mutated dims may announce more than is quick to decode.
 constexpr int64_t MOST_VALUES = int64_t{1} << 20;
 
-void decode_member(const uint8_t* data, uint64_t size, int64_t number, bool checksums) {
-  const Weight weight(data, size, number, checksums, 0);
+void decode_member(const uint8_t* data, uint64_t size, int64_t number, const Options& options) {
+  const Weight weight(data, size, number, options, 0);
   const Member& member = weight.member();
   if (member.size() > MOST_VALUES) return;
   std::vector<float> out(static_cast<size_t>(member.size()));  // four bytes a value are enough for every dtype
@@ -25,22 +26,31 @@ void decode_member(const uint8_t* data, uint64_t size, int64_t number, bool chec
 }
 
 // Whether all members decoded.
-bool decode_all(const uint8_t* data, uint64_t size, bool checksums) {
+bool decode_all(const uint8_t* data, uint64_t size, const Options& options) {
   try {
-    const size_t members = Weight(data, size, 0, checksums, 0).payload().members.size();
-    for (size_t number = 0; number < members; ++number) decode_member(data, size, static_cast<int64_t>(number), checksums);
+    const size_t members = Weight(data, size, 0, options, 0).payload().members.size();
+    for (size_t number = 0; number < members; ++number) decode_member(data, size, static_cast<int64_t>(number), options);
     return true;
   } catch (const Error&) {
     return false;
   }
 }
 
+// With every decoder of this machine; whether the payload is a good one.
+bool decode_everywhere(const uint8_t* data, uint64_t size) {
+  bool good = true;
+  for (const Kernels* kernels : machine_kernels()) {
+    good = decode_all(data, size, {true, kernels}) && good;
+    decode_all(data, size, {false, kernels});
+  }
+  return good;
+}
+
 }  // namespace
 }  // namespace onnx_compress
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  onnx_compress::decode_all(data, size, true);
-  onnx_compress::decode_all(data, size, false);
+  onnx_compress::decode_everywhere(data, size);
   return 0;
 }
 
@@ -57,8 +67,7 @@ int main(int count, char** arguments) {
     // A copy of exactly this size: a read beyond it is seen.
     const std::unique_ptr<uint8_t[]> data(new uint8_t[size]);
     std::memcpy(data.get(), bytes.data() + at + 4, size);
-    decoded += onnx_compress::decode_all(data.get(), size, true);
-    onnx_compress::decode_all(data.get(), size, false);
+    decoded += onnx_compress::decode_everywhere(data.get(), size);
     at += 4 + size;
   }
   std::printf("%zu payloads, %zu decoded, the others refused\n", payloads, decoded);

@@ -12,7 +12,7 @@ struct Slice {
 };
 
 // The last panel of a weight may have fewer than 64 lanes, and y has no room for more: it is multiplied into a block of its own.
-void multiply_ragged(Product product, int64_t lanes) {
+void multiply_ragged(const Kernels& kernels, Product product, int64_t lanes) {
   constexpr int64_t MANY = 48;
   alignas(64) float block[MANY * PANEL_ROWS];
   float* y = product.y;
@@ -21,7 +21,7 @@ void multiply_ragged(Product product, int64_t lanes) {
   product.accumulate = 0, product.y = block, product.y_row = PANEL_ROWS;
   for (int64_t first = 0; first < m; first += MANY) {
     product.m = std::min(MANY, m - first);
-    kernels().multiply(&product);
+    kernels.multiply(&product);
     for (int64_t row = 0; row < product.m; ++row)
       for (int64_t lane = 0; lane < lanes; ++lane) {
         float& to = y[(first + row) * y_row + lane];
@@ -42,7 +42,7 @@ void multiply_tile(const Tile& tile, const Slice& slice, LinearStrides strides, 
     product.y = job.y + slice.first * rows + tile.row + lane, product.y_row = rows;
     product.accumulate = tile.first > 0;
     const int64_t lanes = std::min(PANEL_ROWS, tile.lanes - lane);
-    lanes == PANEL_ROWS ? kernels().multiply(&product) : multiply_ragged(product, lanes);
+    lanes == PANEL_ROWS ? tile.kernels->multiply(&product) : multiply_ragged(*tile.kernels, product, lanes);
   }
 }
 

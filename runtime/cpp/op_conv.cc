@@ -58,7 +58,7 @@ void convolve_tile(const Geometry& g, const Tile& tile, const float* x, float* y
     for (int64_t k = 0; k < steps; ++k) pack_row(g, x, tile.first + k, position, position + many, packed + k * room);
     for (int64_t lane = 0; lane < tile.lanes; lane += PANEL_ROWS) {
       const Product product = {packed, 1, room, many, steps, tile.values + lane, tile.stride, block, PANEL_ROWS, 0};
-      kernels().multiply(&product);
+      tile.kernels->multiply(&product);
       const int64_t lanes = std::min(PANEL_ROWS, tile.lanes - lane);
       store_transposed(block, many, lanes, y + lane * g.positions() + position, g.positions(), tile.first > 0);
     }
@@ -91,8 +91,8 @@ constexpr int64_t SPLIT_POSITIONS = 768;
 
 class Conv : public Operator {
  public:
-  Conv(const Attributes& attributes, bool checksums)
-      : Operator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), checksums), conv_(attributes), relu_(is_relu(attributes)) {
+  Conv(const Attributes& attributes, const Options& options)
+      : Operator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options), conv_(attributes), relu_(is_relu(attributes)) {
     keep_constant(attributes);
   }
 
@@ -141,6 +141,8 @@ class Conv : public Operator {
 
 }  // namespace
 
-std::unique_ptr<Operator> make_conv(const Attributes& attributes, bool checksums) { return std::make_unique<Conv>(attributes, checksums); }
+std::unique_ptr<Operator> make_conv(const Attributes& attributes, const Options& options) {
+  return std::make_unique<Conv>(attributes, options);
+}
 
 }  // namespace onnx_compress

@@ -125,7 +125,4 @@ struct Kernels {
   void (*correlate)(float*, int64_t, const float* const*, const float*, int64_t, int);
 };
 
-// The fastest set that this machine has.
-const Kernels& kernels();
-
 }  // namespace onnx_compress
