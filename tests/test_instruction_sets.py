@@ -75,7 +75,7 @@ def test_random_streams_decode_to_the_bits_of_the_baseline(
 
 
 def test_an_unknown_instruction_set_is_refused_with_those_that_the_machine_has() -> None:
-    with pytest.raises(ValueError, match="no instruction set 'mmx' here: choose from what this machine has, .*baseline$"):
+    with pytest.raises(ValueError, match=r"no instruction set 'mmx' here: choose from what this machine has, .*baseline$"):
         library.decode(b"", np.empty(1, np.uint8), instruction_set="mmx")
 
 
