@@ -4,7 +4,7 @@
 
 namespace onnx_compress {
 
-Phases::Phases(const Geometry& geometry) : geometry_(geometry) {
+Phases::Phases(const Geometry& geometry, const Kernels& kernels) : geometry_(geometry), kernels_(kernels) {
   int64_t phases = 1;
   for (int axis = 0; axis < 3; ++axis) {
     // Coordinates that some tap of some output reads, in one phase.
@@ -16,7 +16,7 @@ Phases::Phases(const Geometry& geometry) : geometry_(geometry) {
   channel_size_ = phases * phase_size_;
   for (int64_t z = 0; z < geometry.in[0]; ++z)
     for (int64_t y = 0; y < geometry.in[1]; ++y) add_row(z, y);
-  const int64_t width = geometry.out[2], vector = kernels().vector;
+  const int64_t width = geometry.out[2], vector = kernels.vector;
   for (int64_t z = 0; z < geometry.out[0]; ++z)
     for (int64_t y = 0; y < geometry.out[1]; ++y)
       for (int64_t x = 0; x < width; x += vector)
@@ -42,8 +42,8 @@ void Phases::add_row(int64_t z, int64_t y) {
 
 void Phases::fill(const float* x, float* planes) const {
   for (int64_t channel = 0; channel < geometry_.group_channels(); ++channel)
-    kernels().copy_spans(x + channel * geometry_.plane(), rows_.data(), static_cast<int64_t>(rows_.size()), geometry_.stride[2],
-                         planes + channel * channel_size_);
+    kernels_.copy_spans(x + channel * geometry_.plane(), rows_.data(), static_cast<int64_t>(rows_.size()), geometry_.stride[2],
+                        planes + channel * channel_size_);
 }
 
 int64_t Phases::source(int64_t channel, const Tap& tap) const {
@@ -75,7 +75,7 @@ void convolve_directly(const Phases& phases, const Tile& tile, const float* x, c
       for (int64_t tap = 0; tap < taps; ++tap) weights[static_cast<size_t>(tap)] = tile.lane(lane)[tap * PANEL_ROWS];
       correlation.y = y + (image * g.outputs + output) * g.positions();
       correlation.bias = bias && tile.first == 0 ? bias[output] : 0.0f;
-      kernels().correlate(&correlation);
+      tile.kernels->correlate(&correlation);
     }
 }
 

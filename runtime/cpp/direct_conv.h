@@ -10,9 +10,9 @@ namespace onnx_compress {
 // stride and dilation.
 class Phases {
  public:
-  explicit Phases(const Geometry& geometry);
+  Phases(const Geometry& geometry, const Kernels& kernels);
 
-  int64_t floats() const { return channel_size_ * geometry_.group_channels() + kernels().vector; }
+  int64_t floats() const { return channel_size_ * geometry_.group_channels() + kernels_.vector; }
   // The group's channels [channels, plane] into `planes`, whose padding is zero already.
   void fill(const float* x, float* planes) const;
   // Where a tap's phase begins.
@@ -24,6 +24,7 @@ class Phases {
  private:
   void add_row(int64_t z, int64_t y);
   const Geometry& geometry_;
+  const Kernels& kernels_;
   int64_t extent_[3], phase_size_, channel_size_;
   std::vector<Span> rows_, outputs_;  // of a plane: what `fill` copies, and outputs
 };

@@ -34,7 +34,7 @@ void multiply_panel(const Tile& tile, const Slice& slice, const int64_t* offsets
                              whole ? y : block,
                              whole ? rows : PANEL_ROWS,
                              whole && tile.first > 0};
-    kernels().multiply(&product);
+    tile.kernels->multiply(&product);
     for (int64_t row = 0; !whole && row < m; ++row)
       for (int64_t i = 0; i < lanes; ++i) {
         float& to = y[row * rows + i];

@@ -125,12 +125,12 @@ struct Multiplied {
                              block,
                              PANEL_ROWS,
                              tile.first > 0};
-    kernels().multiply(&product);
+    tile.kernels->multiply(&product);
   }
 
   void store(const Part& part, const float* block) const {
     float* to = y + (part.image * g.outputs + part.output) * g.positions() + part.first;
-    kernels().transpose(block, part.last - part.first, part.lanes, bias ? bias + part.output : nullptr, to, g.positions());
+    weight.kernels().transpose(block, part.last - part.first, part.lanes, bias ? bias + part.output : nullptr, to, g.positions());
     finish_rows(g, y, part, ends);
   }
 };
@@ -141,8 +141,8 @@ constexpr int64_t DIRECT_BELOW = 16;
 constexpr int64_t SPLIT_POSITIONS = 256;
 class Conv : public Operator {
  public:
-  Conv(const Attributes& attributes, bool checksums)
-      : Operator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), checksums), conv_(attributes), relu_(is_relu(attributes)) {
+  Conv(const Attributes& attributes, const Options& options)
+      : Operator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options), conv_(attributes), relu_(is_relu(attributes)) {
     keep_constant(attributes);
   }
 
@@ -158,7 +158,7 @@ class Conv : public Operator {
     const int64_t splits = direct ? 1 : std::clamp<int64_t>(g.positions() / SPLIT_POSITIONS, 1, 4);
     const float* biases = bias ? bias->data() : nullptr;
     if (direct) {
-      const Phases phases(g);
+      const Phases phases(g, held->kernels());
       const Ends ends = {residual, relu_};
       run.parallel(held->pieces(), [&](int64_t piece) {
         TileSource source(*held, piece, tile_memory());
@@ -195,6 +195,8 @@ class Conv : public Operator {
 
 }  // namespace
 
-std::unique_ptr<Operator> make_conv(const Attributes& attributes, bool checksums) { return std::make_unique<Conv>(attributes, checksums); }
+std::unique_ptr<Operator> make_conv(const Attributes& attributes, const Options& options) {
+  return std::make_unique<Conv>(attributes, options);
+}
 
 }  // namespace onnx_compress

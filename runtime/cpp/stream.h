@@ -168,7 +168,4 @@ struct Kernels {
   void (*copy_spans)(const float*, const Span*, int64_t, int64_t, float*);
 };
 
-// The fastest set that this machine has.
-const Kernels& kernels();
-
 }  // namespace onnx_compress
