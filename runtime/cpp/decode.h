@@ -37,11 +37,16 @@ class Weight {
   const Member& member() const { return payload_.members[member_]; }
   const Payload& payload() const { return payload_; }
   const Kernels& kernels() const { return *kernels_; }
+  // Whether a TileSource can multiply without making a tile: the sum of levels is scaled, so values must not be rounded one by one.
+  bool multiplies() const {
+    return direct_ && !payload_.pooled && round_then_ == 0 && member().dtype != FLOAT16 && member().dtype != BFLOAT16;
+  }
   // Parts that can be decoded independently, and those of a batch.
   int64_t pieces() const;
   int64_t pieces_per_batch() const { return pieces() / member().batch; }
-  // The rows of a piece.
+  // The rows of a piece, from the first to behind the last.
   int64_t piece_row(int64_t piece) const;
+  int64_t piece_end(int64_t piece) const;
   // The piece that holds a row of batch 0.
   int64_t piece_of(int64_t row) const;
 
@@ -64,6 +69,8 @@ class TileSource {
   TileSource(const Weight& weight, int64_t piece, float* memory);
   // `steps`: how many at most; fewer where the memory has no room for more.
   bool next(Tile& tile, int64_t steps = TILE_FLOATS);
+  // The whole piece multiplied with one row of x as it is decoded: y[row] = sum over k of x[k] * value. For weights that `multiplies`.
+  void multiply(const float* x, float* y);
 
  private:
   void open_chunk();
@@ -72,6 +79,7 @@ class TileSource {
   void load_scales(int64_t block);
   void load_groups();
   void load_columns(int64_t first, int64_t last);
+  bool next_group();
   void decode_range(const Range& range);
   void pooled_range(const Range& range);
   void finish() const;
@@ -82,9 +90,9 @@ class TileSource {
   float* memory_;
   int64_t batch_ = 0, row_ = 0, lanes_ = 0, group_ = 0, groups_ = 1, step_ = 0;
   const Chunk* chunk_ = nullptr;
-  Stream stream_;
-  Group plan_;
-  Evaluation form_;
+  Stream stream_{};
+  Group plan_{};
+  Evaluation form_{};
   std::vector<float> columns_;
 };
 

@@ -89,10 +89,15 @@ struct Group {
 };
 
 // Steps to decode, and where to: float `lane` of panel p in step s is tile[p * panel_stride + (s - first) * 64 + lane].
+//
+// Or, with x: tile[p * panel_stride + lane] += x[s - first] * (what is multiplied with the scale), for weights that are decoded directly;
+// steps that are not are added to `scaled`, with their scale.
 struct Range {
   int64_t first, last;
   float* tile;
   int64_t panel_stride;
+  const float* x = nullptr;
+  float* scaled = nullptr;
 };
 
 // How levels become floats.
