@@ -71,12 +71,12 @@ void throw_fault(int fault, const std::string& where) {
   }
 }
 
-Weight::Weight(const uint8_t* data, uint64_t size, int64_t member, bool checksums, int round_then)
-    : payload_(parse(data, size)), member_(static_cast<size_t>(member)), round_then_(round_then) {
+Weight::Weight(const uint8_t* data, uint64_t size, int64_t member, const Options& options, int round_then)
+    : payload_(parse(data, size)), member_(static_cast<size_t>(member)), kernels_(options.kernels), round_then_(round_then) {
   if (member < 0 || member_ >= payload_.members.size())
     fail(Fault::argument, "member ", member, " of a payload that has ", payload_.members.size());
   if (round_then_ == this->member().dtype || round_then_ == FLOAT) round_then_ = 0;
-  if (checksums) onnx_compress::verify_checksums(payload_);
+  if (options.checksums) onnx_compress::verify_checksums(payload_);
   if (payload_.pooled) {
     pooled_ = decode_pool(payload_, member_);
     return;
@@ -104,7 +104,7 @@ void Weight::prepare_direct() {
       const bool escape = table.escape && place == table.count - 1;
       if (!grid && (escape || level < low || level > high)) return;
       if (escape) table.escape_place = static_cast<uint8_t>(place);
-      table.value[place] = codebook ? member.centroids[static_cast<size_t>(level)] : static_cast<float>(level);
+      table.value[place] = escape ? 0.0f : codebook ? member.centroids[static_cast<size_t>(level)] : static_cast<float>(level);
     }
   direct_ = true;
 }
@@ -116,6 +116,12 @@ int64_t Weight::pieces() const {
 int64_t Weight::piece_row(int64_t piece) const {
   if (payload_.pooled) return piece % member().panels_per_batch() * PANEL_ROWS;
   return payload_.chunks[static_cast<size_t>(piece)].first_row;
+}
+
+int64_t Weight::piece_end(int64_t piece) const {
+  if (payload_.pooled) return std::min(member().rows, piece_row(piece) + PANEL_ROWS);
+  const Chunk& chunk = payload_.chunks[static_cast<size_t>(piece)];
+  return chunk.first_row + chunk.lanes * chunk.groups;
 }
 
 int64_t Weight::piece_of(int64_t row) const {
@@ -220,21 +226,27 @@ void TileSource::load_columns(int64_t first, int64_t last) {
   form_.column_scale = columns_.data();
 }
 
-bool TileSource::next(Tile& tile, int64_t steps) {
-  if (step_ == member_.k) {
-    if (++group_ == groups_) {
-      finish();
-      return false;
-    }
-    row_ += lanes_;
-    open_group();
+// The next group, once all of this one is decoded; false where there is none.
+bool TileSource::next_group() {
+  if (step_ < member_.k) return true;
+  if (++group_ == groups_) {
+    finish();
+    return false;
   }
+  row_ += lanes_;
+  open_group();
+  return true;
+}
+
+bool TileSource::next(Tile& tile, int64_t steps) {
+  if (!next_group()) return false;
   const int64_t last = std::min(member_.k, step_ + std::clamp<int64_t>(steps, 1, TILE_FLOATS / (plan_.panels * PANEL_ROWS)));
-  tile = Tile{memory_, (last - step_) * PANEL_ROWS, batch_, row_, lanes_, step_, last};
+  tile = Tile{memory_, (last - step_) * PANEL_ROWS, batch_, row_, lanes_, step_, last, weight_.kernels_};
   while (step_ < last) {  // a range at a time in which every lane has one scale
     const int64_t block_end = member_.block ? (step_ / member_.block + 1) * member_.block : member_.k;
     if (member_.block && step_ % member_.block == 0 && step_) load_scales(step_ / member_.block);
-    const Range range = {step_, std::min(last, block_end), memory_ + (step_ - tile.first) * PANEL_ROWS, tile.panel_stride};
+    const Range range = {step_,  std::min(last, block_end), memory_ + (step_ - tile.first) * PANEL_ROWS, tile.panel_stride, nullptr,
+                         nullptr};
     load_columns(range.first, range.last);
     chunk_ ? decode_range(range) : pooled_range(range);
     step_ = range.last;
@@ -242,8 +254,24 @@ bool TileSource::next(Tile& tile, int64_t steps) {
   return true;
 }
 
+void TileSource::multiply(const float* x, float* y) {
+  alignas(64) float sums[LANES_MAX], scaled[LANES_MAX];
+  while (next_group()) {
+    float* to = y + row_;
+    std::fill(to, to + lanes_, 0.0f);
+    while (step_ < member_.k) {  // a range at a time in which every lane has one scale
+      if (member_.block && step_) load_scales(step_ / member_.block);
+      const int64_t last = member_.block ? std::min(member_.k, step_ + member_.block) : member_.k;
+      std::fill(sums, sums + LANES_MAX, 0.0f), std::fill(scaled, scaled + LANES_MAX, 0.0f);
+      decode_range({step_, last, sums, PANEL_ROWS, x + step_, scaled});
+      for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] += form_.scale[lane] * sums[lane] + scaled[lane];
+      step_ = last;
+    }
+  }
+}
+
 void TileSource::decode_range(const Range& range) {
-  const int fault = kernels().decode(&stream_, &plan_, &form_, &range);
+  const int fault = weight_.kernels_->decode(&stream_, &plan_, &form_, &range);
   if (fault != STREAM_OK) throw_fault(fault, "chunk " + std::to_string(piece_) + ", rows from " + std::to_string(row_));
 }
 
@@ -252,6 +280,11 @@ void TileSource::pooled_range(const Range& range) {
   std::memset(range.tile, 0, static_cast<size_t>((range.last - range.first) * PANEL_ROWS) * sizeof(float));
   for (int64_t lane = 0; lane < lanes_; ++lane) {
     const int16_t* levels = weight_.pooled_.data() + (batch_ * member_.rows + row_ + lane) * member_.k;
+    if (member_.form == FORM_GRID && !form_.column_scale && !form_.round_first && !form_.round_then) {
+      float* to = range.tile + lane;
+      for (int64_t k = range.first; k < range.last; ++k, to += PANEL_ROWS) *to = form_.scale[lane] * static_cast<float>(levels[k]);
+      continue;
+    }
     for (int64_t k = range.first; k < range.last; ++k) {
       float value = static_cast<float>(levels[k]);
       if (member_.form == FORM_GRID) {

@@ -10,11 +10,18 @@ namespace onnx_compress {
 // "A tile is at most 256 KB": it lives in the second-level cache of one core.
 constexpr int64_t TILE_FLOATS = 65536;
 
+// What a session chose for its weights.
+struct Options {
+  bool checksums;          // verify all checksums when a weight is made
+  const Kernels* kernels;  // never null
+};
+
 struct Tile {
   const float* values = nullptr;  // [panels][last - first][64]; lanes beyond `lanes` are zero
   int64_t panel_stride = 0;
   int64_t batch = 0, row = 0, lanes = 0;
-  int64_t first = 0, last = 0;  // steps of k
+  int64_t first = 0, last = 0;       // steps of k
+  const Kernels* kernels = nullptr;  // what to multiply it with
 
   // Step `first` of a lane; its next steps are PANEL_ROWS floats apart.
   const float* lane(int64_t lane) const { return values + lane / PANEL_ROWS * panel_stride + lane % PANEL_ROWS; }
@@ -25,15 +32,21 @@ class Weight {
  public:
   // Validates; decodes nothing of a chunked payload, all of a pool ("each of its consumers decodes it when the kernel is created and keeps
   // its own levels", 16 bits). `round_then`: a dtype that values are rounded to after their own, or 0.
-  Weight(const uint8_t* data, uint64_t size, int64_t member, bool checksums, int round_then);
+  Weight(const uint8_t* data, uint64_t size, int64_t member, const Options& options, int round_then);
 
   const Member& member() const { return payload_.members[member_]; }
   const Payload& payload() const { return payload_; }
+  const Kernels& kernels() const { return *kernels_; }
+  // Whether a TileSource can multiply without making a tile: the sum of levels is scaled, so values must not be rounded one by one.
+  bool multiplies() const {
+    return direct_ && !payload_.pooled && round_then_ == 0 && member().dtype != FLOAT16 && member().dtype != BFLOAT16;
+  }
   // Parts that can be decoded independently, and those of a batch.
   int64_t pieces() const;
   int64_t pieces_per_batch() const { return pieces() / member().batch; }
-  // The rows of a piece.
+  // The rows of a piece, from the first to behind the last.
   int64_t piece_row(int64_t piece) const;
+  int64_t piece_end(int64_t piece) const;
   // The piece that holds a row of batch 0.
   int64_t piece_of(int64_t row) const;
 
@@ -42,6 +55,7 @@ class Weight {
   void prepare_direct();
   Payload payload_;
   size_t member_;
+  const Kernels* kernels_;
   int round_then_;
   std::vector<int16_t> pooled_;    // [batch, rows, k]: levels, or multiples where they are trellis-coded
   std::vector<LookupPair> pairs_;  // [row class, column class] of trellis-coded levels
@@ -55,6 +69,8 @@ class TileSource {
   TileSource(const Weight& weight, int64_t piece, float* memory);
   // `steps`: how many at most; fewer where the memory has no room for more.
   bool next(Tile& tile, int64_t steps = TILE_FLOATS);
+  // The whole piece multiplied with one row of x as it is decoded: y[row] = sum over k of x[k] * value. For weights that `multiplies`.
+  void multiply(const float* x, float* y);
 
  private:
   void open_chunk();
@@ -63,6 +79,7 @@ class TileSource {
   void load_scales(int64_t block);
   void load_groups();
   void load_columns(int64_t first, int64_t last);
+  bool next_group();
   void decode_range(const Range& range);
   void pooled_range(const Range& range);
   void finish() const;
@@ -73,9 +90,9 @@ class TileSource {
   float* memory_;
   int64_t batch_ = 0, row_ = 0, lanes_ = 0, group_ = 0, groups_ = 1, step_ = 0;
   const Chunk* chunk_ = nullptr;
-  Stream stream_;
-  Group plan_;
-  Evaluation form_;
+  Stream stream_{};
+  Group plan_{};
+  Evaluation form_{};
   std::vector<float> columns_;
 };
 

@@ -255,14 +255,17 @@ int decode(Stream* stream, const Group* group, const Evaluation* form, const Ran
     int fault = STREAM_OK;
     step = fast(*stream, *group, *form, *range, fault);
     if (fault != STREAM_OK) return fault;
-    if (form->round_first || form->round_then) round_all(*form, *range, step, group->panels);
+    if (!range->x && (form->round_first || form->round_then)) round_all(*form, *range, step, group->panels);
   }
 #endif
   for (; step < range->last; ++step) {
     for (int panel = 0; panel < group->panels; ++panel) {
-      float* out = range->tile + panel * range->panel_stride + (step - range->first) * PANEL;
+      alignas(64) float values[PANEL];
+      float* out = range->x ? values : range->tile + panel * range->panel_stride + (step - range->first) * PANEL;
       const int fault = any_panel_step(*stream, *group, *form, panel, step, range->first, out);
       if (fault != STREAM_OK) return fault;
+      for (int lane = 0; range->x && lane < PANEL; ++lane)
+        range->scaled[panel * PANEL + lane] += range->x[step - range->first] * values[lane];
     }
     // "A step so consumes at most L rans bytes, and the heads behind them are 2 * L: one comparison after each step bounds every read
     // (position > rans_bytes: R3)." The bytes of the raw section are counted by the header, those of escapes and values as they go.

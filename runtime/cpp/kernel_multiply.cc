@@ -131,26 +131,29 @@ inline Four load_four(const float* from) {
 }
 
 // Four lanes of four rows.
-inline void transpose_four(const float* from, float* to, int64_t to_row) {
-  const Four a = load_four(from), b = load_four(from + PANEL), c = load_four(from + 2 * PANEL), d = load_four(from + 3 * PANEL);
-  Four lanes[4];
+inline void transpose_four(const float* from, Four bias, float* to, int64_t to_row) {
+  const Four a = load_four(from) + bias, b = load_four(from + PANEL) + bias;
+  const Four c = load_four(from + 2 * PANEL) + bias, d = load_four(from + 3 * PANEL) + bias;
 #pragma GCC unroll 4
-  for (int lane = 0; lane < 4; ++lane) lanes[lane] = Four{a[lane], b[lane], c[lane], d[lane]};
-  for (int lane = 0; lane < 4; ++lane) std::memcpy(to + lane * to_row, &lanes[lane], sizeof lanes[lane]);
+  for (int lane = 0; lane < 4; ++lane) {
+    const Four rows = {a[lane], b[lane], c[lane], d[lane]};
+    std::memcpy(to + lane * to_row, &rows, sizeof rows);
+  }
 }
 
 }  // namespace
 
-void transpose(const float* from, int64_t m, int64_t lanes, float* to, int64_t to_row) {
+void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, float* to, int64_t to_row) {
   int64_t lane = 0;
   for (; lane + 4 <= lanes; lane += 4) {
+    const Four added = bias ? load_four(bias + lane) : Four{};
     int64_t row = 0;
-    for (; row + 4 <= m; row += 4) transpose_four(from + row * PANEL + lane, to + lane * to_row + row, to_row);
+    for (; row + 4 <= m; row += 4) transpose_four(from + row * PANEL + lane, added, to + lane * to_row + row, to_row);
     for (; row < m; ++row)
-      for (int i = 0; i < 4; ++i) to[(lane + i) * to_row + row] = from[row * PANEL + lane + i];
+      for (int i = 0; i < 4; ++i) to[(lane + i) * to_row + row] = from[row * PANEL + lane + i] + added[i];
   }
   for (; lane < lanes; ++lane)
-    for (int64_t row = 0; row < m; ++row) to[lane * to_row + row] = from[row * PANEL + lane];
+    for (int64_t row = 0; row < m; ++row) to[lane * to_row + row] = from[row * PANEL + lane] + (bias ? bias[lane] : 0.0f);
 }
 
 namespace {
@@ -196,13 +199,37 @@ void correlate(const Correlation* correlation) {
   for (; span < c.span_count; ++span) correlate_spans<1>(c, span);
 }
 
-void take_every(const float* from, int64_t stride, int64_t count, float* to) {
+namespace {
+
+#if VECTOR_BYTES == 64
+// Sixteen of every `stride`, 1 or 2, or as many as there are.
+inline void copy_vector(const float* from, int64_t stride, int64_t count, float* to) {
+  const __mmask16 wanted = static_cast<__mmask16>(count < FLOATS ? (1u << count) - 1 : 0xFFFFu);
+  __m512 values;
   if (stride == 1) {
-    std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
-  } else if (stride == 2) {
-    for (int64_t i = 0; i < count; ++i) to[i] = from[2 * i];
+    values = _mm512_maskz_loadu_ps(wanted, from);
   } else {
-    for (int64_t i = 0; i < count; ++i) to[i] = from[i * stride];
+    const int64_t last = 2 * count - 1;  // elements that may be read
+    const __mmask16 low = static_cast<__mmask16>(last < FLOATS ? (1u << last) - 1 : 0xFFFFu);
+    const __mmask16 high = static_cast<__mmask16>(last <= FLOATS ? 0 : last < 2 * FLOATS ? (1u << (last - FLOATS)) - 1 : 0xFFFFu);
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    values = _mm512_permutex2var_ps(_mm512_maskz_loadu_ps(low, from), even, _mm512_maskz_loadu_ps(high, from + FLOATS));
+  }
+  _mm512_mask_storeu_ps(to, wanted, values);
+}
+#endif
+
+}  // namespace
+
+void copy_spans(const float* from, const Span* spans, int64_t span_count, int64_t stride, float* to) {
+  for (int64_t i = 0; i < span_count; ++i) {
+    const Span span = spans[i];
+    int64_t at = 0;
+#if VECTOR_BYTES == 64
+    for (; stride <= 2 && at < span.count; at += FLOATS)
+      copy_vector(from + span.from + at * stride, stride, span.count - at, to + span.to + at);
+#endif
+    for (; at < span.count; ++at) to[span.to + at] = from[span.from + at * stride];
   }
 }
 

@@ -7,7 +7,8 @@
 namespace onnx_compress {
 namespace {
 
-constexpr int64_t BLOCK = 96;  // positions multiplied at once: a whole number of micro-kernel rows
+// Positions multiplied at once, at most: a whole number of micro-kernel rows, and so are the blocks of almost equal size.
+constexpr int64_t BLOCK = 96, BLOCK_ROWS = 6;
 
 // The input with its padding, [image, channel, padded position]; the input itself where there is none.
 class Padded {
@@ -57,7 +58,6 @@ class Padded {
 };
 
 struct Ends {
-  const float* bias;  // a value an output, or null
   const std::optional<Floats>& residual;
   bool relu;
 };
@@ -68,15 +68,14 @@ struct Part {
 };
 
 void finish_rows(const Geometry& g, float* y, const Part& part, const Ends& ends) {
-  if (!ends.bias && !ends.residual && !ends.relu) return;
   for (int64_t output = part.output; output < part.output + part.lanes; ++output) {
-    const int64_t offset = (part.image * g.outputs + output) * g.positions();
-    const float bias = ends.bias ? ends.bias[output] : 0.0f;
-    for (int64_t i = offset + part.first; i < offset + part.last; ++i) {
-      float value = y[i] + bias;
-      if (ends.residual) value += ends.residual->data()[i];
-      y[i] = ends.relu ? std::max(value, 0.0f) : value;
+    const int64_t offset = (part.image * g.outputs + output) * g.positions() + part.first, count = part.last - part.first;
+    float* values = y + offset;
+    if (ends.residual) {
+      const float* added = ends.residual->data() + offset;
+      for (int64_t i = 0; i < count; ++i) values[i] += added[i];
     }
+    for (int64_t i = 0; ends.relu && i < count; ++i) values[i] = std::max(values[i], 0.0f);
   }
 }
 
@@ -86,12 +85,14 @@ struct Multiplied {
   const Weight& weight;
   const Padded& padded;
   std::vector<int64_t> taps, positions;
+  const float* bias;  // a value an output, or null
   Ends ends;
   float* y;
 
   // One piece of the weight, for the positions first..last of all images.
   void multiply(int64_t piece, int64_t first, int64_t last) const {
     const int64_t k = weight.member().k, count = last - first;
+    const int64_t blocks = (count + BLOCK - 1) / BLOCK, step = (count + blocks * BLOCK_ROWS - 1) / (blocks * BLOCK_ROWS) * BLOCK_ROWS;
     TileSource source(weight, piece, tile_memory());
     for (Tile tile; source.next(tile);) {
       const bool whole = tile.first == 0 && tile.last == k;  // then sums need no memory between tiles
@@ -99,11 +100,11 @@ struct Multiplied {
       float* sums = pack_memory((whole ? BLOCK : g.images * panels * count) * PANEL_ROWS);
       for (int64_t image = 0; image < g.images; ++image)
         for (int64_t panel = 0; panel < panels; ++panel)
-          for (int64_t at = 0; at < count; at += BLOCK) {
+          for (int64_t at = 0; at < count; at += step) {
             float* block = sums + (whole ? 0 : ((image * panels + panel) * count + at) * PANEL_ROWS);
             const int64_t output = tile.batch * weight.member().rows + tile.row + panel * PANEL_ROWS;
             const Part part = {image, output, std::min(PANEL_ROWS, tile.lanes - panel * PANEL_ROWS), first + at,
-                               first + std::min(at + BLOCK, count)};
+                               first + std::min(at + step, count)};
             multiply_block(tile, panel, part, block);
             if (tile.last == k) store(part, block);
           }
@@ -124,12 +125,12 @@ struct Multiplied {
                              block,
                              PANEL_ROWS,
                              tile.first > 0};
-    kernels().multiply(&product);
+    tile.kernels->multiply(&product);
   }
 
   void store(const Part& part, const float* block) const {
     float* to = y + (part.image * g.outputs + part.output) * g.positions() + part.first;
-    kernels().transpose(block, part.last - part.first, part.lanes, to, g.positions());
+    weight.kernels().transpose(block, part.last - part.first, part.lanes, bias ? bias + part.output : nullptr, to, g.positions());
     finish_rows(g, y, part, ends);
   }
 };
@@ -140,8 +141,8 @@ constexpr int64_t DIRECT_BELOW = 16;
 constexpr int64_t SPLIT_POSITIONS = 256;
 class Conv : public Operator {
  public:
-  Conv(const Attributes& attributes, bool checksums)
-      : Operator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), checksums), conv_(attributes), relu_(is_relu(attributes)) {
+  Conv(const Attributes& attributes, const Options& options)
+      : Operator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options), conv_(attributes), relu_(is_relu(attributes)) {
     keep_constant(attributes);
   }
 
@@ -157,11 +158,12 @@ class Conv : public Operator {
     const int64_t splits = direct ? 1 : std::clamp<int64_t>(g.positions() / SPLIT_POSITIONS, 1, 4);
     const float* biases = bias ? bias->data() : nullptr;
     if (direct) {
-      const Ends ends = {nullptr, residual, relu_};
+      const Phases phases(g, held->kernels());
+      const Ends ends = {residual, relu_};
       run.parallel(held->pieces(), [&](int64_t piece) {
         TileSource source(*held, piece, tile_memory());
         for (Tile tile; source.next(tile);) {
-          convolve_directly(g, tile, activations.data(), biases, y.data());
+          convolve_directly(phases, tile, activations.data(), biases, y.data());
           const int64_t output = tile.batch * held->member().rows + tile.row;
           for (int64_t image = 0; image < g.images && tile.last == held->member().k; ++image)
             finish_rows(g, y.data(), {image, output, tile.lanes, 0, g.positions()}, ends);
@@ -169,7 +171,7 @@ class Conv : public Operator {
       });
     } else {
       const Padded padded(run, g, activations.data());
-      const Multiplied layer = {g, *held, padded, padded.taps(g), padded.positions(g), {biases, residual, relu_}, y.data()};
+      const Multiplied layer = {g, *held, padded, padded.taps(g), padded.positions(g), biases, {residual, relu_}, y.data()};
       run.parallel(held->pieces() * splits, [&](int64_t index) {
         const int64_t split = index % splits;
         layer.multiply(index / splits, g.positions() * split / splits, g.positions() * (split + 1) / splits);
@@ -193,6 +195,8 @@ class Conv : public Operator {
 
 }  // namespace
 
-std::unique_ptr<Operator> make_conv(const Attributes& attributes, bool checksums) { return std::make_unique<Conv>(attributes, checksums); }
+std::unique_ptr<Operator> make_conv(const Attributes& attributes, const Options& options) {
+  return std::make_unique<Conv>(attributes, options);
+}
 
 }  // namespace onnx_compress

@@ -24,8 +24,8 @@ std::optional<Addend> read_addend(const Run& run, int64_t m, int64_t rows) {
 
 class Gemm : public Operator {
  public:
-  Gemm(const Attributes& attributes, bool checksums)
-      : Operator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), checksums),
+  Gemm(const Attributes& attributes, const Options& options)
+      : Operator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options),
         relu_(is_relu(attributes)),
         transposed_(attributes.integer("transA", 0) != 0),
         alpha_(attributes.real("alpha", 1.0f)),
@@ -72,6 +72,8 @@ class Gemm : public Operator {
 
 }  // namespace
 
-std::unique_ptr<Operator> make_gemm(const Attributes& attributes, bool checksums) { return std::make_unique<Gemm>(attributes, checksums); }
+std::unique_ptr<Operator> make_gemm(const Attributes& attributes, const Options& options) {
+  return std::make_unique<Gemm>(attributes, options);
+}
 
 }  // namespace onnx_compress

@@ -37,8 +37,8 @@ Broadcast broadcast(Shape x, Shape weight) {
 
 class MatMul : public Operator {
  public:
-  MatMul(const Attributes& attributes, bool checksums)
-      : Operator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), checksums), relu_(is_relu(attributes)) {
+  MatMul(const Attributes& attributes, const Options& options)
+      : Operator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options), relu_(is_relu(attributes)) {
     keep_constant(attributes);
   }
 
@@ -105,8 +105,8 @@ class MatMul : public Operator {
 
 }  // namespace
 
-std::unique_ptr<Operator> make_matmul(const Attributes& attributes, bool checksums) {
-  return std::make_unique<MatMul>(attributes, checksums);
+std::unique_ptr<Operator> make_matmul(const Attributes& attributes, const Options& options) {
+  return std::make_unique<MatMul>(attributes, options);
 }
 
 }  // namespace onnx_compress

@@ -6,8 +6,8 @@
 
 namespace onnx_compress {
 
-Operator::Operator(const Attributes& attributes, size_t payload_input, int to, bool checksums)
-    : payload_input_(payload_input), member_(attributes.integer("member", 0)), to_(to), checksums_(checksums) {
+Operator::Operator(const Attributes& attributes, size_t payload_input, int to, const Options& options)
+    : payload_input_(payload_input), member_(attributes.integer("member", 0)), to_(to), options_(options) {
   if (to != 0 && to != FLOAT && to != FLOAT16 && to != BFLOAT16)
     fail(Fault::argument, "attribute to is ", to, ", legal is 0, 1 (float), 10 (float16) and 16 (bfloat16)");
 }
@@ -18,7 +18,7 @@ void Operator::keep_constant(const Attributes& attributes) {
 
 std::shared_ptr<const Weight> Operator::make(const Tensor& payload) const {
   const auto made =
-      std::make_shared<Weight>(static_cast<const uint8_t*>(payload.data), static_cast<uint64_t>(payload.count()), member_, checksums_, to_);
+      std::make_shared<Weight>(static_cast<const uint8_t*>(payload.data), static_cast<uint64_t>(payload.count()), member_, options_, to_);
   validate(*made);
   return made;
 }

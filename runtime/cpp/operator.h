@@ -14,7 +14,7 @@ enum ElementType : int { TYPE_FLOAT = 1, TYPE_UINT8 = 2, TYPE_INT8 = 3, TYPE_INT
 
 class Operator {
  public:
-  Operator(const Attributes& attributes, size_t payload_input, int to, bool checksums);
+  Operator(const Attributes& attributes, size_t payload_input, int to, const Options& options);
   virtual ~Operator() = default;
   virtual void compute(const Run& run) const = 0;
 
@@ -32,7 +32,7 @@ class Operator {
   size_t payload_input_;
   int64_t member_;
   int to_;
-  bool checksums_;
+  Options options_;
   std::shared_ptr<const Weight> constant_;
 };
 
@@ -76,10 +76,10 @@ void store_elements(const float* values, int64_t step, int64_t count, int type, 
 // integers no others.
 void check_cast(int dtype, int type);
 
-std::unique_ptr<Operator> make_matmul(const Attributes&, bool checksums);
-std::unique_ptr<Operator> make_gemm(const Attributes&, bool checksums);
-std::unique_ptr<Operator> make_conv(const Attributes&, bool checksums);
-std::unique_ptr<Operator> make_gather(const Attributes&, bool checksums, int type);
-std::unique_ptr<Operator> make_decompress(const Attributes&, bool checksums, int type);
+std::unique_ptr<Operator> make_matmul(const Attributes&, const Options&);
+std::unique_ptr<Operator> make_gemm(const Attributes&, const Options&);
+std::unique_ptr<Operator> make_conv(const Attributes&, const Options&);
+std::unique_ptr<Operator> make_gather(const Attributes&, const Options&, int type);
+std::unique_ptr<Operator> make_decompress(const Attributes&, const Options&, int type);
 
 }  // namespace onnx_compress

@@ -89,10 +89,15 @@ struct Group {
 };
 
 // Steps to decode, and where to: float `lane` of panel p in step s is tile[p * panel_stride + (s - first) * 64 + lane].
+//
+// Or, with x: tile[p * panel_stride + lane] += x[s - first] * (what is multiplied with the scale), for weights that are decoded directly;
+// steps that are not are added to `scaled`, with their scale.
 struct Range {
   int64_t first, last;
   float* tile;
   int64_t panel_stride;
+  const float* x = nullptr;
+  float* scaled = nullptr;
 };
 
 // How levels become floats.
@@ -130,11 +135,12 @@ struct Product {
   int accumulate;
 };
 
-// `count` neighbours of an output, at most a vector: y[to ..] = sum over taps of weights[tap] * sources[tap][from ..] + bias.
+// Neighbours in a row of a plane.
 struct Span {
   int64_t from, to, count;
 };
 
+// y[span.to + i] (+)= sum over taps of weights[tap] * sources[tap][span.from + i] + bias, for spans of at most a vector.
 struct Correlation {
   const float* const* sources;  // readable for a vector behind every span
   const float* weights;
@@ -148,26 +154,23 @@ struct Correlation {
 
 // The functions that exist once for each instruction set:
 // decode: a range of steps of a group; gives a StreamFault.
-// transpose: to[lane * to_row + m] = from[m * 64 + lane] of a panel.
-// take_every: to[i] = from[i * stride].
-#define ONNX_COMPRESS_DECLARE_KERNELS                                                               \
-  int decode(Stream* stream, const Group* group, const Evaluation* evaluation, const Range* range); \
-  void multiply(const Product* product);                                                            \
-  void transpose(const float* from, int64_t m, int64_t lanes, float* to, int64_t to_row);           \
-  void correlate(const Correlation* correlation);                                                   \
-  void take_every(const float* from, int64_t stride, int64_t count, float* to);
+// transpose: to[lane * to_row + m] = from[m * 64 + lane] + bias[lane] of a panel; without bias where it is null.
+// copy_spans: to[span.to + i] = from[span.from + i * stride], for i below span.count.
+#define ONNX_COMPRESS_DECLARE_KERNELS                                                                        \
+  int decode(Stream* stream, const Group* group, const Evaluation* evaluation, const Range* range);          \
+  void multiply(const Product* product);                                                                     \
+  void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, float* to, int64_t to_row); \
+  void correlate(const Correlation* correlation);                                                            \
+  void copy_spans(const float* from, const Span* spans, int64_t span_count, int64_t stride, float* to);
 
 struct Kernels {
   const char* name;
   int vector;  // floats
   int (*decode)(Stream*, const Group*, const Evaluation*, const Range*);
   void (*multiply)(const Product*);
-  void (*transpose)(const float*, int64_t, int64_t, float*, int64_t);
+  void (*transpose)(const float*, int64_t, int64_t, const float*, float*, int64_t);
   void (*correlate)(const Correlation*);
-  void (*take_every)(const float*, int64_t, int64_t, float*);
+  void (*copy_spans)(const float*, const Span*, int64_t, int64_t, float*);
 };
-
-// The fastest set that this machine has.
-const Kernels& kernels();
 
 }  // namespace onnx_compress

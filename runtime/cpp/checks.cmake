@@ -1,0 +1,42 @@
+# The library under sanitizers, and programs that call it without onnxruntime: fuzzing harnesses, and threads.
+set(libraries onnx_compress)
+set(objects $<TARGET_OBJECTS:onnx_compress>)
+foreach(isa IN LISTS instruction_sets)
+  list(APPEND libraries kernel_decode_${isa} kernel_multiply_${isa})
+  list(APPEND objects $<TARGET_OBJECTS:kernel_decode_${isa}> $<TARGET_OBJECTS:kernel_multiply_${isa}>)
+endforeach()
+
+set(sanitizers -fsanitize=${ONNX_COMPRESS_SANITIZE})
+set(sanitized -g -O1 ${sanitizers} -fno-omit-frame-pointer)
+if(ONNX_COMPRESS_SANITIZE MATCHES undefined)
+  list(APPEND sanitized -fno-sanitize-recover=undefined)
+endif()
+
+# A program of these sources and all of the library.
+function(add_check name)
+  add_executable(${name} ${ARGN})
+  target_sources(${name} PRIVATE ${objects})
+  target_compile_options(${name} PRIVATE ${warnings} ${sanitized})
+  target_link_options(${name} PRIVATE ${sanitizers})
+endfunction()
+
+function(add_fuzzer name)
+  add_check(${name} fuzz_entry.cc ${ARGN})
+  if(ONNX_COMPRESS_LIBFUZZER)
+    target_compile_definitions(${name} PRIVATE ONNX_COMPRESS_LIBFUZZER)
+    target_compile_options(${name} PRIVATE -fsanitize=fuzzer-no-link)
+    target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  endif()
+endfunction()
+
+foreach(library IN LISTS libraries)
+  target_compile_options(${library} PRIVATE ${sanitized} $<$<BOOL:${ONNX_COMPRESS_LIBFUZZER}>:-fsanitize=fuzzer-no-link>)
+endforeach()
+target_link_options(onnx_compress PRIVATE ${sanitizers})
+
+add_fuzzer(fuzz_header fuzz_header.cc)
+add_fuzzer(fuzz_operators fuzz_operators.cc fake_runtime.cc)
+foreach(isa IN LISTS instruction_sets)
+  add_fuzzer(fuzz_decode_${isa} fuzz_decode.cc)
+  target_compile_definitions(fuzz_decode_${isa} PRIVATE ONNX_COMPRESS_FUZZ_SET="${isa}")
+endforeach()
