@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ..passes.quantize import Quantize
 from .candidates import CALIBRATED_ONLY, TECHNIQUES, Wanted, offers, refined
 from .coding import Coder, decoded
+from .cost import times
 from .distortion import Kind
 from .emit import Emitted
 from .evidence import Evidence
@@ -16,6 +18,7 @@ from .fit import Market, Sizer
 from .fold import LEAST_OPSET
 from .parallel import spread
 from .plan import Choice, Layer
+from .preference import Pace
 from .probe import Prober
 from .report import Request
 from .sensitivity import Keep, Sensitivities, reference
@@ -49,7 +52,7 @@ class Study:
         self._families = [name for name in TECHNIQUES[request.technique] if request.calibration or name not in CALIBRATED_ONLY]
         self.sizer = Sizer(task.model, task.untouchable, request.external_data, Coder(task.threads), task.bytes_before, task.data_name)
         self.skeleton_bytes = self.sizer.skeleton_bytes(evidence.layers, task.fixed)
-        self._pace = request.pace if (task.model.graph.opset_imports.get("") or 0) >= LEAST_OPSET else None
+        self._pace = request.pace if _may_fold(task, evidence.layers, request.pace) else None
         self._candidates: dict[int, list[Candidate]] = {id(layer): [] for layer in evidence.layers}
         self._reasons: dict[int, str] = {}
         biases = [layer.bias for layer in evidence.layers if layer.bias is not None]
@@ -154,6 +157,14 @@ class Study:
         """Keeps candidates whose technique is new."""
         known = {one.technique for one in self._candidates[id(layer)]}
         self._candidates[id(layer)] += [one for one in more if one.technique not in known]
+
+
+def _may_fold(task: Task, layers: Sequence[Layer], pace: Pace | None) -> bool:
+    """Whether plain grids are too slow when fused, and the model's opset has what folded weights need."""
+    if pace is None or (task.model.graph.opset_imports.get("") or 0) < LEAST_OPSET:
+        return False
+    each = [times(layer.weight.view, layer.work, Quantize(1.0)) for layer in layers]
+    return sum(one.fused for one in each) > pace.slowdown * sum(one.folded for one in each)
 
 
 def stored_bytes(layer: Layer) -> int:
