@@ -4,12 +4,13 @@
 
 namespace onnx_compress {
 
-#define ONNX_COMPRESS_SET(isa, bytes)                                                                                           \
-  namespace isa {                                                                                                               \
-  ONNX_COMPRESS_DECLARE_KERNELS                                                                                                 \
-  }                                                                                                                             \
-  namespace {                                                                                                                   \
-  constexpr Kernels isa##_set = {#isa, bytes / 4, isa::decode, isa::multiply, isa::transpose, isa::correlate, isa::copy_spans}; \
+#define ONNX_COMPRESS_SET(isa, bytes)                                                                 \
+  namespace isa {                                                                                     \
+  ONNX_COMPRESS_DECLARE_KERNELS                                                                       \
+  }                                                                                                   \
+  namespace {                                                                                         \
+  constexpr Kernels isa##_set = {#isa,          bytes / 4,      isa::decode,    isa::decode_together, \
+                                 isa::multiply, isa::transpose, isa::correlate, isa::copy_spans};     \
   }
 
 ONNX_COMPRESS_SET(baseline, 16)
