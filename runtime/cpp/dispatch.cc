@@ -3,12 +3,12 @@
 
 namespace onnx_compress {
 
-#define ONNX_COMPRESS_SET(isa)                                                      \
-  namespace isa {                                                                   \
-  ONNX_COMPRESS_DECLARE_KERNELS                                                     \
-  }                                                                                 \
-  namespace {                                                                       \
-  constexpr Kernels isa##_set = {#isa, isa::decode, isa::multiply, isa::correlate}; \
+#define ONNX_COMPRESS_SET(isa)                                                                                                     \
+  namespace isa {                                                                                                                  \
+  ONNX_COMPRESS_DECLARE_KERNELS                                                                                                    \
+  }                                                                                                                                \
+  namespace {                                                                                                                      \
+  constexpr Kernels isa##_set = {#isa, isa::decode, isa::multiply, isa::correlate, isa::lstm_cell, isa::gru_gates, isa::gru_cell}; \
   }
 
 ONNX_COMPRESS_SET(baseline)

@@ -89,10 +89,12 @@ constexpr int64_t DIRECT_BELOW = 16;
 // Positions are split between threads only where multiplying costs far more than the decoding that each thread repeats.
 constexpr int64_t SPLIT_POSITIONS = 768;
 
-class Conv : public Operator {
+class Conv : public WeightOperator {
  public:
   Conv(const Attributes& attributes, bool checksums)
-      : Operator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), checksums), conv_(attributes), relu_(is_relu(attributes)) {
+      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), checksums),
+        conv_(attributes),
+        relu_(is_relu(attributes)) {
     keep_constant(attributes);
   }
 

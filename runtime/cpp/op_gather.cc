@@ -22,10 +22,10 @@ std::vector<Wanted> read_indices(const Tensor& tensor, int64_t rows) {
   return wanted;
 }
 
-class Gather : public Operator {
+class Gather : public WeightOperator {
  public:
   Gather(const Attributes& attributes, bool checksums, int type)
-      : Operator(attributes, 0, static_cast<int>(attributes.integer("to", 0)), checksums), type_(type) {
+      : WeightOperator(attributes, 0, static_cast<int>(attributes.integer("to", 0)), checksums), type_(type) {
     keep_constant(attributes);
   }
 

@@ -22,10 +22,10 @@ std::optional<Addend> read_addend(const Run& run, int64_t m, int64_t rows) {
   return Addend{Floats(*tensor), tall == 1 ? 0 : wide, wide == 1 ? 0 : 1};
 }
 
-class Gemm : public Operator {
+class Gemm : public WeightOperator {
  public:
   Gemm(const Attributes& attributes, bool checksums)
-      : Operator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), checksums),
+      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), checksums),
         relu_(is_relu(attributes)),
         transposed_(attributes.integer("transA", 0) != 0),
         alpha_(attributes.real("alpha", 1.0f)),

@@ -35,10 +35,10 @@ Broadcast broadcast(Shape x, Shape weight) {
   return out;
 }
 
-class MatMul : public Operator {
+class MatMul : public WeightOperator {
  public:
   MatMul(const Attributes& attributes, bool checksums)
-      : Operator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), checksums), relu_(is_relu(attributes)) {
+      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), checksums), relu_(is_relu(attributes)) {
     keep_constant(attributes);
   }
 

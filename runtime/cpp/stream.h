@@ -110,19 +110,58 @@ struct Product {
   int accumulate;
 };
 
+// What a gate sums: rows of X * W, of H * R and a bias, each of the layer's units; or null.
+struct GateInput {
+  const float *input, *product, *bias;
+};
+
+// One row of an LSTM layer: `count` units; gates and peepholes in the order i, o, f, c.
+struct LstmCell {
+  int64_t count;
+  GateInput gates[4];
+  const float* peepholes[3];  // or null
+  float clip;
+  int input_forget;
+  float* c;  // before and after
+  float* h;
+};
+
+// One row of a GRU layer: z, and r times source + source_bias (or null).
+struct GruGates {
+  int64_t count;
+  GateInput gates[2];
+  const float *source, *source_bias;
+  float clip;
+  float *z, *reset;
+};
+
+struct GruCell {
+  int64_t count;
+  GateInput gate;
+  const float *z, *before;
+  float clip;
+  float* h;
+};
+
 // The functions that exist once for each instruction set:
 // decode: steps `first` to `last` of a group into tile [step, panels * 64]; gives a StreamFault.
 // correlate: y[i] (+)= sum over taps of weights[tap] * sources[tap][i].
-#define ONNX_COMPRESS_DECLARE_KERNELS                                                                                     \
-  int decode(Stream* stream, const Group* group, const Evaluation* evaluation, int64_t first, int64_t last, float* tile); \
-  void multiply(const Product* product);                                                                                  \
-  void correlate(float* y, int64_t count, const float* const* sources, const float* weights, int64_t taps, int accumulate);
+#define ONNX_COMPRESS_DECLARE_KERNELS                                                                                       \
+  int decode(Stream* stream, const Group* group, const Evaluation* evaluation, int64_t first, int64_t last, float* tile);   \
+  void multiply(const Product* product);                                                                                    \
+  void correlate(float* y, int64_t count, const float* const* sources, const float* weights, int64_t taps, int accumulate); \
+  void lstm_cell(const LstmCell* cell);                                                                                     \
+  void gru_gates(const GruGates* gates);                                                                                    \
+  void gru_cell(const GruCell* cell);
 
 struct Kernels {
   const char* name;
   int (*decode)(Stream*, const Group*, const Evaluation*, int64_t, int64_t, float*);
   void (*multiply)(const Product*);
   void (*correlate)(float*, int64_t, const float* const*, const float*, int64_t, int);
+  void (*lstm_cell)(const LstmCell*);
+  void (*gru_gates)(const GruGates*);
+  void (*gru_cell)(const GruCell*);
 };
 
 // The fastest set that this machine has.

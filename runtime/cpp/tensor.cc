@@ -95,9 +95,10 @@ std::optional<Tensor> Run::input(size_t index) const {
   return read_tensor(api_, value);
 }
 
-void* Run::output(const Shape& shape) const {
+void* Run::output(const Shape& shape, size_t index) const {
   OrtValue* value = nullptr;
-  check(api_, ort::KernelContext_GetOutput(api_, context_, 0, shape.data(), shape.size(), &value));
+  check(api_, ort::KernelContext_GetOutput(api_, context_, index, shape.data(), shape.size(), &value));
+  if (value == nullptr) return nullptr;
   void* data = nullptr;
   check(api_, ort::GetTensorMutableData(api_, value, &data));
   return data;

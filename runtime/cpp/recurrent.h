@@ -1,0 +1,55 @@
+// What a recurrent layer is made of while it runs: sizes, states, and its recurrent matrix.
+#pragma once
+
+#include "operator.h"
+
+namespace onnx_compress {
+
+struct Extent {
+  int64_t steps, batch, directions, hidden, gates;
+
+  int64_t blocks() const { return (hidden + PANEL_ROWS - 1) / PANEL_ROWS; }
+};
+
+// R of all directions, decoded, for one run of several steps: each step needs all of it. Panels [k][64] hold 64 units of one gate, so that
+// the gates of a unit are in equal lanes; a gate's last panel is filled up with zeros.
+class RecurrentMatrix {
+ public:
+  RecurrentMatrix(const Run& run, const Weight& weight, int64_t gates);
+  const float* panel(int64_t direction, int64_t gate, int64_t block) const;
+
+ private:
+  void place(const Tile& tile);
+  Extent extent_;
+  Buffer buffer_;
+  float* values_;
+};
+
+// The state of one run. Arrays are [direction, batch, unit] unless said otherwise.
+struct Layer {
+  Extent extent;
+  bool backward[2] = {};                         // by direction
+  bool starts_at_zero = false;                   // there is no initial h
+  std::vector<int64_t> lengths{};                // [batch]: steps of each sequence
+  std::vector<float> input{};                    // [direction, step, batch, gate, unit]: X * W
+  std::vector<float> product{};                  // [direction, batch, gate, unit]: H * R, where there is one step; else empty
+  std::unique_ptr<RecurrentMatrix> matrix{};     // where there are several
+  std::vector<float> bias{};                     // [direction, gate, unit]
+  std::vector<float> reset_bias{};               // [direction, unit]: of GRU's linear_before_reset
+  std::vector<float> h[2]{}, c{}, z{}, reset{};  // h before and after even steps; of LSTM; of GRU
+  float* y = nullptr;                            // [step, direction, batch, unit], or null
+
+  int64_t place(int64_t direction, int64_t row) const { return (direction * extent.batch + row) * extent.hidden; }
+};
+
+// What a cell computes: at most 64 units of one sequence.
+struct Row {
+  int64_t direction, count, bias, state;  // bias, state: where its values begin in arrays of those names
+  const float* input = nullptr;           // of the first gate; others follow every `hidden`
+  const float* product = nullptr;         // or null; others follow every `product_gate`
+  int64_t product_gate = 0;
+  const float* before = nullptr;
+  float* after = nullptr;
+};
+
+}  // namespace onnx_compress
