@@ -15,6 +15,9 @@ const Lookup& table_of(const Payload& payload, const Symbols& symbols, int row_c
 
 namespace {
 
+// "m = 2 * level - q * sign(level)"
+int multiple_of(int level, int q) { return 2 * level - q * ((level > 0) - (level < 0)); }
+
 LookupPair paired(const Lookup& even, const Lookup& odd) {
   LookupPair pair;
   for (const int q : {0, 1}) {
@@ -30,13 +33,18 @@ LookupPair paired(const Lookup& even, const Lookup& odd) {
       const int id = i + q * LookupPair::ODD_IDS;
       pair.bytes.less_one[id] = table.bytes.less_one[i], pair.bytes.biased[id] = table.bytes.biased[i];
       pair.bytes.index[id] = static_cast<uint8_t>(table.bytes.index[i] + q * LookupPair::ODD_IDS);
-      const int level = table.first + i, multiple = 2 * level - q * ((level > 0) - (level < 0));
+      const int level = table.first + i, multiple = multiple_of(level, q);
       pair.small = pair.small && multiple >= -128 && multiple <= 127;
       pair.multiple[id] = static_cast<int8_t>(multiple), pair.parity[id] = static_cast<uint8_t>(level & 1);
     }
     for (int slot = 0; slot < LookupPair::ODD_SLOTS; ++slot)
       pair.bytes.place[slot + q * LookupPair::ODD_SLOTS] = static_cast<uint8_t>(table.bytes.place[slot] + q * LookupPair::ODD_IDS);
+    for (int i = 0; i < table.count; ++i) {
+      const int level = table.first + table.index[i], place = i + q * LookupPair::ODD_IDS;
+      pair.value[place] = static_cast<float>(multiple_of(level, q)), pair.place_parity[place] = static_cast<uint8_t>(level & 1);
+    }
     if (table.escape) pair.escape[q] = static_cast<uint8_t>(pair.index[pair.count - 1]);
+    if (table.escape) pair.escape_place[q] = static_cast<uint8_t>(table.count - 1 + q * LookupPair::ODD_IDS);
   }
   return pair;
 }
@@ -73,6 +81,26 @@ Weight::Weight(const uint8_t* data, uint64_t size, int64_t member, bool checksum
     const int row = place / symbols.column_classes, column = place % symbols.column_classes;
     pairs_.push_back(paired(table_of(payload_, symbols, row, column, 0), table_of(payload_, symbols, row, column, 1)));
   }
+  prepare_direct();
+}
+
+// Whether a class and its raw part decide a value before its scale, for every class of every table: that of a grid, unless it is
+// trellis-coded with raw bits; of codebooks and integers where no level can lie outside what is legal.
+void Weight::prepare_direct() {
+  const Member& member = this->member();
+  const Symbols& symbols = member.symbols;
+  const bool grid = member.form == FORM_GRID, codebook = member.form == FORM_CODEBOOK;
+  if ((!grid && !codebook && member.form != FORM_SYMBOLS) || (symbols.raw_bits && (!grid || symbols.quantizers == 2))) return;
+  const int64_t low = codebook ? 0 : integer_low(member.dtype), high = codebook ? member.codes() - 1 : integer_high(member.dtype);
+  for (Lookup& table : payload_.tables)
+    for (int place = 0; place < table.count; ++place) {
+      const int raw = symbols.raw_bits, level = (table.first + table.index[place]) * (1 << raw) - ((1 << raw) >> 1);
+      const bool escape = table.escape && place == table.count - 1;
+      if (!grid && (escape || level < low || level > high)) return;
+      if (escape) table.escape_place = static_cast<uint8_t>(place);
+      table.value[place] = codebook ? member.centroids[static_cast<size_t>(level)] : static_cast<float>(level);
+    }
+  direct_ = true;
 }
 
 int64_t Weight::pieces() const {
@@ -144,6 +172,7 @@ void TileSource::open_group() {
 void TileSource::load_tables() {
   const Symbols& symbols = member_.symbols;
   plan_.quantizers = symbols.quantizers;
+  plan_.direct = weight_.direct_, plan_.shared = true;
   plan_.column_class = symbols.column_class.empty() ? nullptr : symbols.column_class.data();
   // "each row has a state s in 0..7, which is 0 before the row's first symbol"
   std::fill(stream_.trellis, stream_.trellis + LANES_MAX, uint8_t{0});
@@ -153,6 +182,8 @@ void TileSource::load_tables() {
     for (int c = 0; c < symbols.column_classes; ++c) {
       plan_.tables[i][c] = &table_of(weight_.payload(), symbols, row_class, c, 0);
       if (symbols.quantizers == 2) plan_.pairs[i][c] = &weight_.pairs_[static_cast<size_t>(row_class * symbols.column_classes + c)];
+      plan_.shared =
+          plan_.shared && plan_.tables[i][c] == plan_.tables[0][0] && (symbols.quantizers == 1 || plan_.pairs[i][c] == plan_.pairs[0][0]);
     }
   }
 }
@@ -169,6 +200,7 @@ void TileSource::load_scales(int64_t block) {
   const Dense& scale = member_.scale;
   const int64_t blocks = member_.block ? (member_.k + member_.block - 1) / member_.block : 1;
   std::fill(form_.scale, form_.scale + LANES_MAX, 0.0f);
+  if (scale.count == 0) std::fill(form_.scale, form_.scale + lanes_, 1.0f);
   for (int64_t lane = 0; lane < lanes_ && scale.count; ++lane) {
     const int64_t index = (batch_ * member_.rows + row_ + lane) * blocks + block;
     form_.scale[lane] = scale.at(scale.count == 1 ? 0 : static_cast<uint64_t>(index));
@@ -183,7 +215,7 @@ void TileSource::load_columns(int64_t first, int64_t last) {
   form_.column_scale = columns_.data();
 }
 
-bool TileSource::next(Tile& tile) {
+bool TileSource::next(Tile& tile, int64_t steps) {
   if (step_ == member_.k) {
     if (++group_ == groups_) {
       finish();
@@ -192,36 +224,33 @@ bool TileSource::next(Tile& tile) {
     row_ += lanes_;
     open_group();
   }
-  const int64_t stride = plan_.panels * PANEL_ROWS;
-  const int64_t last = std::min(member_.k, step_ + std::min(TILE_FLOATS / stride, 4 * TILE_STEPS));
-  tile = Tile{memory_, stride, batch_, row_, lanes_, step_, last};
+  const int64_t last = std::min(member_.k, step_ + std::clamp<int64_t>(steps, 1, TILE_FLOATS / (plan_.panels * PANEL_ROWS)));
+  tile = Tile{memory_, (last - step_) * PANEL_ROWS, batch_, row_, lanes_, step_, last};
   while (step_ < last) {  // a range at a time in which every lane has one scale
     const int64_t block_end = member_.block ? (step_ / member_.block + 1) * member_.block : member_.k;
     if (member_.block && step_ % member_.block == 0 && step_) load_scales(step_ / member_.block);
-    const int64_t end = std::min(last, block_end);
-    float* to = memory_ + (step_ - tile.first) * stride;
-    load_columns(step_, end);
-    chunk_ ? decode_range(step_, end, to) : pooled_range(step_, end, to);
-    step_ = end;
+    const Range range = {step_, std::min(last, block_end), memory_ + (step_ - tile.first) * PANEL_ROWS, tile.panel_stride};
+    load_columns(range.first, range.last);
+    chunk_ ? decode_range(range) : pooled_range(range);
+    step_ = range.last;
   }
   return true;
 }
 
-void TileSource::decode_range(int64_t first, int64_t last, float* to) {
-  const int fault = kernels().decode(&stream_, &plan_, &form_, first, last, to);
+void TileSource::decode_range(const Range& range) {
+  const int fault = kernels().decode(&stream_, &plan_, &form_, &range);
   if (fault != STREAM_OK) throw_fault(fault, "chunk " + std::to_string(piece_) + ", rows from " + std::to_string(row_));
 }
 
-// The levels of a pool's member are checked already: only the arithmetic of the forms is left, in the same order.
-void TileSource::pooled_range(int64_t first, int64_t last, float* to) {
-  const int64_t stride = plan_.panels * PANEL_ROWS;
-  std::memset(to, 0, static_cast<size_t>((last - first) * stride) * sizeof(float));
+// The levels of a pool's member are checked already: only the arithmetic of the forms is left, in the same order. A piece has one panel.
+void TileSource::pooled_range(const Range& range) {
+  std::memset(range.tile, 0, static_cast<size_t>((range.last - range.first) * PANEL_ROWS) * sizeof(float));
   for (int64_t lane = 0; lane < lanes_; ++lane) {
     const int16_t* levels = weight_.pooled_.data() + (batch_ * member_.rows + row_ + lane) * member_.k;
-    for (int64_t k = first; k < last; ++k) {
+    for (int64_t k = range.first; k < range.last; ++k) {
       float value = static_cast<float>(levels[k]);
       if (member_.form == FORM_GRID) {
-        const float scale = form_.column_scale ? form_.scale[lane] * form_.column_scale[k - first] : form_.scale[lane];
+        const float scale = form_.column_scale ? form_.scale[lane] * form_.column_scale[k - range.first] : form_.scale[lane];
         value = scale * value;
       } else if (member_.form == FORM_CODEBOOK || member_.form == FORM_MAPPED) {
         value = member_.centroids[static_cast<size_t>((member_.form == FORM_MAPPED ? form_.base[lane] : 0) + levels[k])];
@@ -231,7 +260,7 @@ void TileSource::pooled_range(int64_t first, int64_t last, float* to) {
         if (dtype == FLOAT16) value = from_half(to_half(value));
         if (dtype == BFLOAT16) value = from_bfloat(to_bfloat(value));
       }
-      to[(k - first) * stride + lane] = value;
+      range.tile[(k - range.first) * PANEL_ROWS + lane] = value;
     }
   }
 }

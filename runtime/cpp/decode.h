@@ -1,4 +1,4 @@
-// A weight as a sequence of tiles: [k steps][lanes] floats, k-major, so that a tile is already the packed panel of a micro-kernel.
+// A weight as a sequence of tiles: [panels][k steps][64 lanes] floats, so that each panel is already what a micro-kernel consumes.
 #pragma once
 
 #include <memory>
@@ -9,13 +9,15 @@ namespace onnx_compress {
 
 // "A tile is at most 256 KB": it lives in the second-level cache of one core.
 constexpr int64_t TILE_FLOATS = 65536;
-constexpr int64_t TILE_STEPS = 256;
 
 struct Tile {
-  const float* values = nullptr;  // [last - first][stride]; lanes beyond `lanes` are zero
-  int64_t stride = 0;             // lanes rounded up to 64
+  const float* values = nullptr;  // [panels][last - first][64]; lanes beyond `lanes` are zero
+  int64_t panel_stride = 0;
   int64_t batch = 0, row = 0, lanes = 0;
   int64_t first = 0, last = 0;  // steps of k
+
+  // Step `first` of a lane; its next steps are PANEL_ROWS floats apart.
+  const float* lane(int64_t lane) const { return values + lane / PANEL_ROWS * panel_stride + lane % PANEL_ROWS; }
 };
 
 // One member of a payload, ready to be decoded by any number of threads: read-only once made.
@@ -37,11 +39,13 @@ class Weight {
 
  private:
   friend class TileSource;
+  void prepare_direct();
   Payload payload_;
   size_t member_;
   int round_then_;
   std::vector<int16_t> pooled_;    // [batch, rows, k]: levels, or multiples where they are trellis-coded
   std::vector<LookupPair> pairs_;  // [row class, column class] of trellis-coded levels
+  bool direct_ = false;            // Group::direct
 };
 
 // Yields the tiles of one piece, groups ascending, k ascending inside a group. At its end it checks that the stream ended as it should.
@@ -49,7 +53,8 @@ class TileSource {
  public:
   // `memory` holds TILE_FLOATS floats and outlives the source.
   TileSource(const Weight& weight, int64_t piece, float* memory);
-  bool next(Tile& tile);
+  // `steps`: how many at most; fewer where the memory has no room for more.
+  bool next(Tile& tile, int64_t steps = TILE_FLOATS);
 
  private:
   void open_chunk();
@@ -58,8 +63,8 @@ class TileSource {
   void load_scales(int64_t block);
   void load_groups();
   void load_columns(int64_t first, int64_t last);
-  void decode_range(int64_t first, int64_t last, float* to);
-  void pooled_range(int64_t first, int64_t last, float* to);
+  void decode_range(const Range& range);
+  void pooled_range(const Range& range);
   void finish() const;
 
   const Weight& weight_;

@@ -75,7 +75,7 @@ void convolve_directly(const Geometry& g, const Tile& tile, const float* x, floa
       const int64_t output = tile.batch * g.group_outputs() + tile.row + lane, group = output / g.group_outputs();
       if (group != filled) phases.fill(x + (image * g.channels + group * g.group_channels()) * g.plane());
       filled = group;
-      for (int64_t tap = 0; tap < taps; ++tap) weights[static_cast<size_t>(tap)] = tile.values[tap * tile.stride + lane];
+      for (int64_t tap = 0; tap < taps; ++tap) weights[static_cast<size_t>(tap)] = tile.lane(lane)[tap * PANEL_ROWS];
       kernels().correlate(flat, phases.span(), sources.data(), weights.data(), taps, 0);
       phases.collect(flat, y + (image * g.outputs + output) * g.positions(), tile.first > 0);
     }

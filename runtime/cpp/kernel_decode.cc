@@ -2,6 +2,9 @@
 // -ffp-contract=off: "The decoded value is defined as fp32 round(round(row_scale * col_scale) * level), so every path agrees to the bit".
 #include "number.h"
 #include "rans.h"
+#if defined(ONNX_COMPRESS_EXPAND)
+#include "fast_avx512.h"
+#endif
 
 namespace onnx_compress {
 namespace ONNX_COMPRESS_ISA {
@@ -12,10 +15,6 @@ namespace {
 inline void levels_of(const Lookup& table, const uint8_t* index, int raw_bits, int32_t* level) {
   const int32_t base = (table.first * (1 << raw_bits)) - ((1 << raw_bits) >> 1);
   for (int lane = 0; lane < PANEL; ++lane) level[lane] = base + (int32_t{index[lane]} << raw_bits);
-}
-
-inline int32_t escaped_level(const Group& group, uint8_t escape) {
-  return (group.escape_base + escape) * (1 << group.raw_bits) - ((1 << group.raw_bits) >> 1);
 }
 
 // "or, for the escape, escape_base + e with e the next byte of the escape section", in ascending lane order; bit l of `lanes`: lane l
@@ -235,12 +234,34 @@ int any_panel_step(Stream& stream, const Group& group, const Evaluation& form, i
   return panel_step(stream, group, form, *group.tables[panel][column], panel, step, first, out);
 }
 
+#if defined(ONNX_COMPRESS_EXPAND)
+// Rounds what was decoded directly, steps range.first to `last`.
+void round_all(const Evaluation& form, const Range& range, int64_t last, int panels) {
+  for (int panel = 0; panel < panels; ++panel)
+    for (int64_t step = 0; step < last - range.first; ++step) {
+      float* out = range.tile + panel * range.panel_stride + step * PANEL;
+      if (form.round_first) round_values(form.round_first, out);
+      if (form.round_then) round_values(form.round_then, out);
+    }
+}
+#endif
+
 }  // namespace
 
-int decode(Stream* stream, const Group* group, const Evaluation* form, int64_t first, int64_t last, float* tile) {
-  for (int64_t step = first; step < last; ++step) {
-    for (int panel = 0; panel < group->panels; ++panel, tile += PANEL) {
-      const int fault = any_panel_step(*stream, *group, *form, panel, step, first, tile);
+int decode(Stream* stream, const Group* group, const Evaluation* form, const Range* range) {
+  int64_t step = range->first;
+#if defined(ONNX_COMPRESS_EXPAND)
+  if (group->direct) {
+    int fault = STREAM_OK;
+    step = fast(*stream, *group, *form, *range, fault);
+    if (fault != STREAM_OK) return fault;
+    if (form->round_first || form->round_then) round_all(*form, *range, step, group->panels);
+  }
+#endif
+  for (; step < range->last; ++step) {
+    for (int panel = 0; panel < group->panels; ++panel) {
+      float* out = range->tile + panel * range->panel_stride + (step - range->first) * PANEL;
+      const int fault = any_panel_step(*stream, *group, *form, panel, step, range->first, out);
       if (fault != STREAM_OK) return fault;
     }
     // "A step so consumes at most L rans bytes, and the heads behind them are 2 * L: one comparison after each step bounds every read

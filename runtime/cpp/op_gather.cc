@@ -66,7 +66,7 @@ class Gather : public WeightOperator {
     for (Tile tile; next != end && source.next(tile);) {
       const Wanted* here = next;
       for (; here != end && here->row < tile.row + tile.lanes; ++here)
-        store_elements(tile.values + (here->row - tile.row), tile.stride, tile.last - tile.first, type_, out, here->place * k + tile.first);
+        store_elements(tile.lane(here->row - tile.row), PANEL_ROWS, tile.last - tile.first, type_, out, here->place * k + tile.first);
       if (tile.last == k) next = here;
     }
   }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "linear.h"
 #include "recurrent.h"
@@ -153,6 +154,8 @@ void Recurrent::multiply_inputs(const Run& run, const Weight& w, const Weight& r
   if (e.steps == 0 || (e.steps == 1 && layer.starts_at_zero)) return;
   if (e.steps > 1 || phases() > 1) {
     layer.matrix = std::make_unique<RecurrentMatrix>(run, r, gates_);
+    layer.offsets.resize(static_cast<size_t>(hidden_));
+    std::iota(layer.offsets.begin(), layer.offsets.end(), 0);
     return;
   }
   layer.product.resize(static_cast<size_t>(e.directions * e.batch * all));
@@ -220,18 +223,12 @@ void Recurrent::advance(Layer& layer, const Slab& slab, int64_t step, int phase,
   const std::vector<float>& before = layer.h[step % 2];
   const bool zero = step == 0 && layer.starts_at_zero;
   const int64_t first_gate = phase == 1 ? 2 : 0, last_gate = phases() == 2 && phase == 0 ? 2 : gates_;
+  const float* x[SLAB];
+  for (int64_t row = slab.first; row < slab.last; ++row)
+    x[row - slab.first] = (phase == 1 ? layer.reset : before).data() + layer.place(slab.direction, row);
   for (int64_t gate = first_gate; gate < last_gate && layer.matrix && !zero; ++gate) {
-    const std::vector<float>& x = phase == 1 ? layer.reset : before;
-    const Product product = {x.data() + layer.place(slab.direction, slab.first),
-                             e.hidden,
-                             1,
-                             slab.last - slab.first,
-                             e.hidden,
-                             layer.matrix->panel(slab.direction, gate, block),
-                             PANEL_ROWS,
-                             products + gate * GATE,
-                             PANEL_ROWS,
-                             0};
+    const float* panel = layer.matrix->panel(slab.direction, gate, block);
+    const Product product = {x, layer.offsets.data(), slab.last - slab.first, e.hidden, panel, products + gate * GATE, PANEL_ROWS, 0};
     kernels().multiply(&product);
   }
   const int64_t unit = block * PANEL_ROWS, all = gates_ * hidden_;

@@ -82,6 +82,11 @@ float* pack_memory(int64_t floats) {
   return buffer.floats(floats);
 }
 
+float* input_memory(int64_t floats) {
+  thread_local Buffer buffer;
+  return buffer.floats(floats);
+}
+
 namespace {
 
 template <class Element, class Convert>

@@ -88,6 +88,7 @@ std::optional<Floats> optional_floats(const Run& run, size_t index, const char* 
 // The memory of this thread for one tile, and for whatever the operator packs beside it.
 float* tile_memory();
 float* pack_memory(int64_t floats);
+float* input_memory(int64_t floats);
 
 // Stores `count` values of a tile, `step` floats apart, as elements of `type` from `to` on.
 void store_elements(const float* values, int64_t step, int64_t count, int type, void* to, int64_t offset);

@@ -34,6 +34,7 @@ struct Layer {
   std::vector<float> input{};                    // [direction, step, batch, gate, unit]: X * W
   std::vector<float> product{};                  // [direction, batch, gate, unit]: H * R, where there is one step; else empty
   std::unique_ptr<RecurrentMatrix> matrix{};     // where there are several
+  std::vector<int64_t> offsets{};                // 0, 1, ..: where the units of h are
   std::vector<float> bias{};                     // [direction, gate, unit]
   std::vector<float> reset_bias{};               // [direction, unit]: of GRU's linear_before_reset
   std::vector<float> h[2]{}, c{}, z{}, reset{};  // h before and after even steps; of LSTM; of GRU

@@ -41,21 +41,21 @@ class Places {
 
 void store_tile(const Member& member, const Places& places, const Tile& tile, int type, void* out) {
   for (int64_t lane = 0; lane < tile.lanes; ++lane) {
-    const float* values = tile.values + lane;
+    const float* values = tile.lane(lane);
     const int64_t row = (tile.batch * member.rows + tile.row + lane) * member.k;
     if (places.columns().empty()) {
       for (int64_t k = tile.first; k < tile.last; ++k)
-        store_elements(values + (k - tile.first) * tile.stride, 0, 1, type, out, places.of(row + k));
+        store_elements(values + (k - tile.first) * PANEL_ROWS, 0, 1, type, out, places.of(row + k));
       continue;
     }
     const int64_t place = places.of(row);
     const int64_t* columns = places.columns().data();
     if (columns[member.k - 1] == member.k - 1) {
-      store_elements(values, tile.stride, tile.last - tile.first, type, out, place + tile.first);
+      store_elements(values, PANEL_ROWS, tile.last - tile.first, type, out, place + tile.first);
       continue;
     }
     for (int64_t k = tile.first; k < tile.last; ++k)
-      store_elements(values + (k - tile.first) * tile.stride, 0, 1, type, out, place + columns[k]);
+      store_elements(values + (k - tile.first) * PANEL_ROWS, 0, 1, type, out, place + columns[k]);
   }
 }
 

@@ -28,6 +28,9 @@ struct Lookup {
   uint16_t frequency[16] = {};
   uint16_t index[16] = {};  // class index in the full table
   ByteLookup<16> bytes;
+  // By place, for weights that are decoded directly (`Group::direct`).
+  float value[16] = {};        // what is multiplied with the scale, without raw bits
+  uint8_t escape_place = 255;  // 255: none
 };
 
 // The tables of the two quantizers of trellis-coded levels as one: slots of the odd one, and the ids of its classes, lie behind the even
@@ -47,6 +50,10 @@ struct LookupPair {
   int8_t multiple[32] = {};
   uint8_t parity[32] = {};
   bool small = true;  // every multiple has eight bits
+  // By place, as in Lookup.
+  float value[32] = {};
+  uint8_t place_parity[32] = {};
+  uint8_t escape_place[2] = {255, 255};
 };
 
 // The sections of a chunk while it is being decoded.
@@ -74,6 +81,15 @@ struct Group {
   const Lookup* tables[4][16];     // [panel, column class]; with two quantizers:
   const LookupPair* pairs[4][16];  // in their place
   const uint8_t* column_class;     // a step, or null
+  bool direct;                     // value = scale * (the value of the class + the raw part), whatever the form
+  bool shared;                     // all panels and columns have the same table
+};
+
+// Steps to decode, and where to: float `lane` of panel p in step s is tile[p * panel_stride + (s - first) * 64 + lane].
+struct Range {
+  int64_t first, last;
+  float* tile;
+  int64_t panel_stride;
 };
 
 // How levels become floats.
@@ -98,13 +114,12 @@ enum StreamFault : int {
   STREAM_VALUES,
 };
 
-// y[m, lane] (+)= sum over k of x[m, k] * tile[k, lane], for 64 lanes.
+// y[m, lane] (+)= sum over k of x[m][offsets[k]] * tile[k, lane], for the 64 lanes of a panel.
 struct Product {
-  const float* x;
-  int64_t x_row, x_step;  // strides of m and k
+  const float* const* x;  // one pointer a row
+  const int64_t* offsets;
   int64_t m, k;
-  const float* tile;
-  int64_t tile_step;  // stride of k
+  const float* tile;  // [k, 64]
   float* y;
   int64_t y_row;
   int accumulate;
@@ -144,11 +159,13 @@ struct GruCell {
 };
 
 // The functions that exist once for each instruction set:
-// decode: steps `first` to `last` of a group into tile [step, panels * 64]; gives a StreamFault.
+// decode: a range of steps of a group; gives a StreamFault.
+// transpose: to[lane * to_row + m] = from[m * 64 + lane] of a panel.
 // correlate: y[i] (+)= sum over taps of weights[tap] * sources[tap][i].
 #define ONNX_COMPRESS_DECLARE_KERNELS                                                                                       \
-  int decode(Stream* stream, const Group* group, const Evaluation* evaluation, int64_t first, int64_t last, float* tile);   \
+  int decode(Stream* stream, const Group* group, const Evaluation* evaluation, const Range* range);                         \
   void multiply(const Product* product);                                                                                    \
+  void transpose(const float* from, int64_t m, int64_t lanes, float* to, int64_t to_row);                                   \
   void correlate(float* y, int64_t count, const float* const* sources, const float* weights, int64_t taps, int accumulate); \
   void lstm_cell(const LstmCell* cell);                                                                                     \
   void gru_gates(const GruGates* gates);                                                                                    \
@@ -156,8 +173,9 @@ struct GruCell {
 
 struct Kernels {
   const char* name;
-  int (*decode)(Stream*, const Group*, const Evaluation*, int64_t, int64_t, float*);
+  int (*decode)(Stream*, const Group*, const Evaluation*, const Range*);
   void (*multiply)(const Product*);
+  void (*transpose)(const float*, int64_t, int64_t, float*, int64_t);
   void (*correlate)(float*, int64_t, const float* const*, const float*, int64_t, int);
   void (*lstm_cell)(const LstmCell*);
   void (*gru_gates)(const GruGates*);

@@ -1,0 +1,299 @@
+// Steps of R8 with everything in registers: states, tables, values. AVX-512 with VBMI and VBMI2.
+//
+// Included by kernel_decode.cc only, which says which weights qualify (`Group::direct`).
+#pragma once
+
+#include "rans.h"
+
+#define ONNX_COMPRESS_INLINE inline __attribute__((always_inline))
+
+namespace onnx_compress {
+namespace {
+
+// Bytes stand for lanes in an order of their own: byte 4 * j + q is lane 16 * q + j. The four bytes of a 32-bit element then belong to
+// four vectors of 16 floats, and a shift is all that widens them: vpermps looks at the low bits of an index only.
+struct Orders {
+  alignas(64) uint8_t gather[PANEL], low[PANEL], high[PANEL], lanes[PANEL], natural[PANEL];
+  constexpr Orders() : gather(), low(), high(), lanes(), natural() {
+    for (int lane = 0; lane < PANEL; ++lane) {
+      const int byte = 4 * (lane % 16) + lane / 16;
+      gather[byte] = static_cast<uint8_t>(2 * lane);  // of 128 bytes of states, the low byte of the lane's
+      (lane < 32 ? low : high)[2 * (lane % 32)] = static_cast<uint8_t>(byte);
+      lanes[byte] = static_cast<uint8_t>(lane), natural[lane] = static_cast<uint8_t>(byte);
+    }
+  }
+};
+constexpr Orders ORDERS;
+constexpr __mmask64 EVEN = 0x5555555555555555;
+
+ONNX_COMPRESS_INLINE __m512i sixteen(const uint8_t* table) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+}
+
+ONNX_COMPRESS_INLINE __m512i thirty_two(const void* table) {
+  return _mm512_broadcast_i64x4(_mm256_loadu_si256(static_cast<const __m256i*>(table)));
+}
+
+// 256, the frequency of a class that is alone, becomes 0 in a byte: such a table changes no state and is not asked.
+ONNX_COMPRESS_INLINE __m512i plus_one(__m512i less_one) { return _mm512_add_epi8(less_one, _mm512_set1_epi8(1)); }
+
+ONNX_COMPRESS_INLINE __m512i unbiased(__m512i biased) { return _mm512_xor_si512(biased, _mm512_set1_epi8(-128)); }
+
+// A table of 256 bytes in four registers, by slot.
+struct Slots {
+  __m512i part[4];
+  ONNX_COMPRESS_INLINE explicit Slots(const uint8_t* table)
+      : part{load_bytes(table), load_bytes(table + 64), load_bytes(table + 128), load_bytes(table + 192)} {}
+  ONNX_COMPRESS_INLINE __m512i at(__m512i slot) const {
+    const __m512i low = _mm512_permutex2var_epi8(part[0], slot, part[1]), high = _mm512_permutex2var_epi8(part[2], slot, part[3]);
+    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(slot), low, high);
+  }
+};
+
+struct PlainTable {
+  Slots slots;
+  __m512i frequency, start;
+  __m512 value;
+  __m512i escape;
+  bool alone;
+  static constexpr bool LESS_ONE = false;
+
+  ONNX_COMPRESS_INLINE explicit PlainTable(const Lookup& table)
+      : slots(table.bytes.place),
+        frequency(plus_one(sixteen(table.bytes.less_one))),
+        start(unbiased(sixteen(table.bytes.biased))),
+        value(_mm512_loadu_ps(table.value)),
+        escape(_mm512_set1_epi8(static_cast<char>(table.escape_place))),
+        alone(table.count == 1) {}
+  ONNX_COMPRESS_INLINE __m512i places(__m512i slot, __m512i) const { return slots.at(slot); }
+  ONNX_COMPRESS_INLINE __m512i by_place(__m512i table, __m512i place) const { return _mm512_shuffle_epi8(table, place); }
+  ONNX_COMPRESS_INLINE __m512 values(__m512i place) const { return _mm512_permutexvar_ps(place, value); }
+  ONNX_COMPRESS_INLINE __mmask64 escaping(__m512i place) const { return _mm512_cmpeq_epi8_mask(place, escape); }
+  ONNX_COMPRESS_INLINE __m512i parities(__m512i) const { return _mm512_setzero_si512(); }
+  ONNX_COMPRESS_INLINE void advance(__m512i&, __m512i) const {}
+};
+
+// "s = NEXT[s][level & 1]": by s + 8 * parity.
+alignas(16) constexpr uint8_t NEXT_STATES[16] = {0, 5, 1, 6, 2, 4, 3, 7, 2, 7, 3, 4, 0, 6, 1, 5};
+
+struct PairTable {
+  Slots even, odd;
+  __m512i frequency, start, parity, even_escape, odd_escape;
+  __m512 even_value, odd_value;
+  // One of the two may have a class that is alone, so frequencies stay less by one.
+  static constexpr bool alone = false, LESS_ONE = true;
+
+  ONNX_COMPRESS_INLINE explicit PairTable(const LookupPair& pair)
+      : even(pair.bytes.place),
+        odd(pair.bytes.place + LookupPair::ODD_SLOTS),
+        frequency(thirty_two(pair.bytes.less_one)),
+        start(unbiased(thirty_two(pair.bytes.biased))),
+        parity(thirty_two(pair.place_parity)),
+        even_escape(_mm512_set1_epi8(static_cast<char>(pair.escape_place[0]))),
+        odd_escape(_mm512_set1_epi8(static_cast<char>(pair.escape_place[1]))),
+        even_value(_mm512_loadu_ps(pair.value)),
+        odd_value(_mm512_loadu_ps(pair.value + LookupPair::ODD_IDS)) {}
+  ONNX_COMPRESS_INLINE __m512i places(__m512i slot, __m512i trellis) const {
+    return _mm512_mask_blend_epi8(_mm512_test_epi8_mask(trellis, _mm512_set1_epi8(1)), even.at(slot), odd.at(slot));
+  }
+  ONNX_COMPRESS_INLINE __m512i by_place(__m512i table, __m512i place) const { return _mm512_permutexvar_epi8(place, table); }
+  ONNX_COMPRESS_INLINE __m512 values(__m512i place) const { return _mm512_permutex2var_ps(even_value, place, odd_value); }
+  ONNX_COMPRESS_INLINE __mmask64 escaping(__m512i place) const {
+    return _mm512_cmpeq_epi8_mask(place, even_escape) | _mm512_cmpeq_epi8_mask(place, odd_escape);
+  }
+  ONNX_COMPRESS_INLINE __m512i parities(__m512i place) const { return by_place(parity, place); }
+  ONNX_COMPRESS_INLINE void advance(__m512i& trellis, __m512i parity_of_level) const {
+    trellis = _mm512_shuffle_epi8(sixteen(NEXT_STATES), _mm512_or_si512(trellis, _mm512_slli_epi16(parity_of_level, 3)));
+  }
+};
+
+struct States {
+  __m512i low, high;  // of lanes 0 to 31, and 32 to 63
+  __m512i trellis;    // in the order of bytes
+  uint64_t active;
+};
+
+// "if x < 256:  x = (x << 8) | next byte of the rans section", lanes in ascending order; reads 32 bytes.
+ONNX_COMPRESS_INLINE __m512i fed(__m512i x, uint64_t active, const uint8_t*& bytes) {
+  const __mmask32 hungry = _mm512_mask_cmplt_epu16_mask(static_cast<__mmask32>(active), x, _mm512_set1_epi16(256));
+  const __m512i words = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)));
+  bytes += __builtin_popcount(hungry);
+  return _mm512_or_si512(_mm512_mask_slli_epi16(x, hungry, x, 8), _mm512_maskz_expand_epi16(hungry, words));
+}
+
+// "slot = x & 255;  i = the class with start[i] <= slot < start[i] + frequency[i]
+//  x = frequency[i] * (x >> 8) + slot - start[i]"
+//
+// Gives the places of the classes, in the order of bytes.
+template <class Table>
+ONNX_COMPRESS_INLINE __m512i step_states(States& states, const Table& table, const uint8_t*& bytes) {
+  if (table.alone) return _mm512_setzero_si512();
+  const __m512i slot = _mm512_permutex2var_epi8(states.low, load_bytes(ORDERS.gather), states.high);
+  const __m512i place = table.places(slot, states.trellis);
+  const __m512i frequency = table.by_place(table.frequency, place), above = _mm512_sub_epi8(slot, table.by_place(table.start, place));
+  const auto next = [&](__m512i x, const uint8_t* order, uint64_t active) __attribute__((always_inline)) {
+    const __m512i widened = load_bytes(order), high_byte = _mm512_srli_epi16(x, 8);
+    __m512i product = _mm512_mullo_epi16(_mm512_maskz_permutexvar_epi8(EVEN, widened, frequency), high_byte);
+    if constexpr (Table::LESS_ONE) product = _mm512_add_epi16(product, high_byte);
+    return fed(_mm512_add_epi16(product, _mm512_maskz_permutexvar_epi8(EVEN, widened, above)), active, bytes);
+  };
+  states.low = next(states.low, ORDERS.low, states.active);
+  states.high = next(states.high, ORDERS.high, states.active >> 32);
+  return place;
+}
+
+// The bit planes of a step of a panel, least significant first.
+struct Planes {
+  uint64_t bits[8];
+  int count;
+};
+
+// "The raw section has, for each step and each panel of the group, r bit planes, least significant bit first, of ceil(lanes / 8) bytes
+// each ... Unused bits are 0."
+ONNX_COMPRESS_INLINE int take_planes(Stream& stream, uint64_t active, Planes& planes) {
+  const size_t bytes = static_cast<size_t>(64 - __builtin_clzll(active) + 7) / 8;
+  uint64_t all = 0;
+  for (int bit = 0; bit < planes.count; ++bit, stream.raw += bytes) all |= planes.bits[bit] = load_plane(stream.raw, bytes);
+  return all & ~active ? STREAM_UNUSED_BIT : STREAM_OK;
+}
+
+ONNX_COMPRESS_INLINE __m512 with_raw(__m512 value, const Planes& planes, int quarter) {
+  for (int bit = 0; bit < planes.count; ++bit) {
+    const __mmask16 set = static_cast<__mmask16>(planes.bits[bit] >> (16 * quarter));
+    value = _mm512_mask_add_ps(value, set, value, _mm512_set1_ps(static_cast<float>(1 << bit)));
+  }
+  return value;
+}
+
+// One step of a panel before its scale: values of lanes 0 to 15, 16 to 31, ..., and what the trellis needs.
+struct Found {
+  __m512 value[4];
+  __m512i parity;
+};
+
+// "or, for the escape, escape_base + e with e the next byte of the escape section", in ascending lane order. Rare.
+__attribute__((noinline)) int take_escapes(Stream& stream, const Group& group, uint64_t lanes, const States& states, const Planes& planes,
+                                           Found& found) {
+  alignas(64) float value[PANEL];
+  alignas(64) uint8_t parity[PANEL], trellis[PANEL];
+  for (int q = 0; q < 4; ++q) _mm512_store_ps(value + 16 * q, found.value[q]);
+  _mm512_store_si512(parity, found.parity), _mm512_store_si512(trellis, states.trellis);
+  for (lanes &= states.active; lanes; lanes &= lanes - 1) {
+    if (stream.escapes_left == 0) return STREAM_ESCAPES;
+    --stream.escapes_left;
+    const int lane = __builtin_ctzll(lanes), byte = ORDERS.natural[lane];
+    int32_t level = escaped_level(group, *stream.escapes++);
+    for (int bit = 0; bit < planes.count; ++bit) level += static_cast<int32_t>(planes.bits[bit] >> lane & 1) << bit;
+    const int32_t sign = (level > 0) - (level < 0);
+    value[lane] = static_cast<float>(group.quantizers == 2 ? 2 * level - (trellis[byte] & 1) * sign : level);
+    parity[byte] = static_cast<uint8_t>(level & 1);
+  }
+  for (int q = 0; q < 4; ++q) found.value[q] = _mm512_load_ps(value + 16 * q);
+  found.parity = _mm512_load_si512(parity);
+  return STREAM_OK;
+}
+
+template <class Table>
+ONNX_COMPRESS_INLINE int find_values(Stream& stream, const Group& group, const Table& table, States& states, const uint8_t*& bytes,
+                                     Found& found) {
+  const __m512i place = step_states(states, table, bytes);
+  Planes planes;
+  planes.count = group.raw_bits;
+  int fault = STREAM_OK;
+  found = {{table.values(place), table.values(_mm512_srli_epi32(place, 8)), table.values(_mm512_srli_epi32(place, 16)),
+            table.values(_mm512_srli_epi32(place, 24))},
+           table.parities(place)};
+  if (planes.count) {
+    fault = take_planes(stream, states.active, planes);
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q) found.value[q] = with_raw(found.value[q], planes, q);
+  }
+  if (__builtin_expect(table.escaping(place) != 0, 0)) {
+    const __m512i natural = _mm512_permutexvar_epi8(load_bytes(ORDERS.natural), place);
+    const int other = take_escapes(stream, group, table.escaping(natural), states, planes, found);
+    fault = fault == STREAM_OK ? other : fault;
+  }
+  table.advance(states.trellis, found.parity);
+  return fault;
+}
+
+ONNX_COMPRESS_INLINE void store_values(const Found& found, const float* scale, const float* column, float* out) {
+#pragma GCC unroll 4
+  for (int q = 0; q < 4; ++q) {
+    const __m512 row = _mm512_load_ps(scale + 16 * q);
+    const __m512 product = column ? _mm512_mul_ps(row, _mm512_set1_ps(*column)) : row;
+    _mm512_storeu_ps(out + 16 * q, _mm512_mul_ps(product, found.value[q]));
+  }
+}
+
+inline const Lookup& table_at(const Group& group, int panel, int column, const PlainTable*) { return *group.tables[panel][column]; }
+inline const LookupPair& table_at(const Group& group, int panel, int column, const PairTable*) { return *group.pairs[panel][column]; }
+
+// Steps from `first` on, as many as cannot read beyond the payload; gives the step that comes next. SHARED: one table serves all.
+template <class Table, int PANELS, bool SHARED>
+int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
+  constexpr const Table* KIND = nullptr;
+  States states[PANELS];
+#pragma GCC unroll 4
+  for (int p = 0; p < PANELS; ++p) {
+    const int lanes = group.lanes - p * PANEL;
+    states[p] = {load_bytes(stream.states + p * PANEL), load_bytes(stream.states + p * PANEL + 32),
+                 _mm512_permutexvar_epi8(load_bytes(ORDERS.lanes), load_bytes(stream.trellis + p * PANEL)),
+                 lanes < PANEL ? (uint64_t{1} << lanes) - 1 : ~uint64_t{0}};
+  }
+  const Table shared(table_at(group, 0, 0, KIND));
+  const uint8_t *bytes = stream.bytes + stream.position, *end = stream.bytes + stream.rans_bytes;
+  // A step takes at most a byte a lane, and its last load is of 32 bytes behind those of the 32 lanes before.
+  const uint8_t* readable = stream.bytes + stream.readable - PANELS * PANEL;
+  const uint8_t* limit = readable < end ? readable : end;
+  int64_t step = range.first;
+  float* out = range.tile;
+  for (; step < range.last && bytes <= limit && fault == STREAM_OK; ++step, out += PANEL) {
+    const int column_class = group.column_class ? group.column_class[step] : 0;
+    const float* column = form.column_scale ? form.column_scale + (step - range.first) : nullptr;
+#pragma GCC unroll 4
+    for (int p = 0; p < PANELS; ++p) {
+      Found found;
+      int found_fault;
+      if constexpr (SHARED)
+        found_fault = find_values(stream, group, shared, states[p], bytes, found);
+      else
+        found_fault = find_values(stream, group, Table(table_at(group, p, column_class, KIND)), states[p], bytes, found);
+      fault = fault == STREAM_OK ? found_fault : fault;
+      store_values(found, form.scale + p * PANEL, column, out + p * range.panel_stride);
+    }
+  }
+  stream.position = static_cast<uint64_t>(bytes - stream.bytes);
+  if (bytes > end) fault = STREAM_OVERRUN;
+#pragma GCC unroll 4
+  for (int p = 0; p < PANELS; ++p) {
+    _mm512_storeu_si512(stream.states + p * PANEL, states[p].low), _mm512_storeu_si512(stream.states + p * PANEL + 32, states[p].high);
+    _mm512_storeu_si512(stream.trellis + p * PANEL, _mm512_permutexvar_epi8(load_bytes(ORDERS.natural), states[p].trellis));
+  }
+  return step;
+}
+
+template <class Table, bool SHARED>
+int64_t fast_panels(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
+  switch (group.panels) {
+    case 1:
+      return fast_steps<Table, 1, SHARED>(stream, group, form, range, fault);
+    case 2:
+      return fast_steps<Table, 2, SHARED>(stream, group, form, range, fault);
+    case 3:
+      return fast_steps<Table, 3, SHARED>(stream, group, form, range, fault);
+    default:
+      return fast_steps<Table, 4, SHARED>(stream, group, form, range, fault);
+  }
+}
+
+int64_t fast(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
+  if (group.quantizers == 2)
+    return group.shared ? fast_panels<PairTable, true>(stream, group, form, range, fault)
+                        : fast_panels<PairTable, false>(stream, group, form, range, fault);
+  return group.shared ? fast_panels<PlainTable, true>(stream, group, form, range, fault)
+                      : fast_panels<PlainTable, false>(stream, group, form, range, fault);
+}
+
+}  // namespace
+}  // namespace onnx_compress
