@@ -29,6 +29,8 @@ class Weight {
 
   const Member& member() const { return payload_.members[member_]; }
   const Payload& payload() const { return payload_; }
+  // Whether values are rounded to 16 bits after the arithmetic of their form.
+  bool rounds() const { return round_then_ != 0 || member().dtype == FLOAT16 || member().dtype == BFLOAT16; }
   // Parts that can be decoded independently, and those of a batch.
   int64_t pieces() const;
   int64_t pieces_per_batch() const { return pieces() / member().batch; }

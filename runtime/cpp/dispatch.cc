@@ -3,13 +3,14 @@
 
 namespace onnx_compress {
 
-#define ONNX_COMPRESS_SET(isa)                                                                   \
-  namespace isa {                                                                                \
-  ONNX_COMPRESS_DECLARE_KERNELS                                                                  \
-  }                                                                                              \
-  namespace {                                                                                    \
-  constexpr Kernels isa##_set = {#isa,           isa::decode,    isa::multiply,  isa::transpose, \
-                                 isa::correlate, isa::lstm_cell, isa::gru_gates, isa::gru_cell}; \
+#define ONNX_COMPRESS_SET(isa)                                                                           \
+  namespace isa {                                                                                        \
+  ONNX_COMPRESS_DECLARE_KERNELS                                                                          \
+  }                                                                                                      \
+  namespace {                                                                                            \
+  constexpr Kernels isa##_set = {#isa,           isa::decode,      isa::multiply,        isa::transpose, \
+                                 isa::correlate, isa::pack_levels, isa::multiply_levels, isa::lstm_cell, \
+                                 isa::gru_gates, isa::gru_cell};                                         \
   }
 
 ONNX_COMPRESS_SET(baseline)

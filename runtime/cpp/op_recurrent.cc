@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 #include "linear.h"
 #include "recurrent.h"
@@ -16,6 +15,7 @@ constexpr int64_t SLAB = 24;  // sequences that are multiplied together: a whole
 constexpr int64_t SPLIT_STEP = 1 << 19;  // products of a step
 constexpr int64_t FEW_TASKS = 4;
 
+constexpr float NOTHING[PANEL_ROWS] = {};  // in the place of what is not there
 constexpr int64_t LSTM_GATES = 4, GRU_GATES = 3;
 enum Input : size_t { INPUT_X, INPUT_W, INPUT_R, INPUT_B, INPUT_LENGTHS, INPUT_H, INPUT_C, INPUT_P };
 
@@ -46,6 +46,7 @@ class Recurrent : public Operator {
   float clip_;
   bool linear_, input_forget_;
   HeldWeight w_, r_;
+  mutable std::atomic<bool> wide_{false};  // levels of R do not fit eight bits
 };
 
 WeightPlace place_of(const Attributes& attributes, size_t number, bool checksums) {
@@ -153,9 +154,7 @@ void Recurrent::multiply_inputs(const Run& run, const Weight& w, const Weight& r
   multiply_weight(run, w, jobs, {w.member().k, 1}, no_tail);
   if (e.steps == 0 || (e.steps == 1 && layer.starts_at_zero)) return;
   if (e.steps > 1 || phases() > 1) {
-    layer.matrix = std::make_unique<RecurrentMatrix>(run, r, gates_);
-    layer.offsets.resize(static_cast<size_t>(hidden_));
-    std::iota(layer.offsets.begin(), layer.offsets.end(), 0);
+    layer.matrix = std::make_unique<RecurrentMatrix>(run, r, gates_, wide_);
     return;
   }
   layer.product.resize(static_cast<size_t>(e.directions * e.batch * all));
@@ -227,9 +226,7 @@ void Recurrent::advance(Layer& layer, const Slab& slab, int64_t step, int phase,
   for (int64_t row = slab.first; row < slab.last; ++row)
     x[row - slab.first] = (phase == 1 ? layer.reset : before).data() + layer.place(slab.direction, row);
   for (int64_t gate = first_gate; gate < last_gate && layer.matrix && !zero; ++gate) {
-    const float* panel = layer.matrix->panel(slab.direction, gate, block);
-    const Product product = {x, layer.offsets.data(), slab.last - slab.first, e.hidden, panel, products + gate * GATE, PANEL_ROWS, 0};
-    kernels().multiply(&product);
+    layer.matrix->multiply(slab.direction, gate, block, {x, slab.last - slab.first, products + gate * GATE});
   }
   const int64_t unit = block * PANEL_ROWS, all = gates_ * hidden_;
   for (int64_t row = slab.first; row < slab.last; ++row) {
@@ -242,6 +239,7 @@ void Recurrent::advance(Layer& layer, const Slab& slab, int64_t step, int phase,
     }
     const int64_t at = layer.backward[slab.direction] ? length - 1 - step : step;
     Row one{slab.direction, count, slab.direction * all + unit, state};
+    one.product = NOTHING;
     one.input = layer.input.data() + ((slab.direction * e.steps + at) * e.batch + row) * all + unit;
     if (layer.matrix && !zero) one.product = products + (row - slab.first) * PANEL_ROWS, one.product_gate = GATE;
     if (!layer.product.empty())
@@ -255,7 +253,7 @@ void Recurrent::advance(Layer& layer, const Slab& slab, int64_t step, int phase,
 
 GateInput gate_of(const Layer& layer, const Row& row, int64_t gate) {
   const int64_t hidden = layer.extent.hidden;
-  return {row.input + gate * hidden, row.product ? row.product + gate * row.product_gate : nullptr,
+  return {row.input + gate * hidden, row.product == NOTHING ? NOTHING : row.product + gate * row.product_gate,
           layer.bias.data() + row.bias + gate * hidden};
 }
 
@@ -264,7 +262,8 @@ void Recurrent::lstm(Layer& layer, const Row& row, const float* peepholes) const
   cell.count = row.count, cell.clip = clip_, cell.input_forget = input_forget_;
   for (int64_t gate = 0; gate < LSTM_GATES; ++gate) cell.gates[gate] = gate_of(layer, row, gate);
   const int64_t unit = row.bias - row.direction * gates_ * hidden_;
-  for (int64_t gate = 0; gate < 3 && peepholes; ++gate) cell.peepholes[gate] = peepholes + (row.direction * 3 + gate) * hidden_ + unit;
+  for (int64_t gate = 0; gate < 3; ++gate)
+    cell.peepholes[gate] = peepholes ? peepholes + (row.direction * 3 + gate) * hidden_ + unit : NOTHING;
   cell.c = layer.c.data() + row.state, cell.h = row.after;
   kernels().lstm_cell(&cell);
 }
@@ -274,7 +273,7 @@ void Recurrent::gru(Layer& layer, const Row& row, int phase) const {
   float *z = layer.z.data() + row.state, *reset = layer.reset.data() + row.state;
   const GateInput last = gate_of(layer, row, 2);
   if (phase == 0) {
-    GruGates gates{row.count, {gate_of(layer, row, 0), gate_of(layer, row, 1)}, row.before, nullptr, clip_, z, reset};
+    GruGates gates{row.count, {gate_of(layer, row, 0), gate_of(layer, row, 1)}, row.before, NOTHING, clip_, z, reset};
     if (linear_) gates.source = last.product, gates.source_bias = layer.reset_bias.data() + row.bias - row.direction * 2 * hidden_;
     kernels().gru_gates(&gates);
   }

@@ -125,7 +125,23 @@ struct Product {
   int accumulate;
 };
 
-// What a gate sums: rows of X * W, of H * R and a bias, each of the layer's units; or null.
+// y[m, lane] = scale[lane] * sum over k of x[m][k] * levels[k, lane], for the 64 lanes of a panel.
+struct LevelProduct {
+  const float* const* x;
+  int64_t m, k;
+  const int8_t* levels;  // [k, 64]
+  const float* scale;
+  float* y;  // [m, 64]
+};
+
+// levels[k, lane] = values[k, lane] * inverse[lane], rounded, in an order of lanes that `multiply_levels` knows.
+struct LevelPack {
+  const float *values, *inverse;
+  int64_t k;
+  int8_t* levels;
+};
+
+// What a gate sums: rows of X * W, of H * R and a bias, each of the layer's units.
 struct GateInput {
   const float *input, *product, *bias;
 };
@@ -134,14 +150,14 @@ struct GateInput {
 struct LstmCell {
   int64_t count;
   GateInput gates[4];
-  const float* peepholes[3];  // or null
+  const float* peepholes[3];
   float clip;
   int input_forget;
   float* c;  // before and after
   float* h;
 };
 
-// One row of a GRU layer: z, and r times source + source_bias (or null).
+// One row of a GRU layer: z, and r times source + source_bias.
 struct GruGates {
   int64_t count;
   GateInput gates[2];
@@ -161,12 +177,15 @@ struct GruCell {
 // The functions that exist once for each instruction set:
 // decode: a range of steps of a group; gives a StreamFault.
 // transpose: to[lane * to_row + m] = from[m * 64 + lane] of a panel.
+// pack_levels: 1 where a level has more than eight bits, else 0.
 // correlate: y[i] (+)= sum over taps of weights[tap] * sources[tap][i].
 #define ONNX_COMPRESS_DECLARE_KERNELS                                                                                       \
   int decode(Stream* stream, const Group* group, const Evaluation* evaluation, const Range* range);                         \
   void multiply(const Product* product);                                                                                    \
   void transpose(const float* from, int64_t m, int64_t lanes, float* to, int64_t to_row);                                   \
   void correlate(float* y, int64_t count, const float* const* sources, const float* weights, int64_t taps, int accumulate); \
+  int pack_levels(const LevelPack* pack);                                                                                   \
+  void multiply_levels(const LevelProduct* product);                                                                        \
   void lstm_cell(const LstmCell* cell);                                                                                     \
   void gru_gates(const GruGates* gates);                                                                                    \
   void gru_cell(const GruCell* cell);
@@ -177,6 +196,8 @@ struct Kernels {
   void (*multiply)(const Product*);
   void (*transpose)(const float*, int64_t, int64_t, float*, int64_t);
   void (*correlate)(float*, int64_t, const float* const*, const float*, int64_t, int);
+  int (*pack_levels)(const LevelPack*);
+  void (*multiply_levels)(const LevelProduct*);
   void (*lstm_cell)(const LstmCell*);
   void (*gru_gates)(const GruGates*);
   void (*gru_cell)(const GruCell*);

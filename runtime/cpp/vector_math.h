@@ -29,13 +29,30 @@ inline void store_some(float* to, Floats floats, int64_t count) {
     std::memcpy(to, &floats, static_cast<size_t>(count) * sizeof(float));
 }
 
-// A NaN stays one.
-inline Floats clamp(Floats x, Floats low, Floats high) {
-  x = x < low ? low : x;
-  return x > high ? high : x;
+inline Floats all(float value) { return Floats{} + value; }
+
+// The larger, the smaller of two: `x` where it is a NaN. The compiler does not find these instructions by itself.
+inline Floats larger(Floats than, Floats x) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Floats>(_mm512_maskz_max_ps(0xFFFF, reinterpret_cast<__m512>(than), reinterpret_cast<__m512>(x)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Floats>(_mm256_max_ps(reinterpret_cast<__m256>(than), reinterpret_cast<__m256>(x)));
+#else
+  return x < than ? than : x;
+#endif
 }
 
-inline Floats all(float value) { return Floats{} + value; }
+inline Floats smaller(Floats than, Floats x) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Floats>(_mm512_maskz_min_ps(0xFFFF, reinterpret_cast<__m512>(than), reinterpret_cast<__m512>(x)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Floats>(_mm256_min_ps(reinterpret_cast<__m256>(than), reinterpret_cast<__m256>(x)));
+#else
+  return x > than ? than : x;
+#endif
+}
+
+inline Floats clamp(Floats x, Floats low, Floats high) { return smaller(high, larger(low, x)); }
 
 // e^x for |x| <= 86, relative error below 2e-7: 2^n e^r with n = round(x / ln 2), and a polynomial for |r| <= ln 2 / 2. Adding 1.5 * 2^23
 // rounds to an integer, which then stands in the low bits. Coefficients: Cephes (Moshier), expf.
