@@ -45,7 +45,7 @@ class Weight {
   Payload payload_;
   size_t member_;
   int round_then_;
-  std::vector<int16_t> pooled_;    // [batch, rows, k]: levels, or multiples where they are trellis-coded
+  std::vector<int16_t> pooled_;    // [panel][k][lanes of the panel]: levels, or multiples where they are trellis-coded
   std::vector<LookupPair> pairs_;  // [row class, column class] of trellis-coded levels
   bool direct_ = false;            // Group::direct
 };
@@ -67,6 +67,7 @@ class TileSource {
   void load_columns(int64_t first, int64_t last);
   void decode_range(const Range& range);
   void pooled_range(const Range& range);
+  void pooled_step(const int16_t* levels, int64_t step, float* to) const;
   void finish() const;
 
   const Weight& weight_;
