@@ -104,7 +104,9 @@ void Weight::prepare_direct() {
   const Member& member = this->member();
   const Symbols& symbols = member.symbols;
   const bool grid = member.form == FORM_GRID, codebook = member.form == FORM_CODEBOOK;
-  if ((!grid && !codebook && member.form != FORM_SYMBOLS) || (symbols.raw_bits && (!grid || symbols.quantizers == 2))) return;
+  if (member.column_scale.count || (!grid && !codebook && member.form != FORM_SYMBOLS) ||
+      (symbols.raw_bits && (!grid || symbols.quantizers == 2)))
+    return;
   const int64_t low = codebook ? 0 : integer_low(member.dtype), high = codebook ? member.codes() - 1 : integer_high(member.dtype);
   for (Lookup& table : payload_.tables)
     for (int place = 0; place < table.count; ++place) {

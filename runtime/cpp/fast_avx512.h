@@ -14,7 +14,9 @@ namespace {
 // four vectors of 16 floats, and a shift is all that widens them: vpermps looks at the low bits of an index only.
 struct Orders {
   alignas(64) uint8_t gather[PANEL], low[PANEL], high[PANEL], lanes[PANEL], natural[PANEL];
-  constexpr Orders() : gather(), low(), high(), lanes(), natural() {
+  alignas(64) uint16_t fed_from[PANEL / 2];  // states below this, 256, take a byte
+  constexpr Orders() : gather(), low(), high(), lanes(), natural(), fed_from() {
+    for (int i = 0; i < PANEL / 2; ++i) fed_from[i] = 256;
     for (int lane = 0; lane < PANEL; ++lane) {
       const int byte = 4 * (lane % 16) + lane / 16;
       gather[byte] = static_cast<uint8_t>(2 * lane);  // of 128 bytes of states, the low byte of the lane's
@@ -34,7 +36,6 @@ ONNX_COMPRESS_INLINE __m512i thirty_two(const void* table) {
   return _mm512_broadcast_i64x4(_mm256_loadu_si256(static_cast<const __m256i*>(table)));
 }
 
-// 256, the frequency of a class that is alone, becomes 0 in a byte: such a table changes no state and is not asked.
 ONNX_COMPRESS_INLINE __m512i plus_one(__m512i less_one) { return _mm512_add_epi8(less_one, _mm512_set1_epi8(1)); }
 
 ONNX_COMPRESS_INLINE __m512i unbiased(__m512i biased) { return _mm512_xor_si512(biased, _mm512_set1_epi8(-128)); }
@@ -50,21 +51,20 @@ struct Slots {
   }
 };
 
+// 256, the frequency of a class that is alone, has no byte: where there may be such a class, frequencies stay less by one (LESS).
+template <bool LESS>
 struct PlainTable {
   Slots slots;
-  __m512i frequency, start;
+  __m512i frequency, start, escape;
   __m512 value;
-  __m512i escape;
-  bool alone;
-  static constexpr bool LESS_ONE = false;
+  static constexpr bool LESS_ONE = LESS, TRELLIS = false;
 
   ONNX_COMPRESS_INLINE explicit PlainTable(const Lookup& table)
       : slots(table.bytes.place),
-        frequency(plus_one(sixteen(table.bytes.less_one))),
+        frequency(LESS ? sixteen(table.bytes.less_one) : plus_one(sixteen(table.bytes.less_one))),
         start(unbiased(sixteen(table.bytes.biased))),
-        value(_mm512_loadu_ps(table.value)),
         escape(_mm512_set1_epi8(static_cast<char>(table.escape_place))),
-        alone(table.count == 1) {}
+        value(_mm512_loadu_ps(table.value)) {}
   ONNX_COMPRESS_INLINE __m512i places(__m512i slot, __m512i) const { return slots.at(slot); }
   ONNX_COMPRESS_INLINE __m512i by_place(__m512i table, __m512i place) const { return _mm512_shuffle_epi8(table, place); }
   ONNX_COMPRESS_INLINE __m512 values(__m512i place) const { return _mm512_permutexvar_ps(place, value); }
@@ -80,8 +80,7 @@ struct PairTable {
   Slots even, odd;
   __m512i frequency, start, parity, even_escape, odd_escape;
   __m512 even_value, odd_value;
-  // One of the two may have a class that is alone, so frequencies stay less by one.
-  static constexpr bool alone = false, LESS_ONE = true;
+  static constexpr bool LESS_ONE = true, TRELLIS = true;
 
   ONNX_COMPRESS_INLINE explicit PairTable(const LookupPair& pair)
       : even(pair.bytes.place),
@@ -110,12 +109,11 @@ struct PairTable {
 struct States {
   __m512i low, high;  // of lanes 0 to 31, and 32 to 63
   __m512i trellis;    // in the order of bytes
-  uint64_t active;
 };
 
 // "if x < 256:  x = (x << 8) | next byte of the rans section", lanes in ascending order; reads 32 bytes.
 ONNX_COMPRESS_INLINE __m512i fed(__m512i x, uint64_t active, const uint8_t*& bytes) {
-  const __mmask32 hungry = _mm512_mask_cmplt_epu16_mask(static_cast<__mmask32>(active), x, _mm512_set1_epi16(256));
+  const __mmask32 hungry = _mm512_mask_cmplt_epu16_mask(static_cast<__mmask32>(active), x, load_bytes(ORDERS.fed_from));
   const __m512i words = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)));
   bytes += __builtin_popcount(hungry);
   return _mm512_or_si512(_mm512_mask_slli_epi16(x, hungry, x, 8), _mm512_maskz_expand_epi16(hungry, words));
@@ -126,19 +124,18 @@ ONNX_COMPRESS_INLINE __m512i fed(__m512i x, uint64_t active, const uint8_t*& byt
 //
 // Gives the places of the classes, in the order of bytes.
 template <class Table>
-ONNX_COMPRESS_INLINE __m512i step_states(States& states, const Table& table, const uint8_t*& bytes) {
-  if (table.alone) return _mm512_setzero_si512();
+ONNX_COMPRESS_INLINE __m512i step_states(States& states, const Table& table, uint64_t active, const uint8_t*& bytes) {
   const __m512i slot = _mm512_permutex2var_epi8(states.low, load_bytes(ORDERS.gather), states.high);
   const __m512i place = table.places(slot, states.trellis);
   const __m512i frequency = table.by_place(table.frequency, place), above = _mm512_sub_epi8(slot, table.by_place(table.start, place));
-  const auto next = [&](__m512i x, const uint8_t* order, uint64_t active) __attribute__((always_inline)) {
+  const auto next = [&](__m512i x, const uint8_t* order, uint64_t own) __attribute__((always_inline)) {
     const __m512i widened = load_bytes(order), high_byte = _mm512_srli_epi16(x, 8);
     __m512i product = _mm512_mullo_epi16(_mm512_maskz_permutexvar_epi8(EVEN, widened, frequency), high_byte);
     if constexpr (Table::LESS_ONE) product = _mm512_add_epi16(product, high_byte);
-    return fed(_mm512_add_epi16(product, _mm512_maskz_permutexvar_epi8(EVEN, widened, above)), active, bytes);
+    return fed(_mm512_add_epi16(product, _mm512_maskz_permutexvar_epi8(EVEN, widened, above)), own, bytes);
   };
-  states.low = next(states.low, ORDERS.low, states.active);
-  states.high = next(states.high, ORDERS.high, states.active >> 32);
+  states.low = next(states.low, ORDERS.low, active);
+  states.high = next(states.high, ORDERS.high, active >> 32);
   return place;
 }
 
@@ -171,21 +168,18 @@ struct Found {
   __m512i parity;
 };
 
-// "or, for the escape, escape_base + e with e the next byte of the escape section", in ascending lane order. Rare.
-__attribute__((noinline)) int take_escapes(Stream& stream, const Group& group, uint64_t lanes, const States& states, const Planes& planes,
-                                           Found& found) {
+// "or, for the escape, escape_base + e with e the next byte of the escape section", in ascending lane order: multiples and parities of
+// trellis-coded levels, whose next states depend on them. `trellis` and the lanes are in the order of bytes, escapes are rare.
+__attribute__((noinline)) int take_multiples(Stream& stream, const Group& group, uint64_t lanes, __m512i trellis, Found& found) {
   alignas(64) float value[PANEL];
-  alignas(64) uint8_t parity[PANEL], trellis[PANEL];
+  alignas(64) uint8_t parity[PANEL], state[PANEL];
   for (int q = 0; q < 4; ++q) _mm512_store_ps(value + 16 * q, found.value[q]);
-  _mm512_store_si512(parity, found.parity), _mm512_store_si512(trellis, states.trellis);
-  for (lanes &= states.active; lanes; lanes &= lanes - 1) {
+  _mm512_store_si512(parity, found.parity), _mm512_store_si512(state, trellis);
+  for (; lanes; lanes &= lanes - 1) {
     if (stream.escapes_left == 0) return STREAM_ESCAPES;
     --stream.escapes_left;
-    const int lane = __builtin_ctzll(lanes), byte = ORDERS.natural[lane];
-    int32_t level = escaped_level(group, *stream.escapes++);
-    for (int bit = 0; bit < planes.count; ++bit) level += static_cast<int32_t>(planes.bits[bit] >> lane & 1) << bit;
-    const int32_t sign = (level > 0) - (level < 0);
-    value[lane] = static_cast<float>(group.quantizers == 2 ? 2 * level - (trellis[byte] & 1) * sign : level);
+    const int lane = __builtin_ctzll(lanes), byte = ORDERS.natural[lane], level = escaped_level(group, *stream.escapes++);
+    value[lane] = static_cast<float>(2 * level - (state[byte] & 1) * ((level > 0) - (level < 0)));
     parity[byte] = static_cast<uint8_t>(level & 1);
   }
   for (int q = 0; q < 4; ++q) found.value[q] = _mm512_load_ps(value + 16 * q);
@@ -193,106 +187,167 @@ __attribute__((noinline)) int take_escapes(Stream& stream, const Group& group, u
   return STREAM_OK;
 }
 
-template <class Table>
-ONNX_COMPRESS_INLINE int find_values(Stream& stream, const Group& group, const Table& table, States& states, const uint8_t*& bytes,
-                                     Found& found) {
-  const __m512i place = step_states(states, table, bytes);
-  Planes planes;
-  planes.count = group.raw_bits;
-  int fault = STREAM_OK;
+// A step of a panel. `escapes` is told which lanes of a plain table escape, in the order of bytes: `patch_escapes` sees to them.
+template <class Table, bool RAW>
+ONNX_COMPRESS_INLINE int find_values(Stream& stream, const Group& group, const Table& table, States& states, uint64_t active,
+                                     const uint8_t*& bytes, Found& found, uint64_t& escapes) {
+  const __m512i place = step_states(states, table, active, bytes);
   found = {{table.values(place), table.values(_mm512_srli_epi32(place, 8)), table.values(_mm512_srli_epi32(place, 16)),
             table.values(_mm512_srli_epi32(place, 24))},
            table.parities(place)};
-  if (planes.count) {
-    fault = take_planes(stream, states.active, planes);
+  int fault = STREAM_OK;
+  escapes = table.escaping(place);
+  if (Table::TRELLIS && __builtin_expect(escapes != 0, 0)) {
+    const uint64_t lanes = table.escaping(_mm512_permutexvar_epi8(load_bytes(ORDERS.natural), place)) & active;
+    Found patched = found;  // a copy: what lives in registers must have no address
+    fault = take_multiples(stream, group, lanes, states.trellis, patched);
+    found = patched;
+  }
+  if constexpr (RAW) {
+    Planes planes;
+    planes.count = group.raw_bits;
+    if (const int unused = take_planes(stream, active, planes)) fault = fault == STREAM_OK ? unused : fault;
 #pragma GCC unroll 4
     for (int q = 0; q < 4; ++q) found.value[q] = with_raw(found.value[q], planes, q);
-  }
-  if (__builtin_expect(table.escaping(place) != 0, 0)) {
-    const __m512i natural = _mm512_permutexvar_epi8(load_bytes(ORDERS.natural), place);
-    const int other = take_escapes(stream, group, table.escaping(natural), states, planes, found);
-    fault = fault == STREAM_OK ? other : fault;
   }
   table.advance(states.trellis, found.parity);
   return fault;
 }
 
-ONNX_COMPRESS_INLINE void store_values(const Found& found, const float* scale, const float* column, float* out) {
+ONNX_COMPRESS_INLINE void store_values(const Found& found, const float* scale, float* out) {
 #pragma GCC unroll 4
-  for (int q = 0; q < 4; ++q) {
-    const __m512 row = _mm512_load_ps(scale + 16 * q);
-    const __m512 product = column ? _mm512_mul_ps(row, _mm512_set1_ps(*column)) : row;
-    _mm512_storeu_ps(out + 16 * q, _mm512_mul_ps(product, found.value[q]));
-  }
+  for (int q = 0; q < 4; ++q) _mm512_storeu_ps(out + 16 * q, _mm512_mul_ps(_mm512_load_ps(scale + 16 * q), found.value[q]));
 }
 
-inline const Lookup& table_at(const Group& group, int panel, int column, const PlainTable*) { return *group.tables[panel][column]; }
-inline const LookupPair& table_at(const Group& group, int panel, int column, const PairTable*) { return *group.pairs[panel][column]; }
+template <bool LESS>
+inline PlainTable<LESS> table_at(const Group& group, int panel, int column, const PlainTable<LESS>*) {
+  return PlainTable<LESS>(*group.tables[panel][column]);
+}
+
+inline PairTable table_at(const Group& group, int panel, int column, const PairTable*) { return PairTable(*group.pairs[panel][column]); }
+
+// Steps whose escapes are seen to at once.
+constexpr int64_t STRIDE = 64;
+
+// Escapes of plain levels, found in up to STRIDE steps: `steps` has a bit for each step that has any, `lanes` [steps, panels] are in the
+// order of bytes.
+template <int PANELS>
+struct Escapes {
+  uint64_t steps = 0, lanes[STRIDE * PANELS];
+};
+
+inline uint64_t lanes_in_order(uint64_t bytes) {
+  return _mm512_movepi8_mask(_mm512_permutexvar_epi8(load_bytes(ORDERS.natural), _mm512_movm_epi8(bytes)));
+}
+
+// Puts escaped values in the place of what was stored for them, after their steps; `raw` is where the raw part of the first step begins.
+template <int PANELS>
+__attribute__((noinline)) int patch_escapes(Stream& stream, const Group& group, const Evaluation& form, const Range& done,
+                                            Escapes<PANELS>& escapes, const uint8_t* raw) {
+  const int last_lanes = group.lanes - (PANELS - 1) * PANEL;
+  const int64_t last_bytes = (last_lanes + 7) / 8, step_bytes = group.raw_bits * ((PANELS - 1) * 8 + last_bytes);
+  for (; escapes.steps; escapes.steps &= escapes.steps - 1) {
+    const int64_t step = __builtin_ctzll(escapes.steps);
+    for (int p = 0; p < PANELS; ++p) {
+      uint64_t lanes = lanes_in_order(escapes.lanes[step * PANELS + p]);
+      if (p == PANELS - 1 && last_lanes < PANEL) lanes &= (uint64_t{1} << last_lanes) - 1;
+      const int64_t plane_bytes = p < PANELS - 1 ? 8 : last_bytes;
+      const uint8_t* planes = raw + step * step_bytes + p * 8 * group.raw_bits;
+      for (; lanes; lanes &= lanes - 1) {
+        if (stream.escapes_left == 0) return STREAM_ESCAPES;
+        --stream.escapes_left;
+        const int lane = __builtin_ctzll(lanes);
+        int32_t level = escaped_level(group, *stream.escapes++);
+        for (int bit = 0; bit < group.raw_bits; ++bit) level += (planes[bit * plane_bytes + lane / 8] >> (lane % 8) & 1) << bit;
+        done.tile[p * done.panel_stride + step * PANEL + lane] = form.scale[p * PANEL + lane] * static_cast<float>(level);
+      }
+    }
+  }
+  return STREAM_OK;
+}
 
 // Steps from `first` on, as many as cannot read beyond the payload; gives the step that comes next. SHARED: one table serves all.
-template <class Table, int PANELS, bool SHARED>
+template <class Table, int PANELS, bool SHARED, bool RAW>
 int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
   constexpr const Table* KIND = nullptr;
   States states[PANELS];
 #pragma GCC unroll 4
-  for (int p = 0; p < PANELS; ++p) {
-    const int lanes = group.lanes - p * PANEL;
+  for (int p = 0; p < PANELS; ++p)
     states[p] = {load_bytes(stream.states + p * PANEL), load_bytes(stream.states + p * PANEL + 32),
-                 _mm512_permutexvar_epi8(load_bytes(ORDERS.lanes), load_bytes(stream.trellis + p * PANEL)),
-                 lanes < PANEL ? (uint64_t{1} << lanes) - 1 : ~uint64_t{0}};
-  }
-  const Table shared(table_at(group, 0, 0, KIND));
+                 _mm512_permutexvar_epi8(load_bytes(ORDERS.lanes), load_bytes(stream.trellis + p * PANEL))};
+  const int last_lanes = group.lanes - (PANELS - 1) * PANEL;
+  const uint64_t last_active = last_lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << last_lanes) - 1;
+  const Table shared = table_at(group, 0, 0, KIND);
   const uint8_t *bytes = stream.bytes + stream.position, *end = stream.bytes + stream.rans_bytes;
   // A step takes at most a byte a lane, and its last load is of 32 bytes behind those of the 32 lanes before.
   const uint8_t* readable = stream.bytes + stream.readable - PANELS * PANEL;
   const uint8_t* limit = readable < end ? readable : end;
-  int64_t step = range.first;
-  float* out = range.tile;
-  for (; step < range.last && bytes <= limit && fault == STREAM_OK; ++step, out += PANEL) {
-    const int column_class = group.column_class ? group.column_class[step] : 0;
-    const float* column = form.column_scale ? form.column_scale + (step - range.first) : nullptr;
+  int found_fault = STREAM_OK;
+  while (range.first < range.last && bytes <= limit && found_fault == STREAM_OK) {
+    Escapes<PANELS> escapes;
+    const uint8_t* raw = stream.raw;
+    Range done = range;
+    done.last = range.last - range.first < STRIDE ? range.last : range.first + STRIDE;
+    float* out = range.tile;
+    int64_t step = range.first;
+    for (uint64_t* lanes = escapes.lanes; step < done.last && bytes <= limit && found_fault == STREAM_OK;
+         ++step, out += PANEL, lanes += PANELS) {
+      const int column_class = !SHARED && group.column_class ? group.column_class[step] : 0;
+      uint64_t any = 0;
 #pragma GCC unroll 4
-    for (int p = 0; p < PANELS; ++p) {
-      Found found;
-      int found_fault;
-      if constexpr (SHARED)
-        found_fault = find_values(stream, group, shared, states[p], bytes, found);
-      else
-        found_fault = find_values(stream, group, Table(table_at(group, p, column_class, KIND)), states[p], bytes, found);
-      fault = fault == STREAM_OK ? found_fault : fault;
-      store_values(found, form.scale + p * PANEL, column, out + p * range.panel_stride);
+      for (int p = 0; p < PANELS; ++p) {
+        const uint64_t active = p < PANELS - 1 ? ~uint64_t{0} : last_active;
+        Found found;
+        int new_fault;
+        if constexpr (SHARED)
+          new_fault = find_values<Table, RAW>(stream, group, shared, states[p], active, bytes, found, lanes[p]);
+        else
+          new_fault =
+              find_values<Table, RAW>(stream, group, table_at(group, p, column_class, KIND), states[p], active, bytes, found, lanes[p]);
+        if (new_fault != STREAM_OK && found_fault == STREAM_OK) found_fault = new_fault;
+        any |= lanes[p];
+        store_values(found, form.scale + p * PANEL, out + p * range.panel_stride);
+      }
+      escapes.steps |= static_cast<uint64_t>(any != 0) << (step - range.first);
     }
+    done.last = step, range.first = step, range.tile = out;
+    if (!Table::TRELLIS && escapes.steps && found_fault == STREAM_OK) found_fault = patch_escapes(stream, group, form, done, escapes, raw);
   }
   stream.position = static_cast<uint64_t>(bytes - stream.bytes);
-  if (bytes > end) fault = STREAM_OVERRUN;
+  fault = bytes > end ? STREAM_OVERRUN : found_fault;
 #pragma GCC unroll 4
   for (int p = 0; p < PANELS; ++p) {
     _mm512_storeu_si512(stream.states + p * PANEL, states[p].low), _mm512_storeu_si512(stream.states + p * PANEL + 32, states[p].high);
     _mm512_storeu_si512(stream.trellis + p * PANEL, _mm512_permutexvar_epi8(load_bytes(ORDERS.natural), states[p].trellis));
   }
-  return step;
+  return range.first;
 }
 
-template <class Table, bool SHARED>
+template <class Table, bool SHARED, bool RAW>
 int64_t fast_panels(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
   switch (group.panels) {
     case 1:
-      return fast_steps<Table, 1, SHARED>(stream, group, form, range, fault);
+      return fast_steps<Table, 1, SHARED, RAW>(stream, group, form, range, fault);
     case 2:
-      return fast_steps<Table, 2, SHARED>(stream, group, form, range, fault);
+      return fast_steps<Table, 2, SHARED, RAW>(stream, group, form, range, fault);
     case 3:
-      return fast_steps<Table, 3, SHARED>(stream, group, form, range, fault);
+      return fast_steps<Table, 3, SHARED, RAW>(stream, group, form, range, fault);
     default:
-      return fast_steps<Table, 4, SHARED>(stream, group, form, range, fault);
+      return fast_steps<Table, 4, SHARED, RAW>(stream, group, form, range, fault);
   }
+}
+
+template <bool RAW>
+int64_t fast_plain(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
+  return group.shared && group.tables[0][0]->count > 1 ? fast_panels<PlainTable<false>, true, RAW>(stream, group, form, range, fault)
+                                                       : fast_panels<PlainTable<true>, false, RAW>(stream, group, form, range, fault);
 }
 
 int64_t fast(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
   if (group.quantizers == 2)
-    return group.shared ? fast_panels<PairTable, true>(stream, group, form, range, fault)
-                        : fast_panels<PairTable, false>(stream, group, form, range, fault);
-  return group.shared ? fast_panels<PlainTable, true>(stream, group, form, range, fault)
-                      : fast_panels<PlainTable, false>(stream, group, form, range, fault);
+    return group.shared ? fast_panels<PairTable, true, false>(stream, group, form, range, fault)
+                        : fast_panels<PairTable, false, false>(stream, group, form, range, fault);
+  return group.raw_bits ? fast_plain<true>(stream, group, form, range, fault) : fast_plain<false>(stream, group, form, range, fault);
 }
 
 }  // namespace
