@@ -19,14 +19,14 @@ TOKENS = 30522
 """Rows of the vocabulary of BERT's tokenizer."""
 
 
-def compressed(name: str, external: bool = False, fresh: bool = False) -> Path:
-    """The 10x file of a model, made without calibration data. Latency and memory depend on the sizes of the streams, not on the accuracy."""
+def compressed(name: str, external: bool = False, fresh: bool = False, ratio: float = RATIO) -> Path:
+    """The file of a model at a ratio, made without calibration data. Latency and memory depend on the sizes of the streams, not on the accuracy."""
     folder = CACHE / ("external" if external else "inline")
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{name}_{RATIO}x.onnx"
+    target = folder / f"{name}_{ratio:g}x.onnx"
     if fresh or not target.exists():
-        print(f"compressing {name}, {RATIO}x ...", file=sys.stderr, flush=True)
-        options = ["--target-ratio", str(RATIO), "--external-data" if external else "--inline-data", "--force", "--quiet"]
+        print(f"compressing {name}, {ratio:g}x ...", file=sys.stderr, flush=True)
+        options = ["--target-ratio", str(ratio), "--external-data" if external else "--inline-data", "--force", "--quiet"]
         subprocess.run([sys.executable, "-m", "onnx_compress.optimizer.cli", str(MODELS / f"{name}.onnx"), str(target), *options], check=True)
     return target
 
