@@ -65,7 +65,7 @@ def main() -> int:
         ("fp32", "inline"): MODELS / f"{MODEL}.onnx",
         ("fp32", "external"): external(),
         ("10x", "inline"): compressed(MODEL, fresh=arguments.fresh),
-        ("10x", "external"): compressed(MODEL, external=True, fresh=arguments.fresh),
+        ("10x", "external"): compressed(MODEL, options=("--external-data",), fresh=arguments.fresh),
     }
     rows = [compared(*key, path, base) for key, path in files.items()]
     for each in rows:

@@ -108,6 +108,7 @@ def models(case: Case) -> tuple[onnx.ModelProto, onnx.ModelProto]:
 def opened(model: onnx.ModelProto | Path, threads: int, entries: Mapping[str, str]) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for key, value in entries.items():
         options.add_session_config_entry(key, value)

@@ -1,4 +1,4 @@
-"""Latency of 10x files against fp32 onnxruntime, one thread: `python benchmarks/runtime.py [--fresh] [--out FILE.csv]`.
+"""Latency of compressed models against fp32 onnxruntime: `python benchmarks/runtime/models.py [NAME ...] [--threads N] [--set ISA] [--residency R] [--prefer P] [--out FILE.csv]`.
 
 Both sessions are in one process and run in turn, so that both meet the same machine; the ratio is taken pair by pair, median and quartiles.
 """
@@ -6,83 +6,76 @@ Both sessions are in one process and run in turn, so that both meet the same mac
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
-from compressed import MODELS, compressed, feed, processor, row
-from numpy.typing import NDArray
-from onnx_compress.runtime import session
+from pairs import alternate, quartiles
 
-CASES = (("minilm_l6_v2", 128), ("minilm_l6_v2", 16), ("mobilenet_v1_075", 1))
-"""Model and length of sequences."""
-WARM_UP, PAIRS, MOST_SECONDS = 3, 50, 30.0
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from compressed import MODELS, TOKENS, compressed, feed, processor, row
+from onnx_compress.runtime import library_path
+from rows import write_rows
+
+CASES = (
+    ("minilm_l6_v2", 10, 16),
+    ("minilm_l6_v2", 10, 64),
+    ("minilm_l6_v2", 10, 128),
+    ("mobilenet_v1_075", 8, 1),
+    ("cifar10_resnet20_jpegft", 8, 1),
+    ("nanodet_m", 8, 1),
+    ("ultraface_rfb320", 8, 1),
+    ("mlperf_kws_dscnn", 8, 1),
+    ("charrnn_shakespeare", 8, 1),
+    ("charrnn_shakespeare", 8, 100),
+)
+"""Model, ratio, length of sequences."""
 
 
-def measure(name: str, length: int, fresh: bool) -> dict[str, object]:
-    """One row."""
+def opened(path: Path, threads: int, entries: dict[str, str]) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    plain = onnxruntime.InferenceSession(str(MODELS / f"{name}.onnx"), options, providers=["CPUExecutionProvider"])
-    ours = session(compressed(name, fresh=fresh), options)
-    times = alternate(plain, ours, feed(plain, length))
-    ratio = np.percentile(times[:, 1] / times[:, 0], (25, 50, 75))
-    median = np.median(times, axis=0) * 1000
-    return {
-        "model": name,
-        "length": length,
-        "pairs": len(times),
-        "fp32_ms": f"{median[0]:.2f}",
-        "compressed_ms": f"{median[1]:.2f}",
-        "ratio_q25": f"{ratio[0]:.2f}",
-        "ratio_median": f"{ratio[1]:.2f}",
-        "ratio_q75": f"{ratio[2]:.2f}",
-        "onnxruntime": onnxruntime.__version__,
-        "processor": processor(),
-    }
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    options.register_custom_ops_library(library_path())
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def alternate(plain: onnxruntime.InferenceSession, ours: onnxruntime.InferenceSession, inputs: dict[str, NDArray[np.generic]]) -> NDArray[np.float64]:
-    """Seconds [pairs, 2] of runs in turn."""
-    times: list[tuple[float, float]] = []
-    begun = time.monotonic()
-    for pair in range(WARM_UP + PAIRS):
-        seconds = (one(plain, inputs), one(ours, inputs))
-        if pair >= WARM_UP:
-            times.append(seconds)
-        if times and time.monotonic() - begun > MOST_SECONDS:
-            break
-    return np.asarray(times)
-
-
-def one(runs: onnxruntime.InferenceSession, inputs: dict[str, NDArray[np.generic]]) -> float:
-    """Seconds of one run."""
-    begun = time.perf_counter()
-    runs.run(None, inputs)
-    return time.perf_counter() - begun
+def measure(case: tuple[str, int, int], given: argparse.Namespace) -> dict[str, object]:
+    """One row."""
+    name, ratio, length = case
+    options = ("--inline-data",) if given.prefer is None else ("--inline-data", "--prefer", given.prefer)
+    entries = {"instruction_set": given.set, "residency": given.residency}
+    plain = opened(MODELS / f"{name}.onnx", given.threads, {})
+    ours = opened(compressed(name, ratio, options), given.threads, {f"onnx_compress.{key}": value for key, value in entries.items() if value})
+    feeds = feed(plain, length, TOKENS.get(name, 0))
+    seconds = alternate(*(lambda session=session: session.run(None, feeds) for session in (plain, ours)))
+    said = {"set": given.set or "fastest", "residency": given.residency or "tile", "prefer": given.prefer or "balanced"}
+    return {"model": name, "ratio": ratio, "length": length, "threads": given.threads, **said, **quartiles(seconds), "onnxruntime": onnxruntime.__version__, "processor": processor()}
 
 
 def main() -> int:
     """All cases, printed and written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fresh", action="store_true", help="compress again")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("runtime.csv"))
-    arguments = parser.parse_args()
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--set", help="avx512, avx2, sse4 or baseline")
+    parser.add_argument("--residency", help="tile or dense")
+    parser.add_argument("--prefer", help="memory, balanced or speed")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
     if not MODELS.exists():
         print(f"SKIPPED: {MODELS} is absent")
         return 0
-    rows, made = [], set()
-    for name, length in CASES:
-        rows.append(measure(name, length, arguments.fresh and name not in made))
-        made.add(name)
-        print(row(rows[-1]), flush=True)
-    with arguments.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    rows = []
+    for case in CASES:
+        if not given.names or any(name in case[0] for name in given.names):
+            rows.append(measure(case, given))
+            print(row({key: value for key, value in rows[-1].items() if key not in {"onnxruntime", "processor"}}), flush=True)
+    if given.out:
+        write_rows(given.out, rows)
     return 0
 
 

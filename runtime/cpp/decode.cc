@@ -18,7 +18,10 @@ namespace {
 // "m = 2 * level - q * sign(level)"
 int multiple_of(int level, int q) { return 2 * level - q * ((level > 0) - (level < 0)); }
 
-LookupPair paired(const Lookup& even, const Lookup& odd) {
+// "level = (c << r) - ((1 << r) >> 1) + b", of a raw part b of 0.
+int level_of(int class_value, int raw_bits) { return class_value * (1 << raw_bits) - ((1 << raw_bits) >> 1); }
+
+LookupPair paired(const Lookup& even, const Lookup& odd, int raw_bits) {
   LookupPair pair;
   for (const int q : {0, 1}) {
     const Lookup& table = q ? odd : even;
@@ -32,6 +35,7 @@ LookupPair paired(const Lookup& even, const Lookup& odd) {
     for (int i = 0; i < 16; ++i) {
       const int id = i + q * LookupPair::ODD_IDS;
       pair.bytes.less_one[id] = table.bytes.less_one[i], pair.bytes.biased[id] = table.bytes.biased[i];
+      pair.bytes.start[id] = table.bytes.start[i];
       pair.bytes.index[id] = static_cast<uint8_t>(table.bytes.index[i] + q * LookupPair::ODD_IDS);
       const int level = table.first + i, multiple = multiple_of(level, q);
       pair.small = pair.small && multiple >= -128 && multiple <= 127;
@@ -40,11 +44,12 @@ LookupPair paired(const Lookup& even, const Lookup& odd) {
     for (int slot = 0; slot < LookupPair::ODD_SLOTS; ++slot)
       pair.bytes.place[slot + q * LookupPair::ODD_SLOTS] = static_cast<uint8_t>(table.bytes.place[slot] + q * LookupPair::ODD_IDS);
     for (int i = 0; i < table.count; ++i) {
-      const int level = table.first + table.index[i], place = i + q * LookupPair::ODD_IDS;
-      pair.value[place] = static_cast<float>(multiple_of(level, q)), pair.place_parity[place] = static_cast<uint8_t>(level & 1);
+      const int level = level_of(table.first + table.index[i], raw_bits), place = i + q * LookupPair::ODD_IDS;
+      const bool escape = table.escape && i == table.count - 1;
+      pair.value[place] = static_cast<float>(multiple_of(level, q));
+      pair.place_parity[place] = static_cast<uint8_t>((level & 1) * 8 | escape * 128);
     }
     if (table.escape) pair.escape[q] = static_cast<uint8_t>(pair.index[pair.count - 1]);
-    if (table.escape) pair.escape_place[q] = static_cast<uint8_t>(table.count - 1 + q * LookupPair::ODD_IDS);
   }
   return pair;
 }
@@ -93,24 +98,23 @@ Weight::Weight(const uint8_t* data, uint64_t size, int64_t member, bool checksum
   const Symbols& symbols = this->member().symbols;
   for (int place = 0; symbols.quantizers == 2 && place < symbols.row_classes * symbols.column_classes; ++place) {
     const int row = place / symbols.column_classes, column = place % symbols.column_classes;
-    pairs_.push_back(paired(table_of(payload_, symbols, row, column, 0), table_of(payload_, symbols, row, column, 1)));
+    pairs_.push_back(paired(table_of(payload_, symbols, row, column, 0), table_of(payload_, symbols, row, column, 1), symbols.raw_bits));
   }
   prepare_direct();
 }
 
 // Whether a class and its raw part decide a value before its scale, for every class of every table: that of a grid, unless it is
-// trellis-coded with raw bits; of codebooks and integers where no level can lie outside what is legal.
+// trellis-coded with more than one raw bit; of codebooks and integers where no level can lie outside what is legal.
 void Weight::prepare_direct() {
   const Member& member = this->member();
   const Symbols& symbols = member.symbols;
   const bool grid = member.form == FORM_GRID, codebook = member.form == FORM_CODEBOOK;
-  if (member.column_scale.count || (!grid && !codebook && member.form != FORM_SYMBOLS) ||
-      (symbols.raw_bits && (!grid || symbols.quantizers == 2)))
-    return;
+  if (member.column_scale.count || (!grid && !codebook && member.form != FORM_SYMBOLS)) return;
+  if (symbols.raw_bits > (grid ? symbols.quantizers == 2 ? 1 : 8 : 0)) return;
   const int64_t low = codebook ? 0 : integer_low(member.dtype), high = codebook ? member.codes() - 1 : integer_high(member.dtype);
   for (Lookup& table : payload_.tables)
     for (int place = 0; place < table.count; ++place) {
-      const int raw = symbols.raw_bits, level = (table.first + table.index[place]) * (1 << raw) - ((1 << raw) >> 1);
+      const int level = level_of(table.first + table.index[place], symbols.raw_bits);
       const bool escape = table.escape && place == table.count - 1;
       if (!grid && (escape || level < low || level > high)) return;
       if (escape) table.escape_place = static_cast<uint8_t>(place);
@@ -188,18 +192,17 @@ void TileSource::open_group() {
 void TileSource::load_tables() {
   const Symbols& symbols = member_.symbols;
   plan_.quantizers = symbols.quantizers;
-  plan_.direct = weight_.direct_, plan_.shared = true;
+  plan_.direct = weight_.direct_, plan_.sharing = symbols.column_classes == 1 ? SHARED_BY_ALL : SHARED_IN_STEP;
   plan_.column_class = symbols.column_class.empty() ? nullptr : symbols.column_class.data();
   // "each row has a state s in 0..7, which is 0 before the row's first symbol"
   std::fill(stream_.trellis, stream_.trellis + LANES_MAX, uint8_t{0});
   const int64_t first = batch_ * member_.panels_per_batch() + row_ / PANEL_ROWS;
   for (int i = 0; i < plan_.panels; ++i) {
     const int row_class = symbols.row_class.empty() ? 0 : symbols.row_class[static_cast<size_t>(first + i)];
+    if (!symbols.row_class.empty() && row_class != symbols.row_class[static_cast<size_t>(first)]) plan_.sharing = SHARED_BY_NONE;
     for (int c = 0; c < symbols.column_classes; ++c) {
       plan_.tables[i][c] = &table_of(weight_.payload(), symbols, row_class, c, 0);
       if (symbols.quantizers == 2) plan_.pairs[i][c] = &weight_.pairs_[static_cast<size_t>(row_class * symbols.column_classes + c)];
-      plan_.shared =
-          plan_.shared && plan_.tables[i][c] == plan_.tables[0][0] && (symbols.quantizers == 1 || plan_.pairs[i][c] == plan_.pairs[0][0]);
     }
   }
 }

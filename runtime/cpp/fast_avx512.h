@@ -38,8 +38,6 @@ ONNX_COMPRESS_INLINE __m512i thirty_two(const void* table) {
 
 ONNX_COMPRESS_INLINE __m512i plus_one(__m512i less_one) { return _mm512_add_epi8(less_one, _mm512_set1_epi8(1)); }
 
-ONNX_COMPRESS_INLINE __m512i unbiased(__m512i biased) { return _mm512_xor_si512(biased, _mm512_set1_epi8(-128)); }
-
 // A table of 256 bytes in four registers, by slot.
 struct Slots {
   __m512i part[4];
@@ -57,20 +55,18 @@ struct PlainTable {
   Slots slots;
   __m512i frequency, start, escape;
   __m512 value;
-  static constexpr bool LESS_ONE = LESS, TRELLIS = false;
+  static constexpr bool LESS_ONE = LESS;
 
   ONNX_COMPRESS_INLINE explicit PlainTable(const Lookup& table)
       : slots(table.bytes.place),
         frequency(LESS ? sixteen(table.bytes.less_one) : plus_one(sixteen(table.bytes.less_one))),
-        start(unbiased(sixteen(table.bytes.biased))),
+        start(sixteen(table.bytes.start)),
         escape(_mm512_set1_epi8(static_cast<char>(table.escape_place))),
         value(_mm512_loadu_ps(table.value)) {}
   ONNX_COMPRESS_INLINE __m512i places(__m512i slot, __m512i) const { return slots.at(slot); }
   ONNX_COMPRESS_INLINE __m512i by_place(__m512i table, __m512i place) const { return _mm512_shuffle_epi8(table, place); }
   ONNX_COMPRESS_INLINE __m512 values(__m512i place) const { return _mm512_permutexvar_ps(place, value); }
   ONNX_COMPRESS_INLINE __mmask64 escaping(__m512i place) const { return _mm512_cmpeq_epi8_mask(place, escape); }
-  ONNX_COMPRESS_INLINE __m512i parities(__m512i) const { return _mm512_setzero_si512(); }
-  ONNX_COMPRESS_INLINE void advance(__m512i&, __m512i) const {}
 };
 
 // "s = NEXT[s][level & 1]": by s + 8 * parity.
@@ -78,18 +74,16 @@ alignas(16) constexpr uint8_t NEXT_STATES[16] = {0, 5, 1, 6, 2, 4, 3, 7, 2, 7, 3
 
 struct PairTable {
   Slots even, odd;
-  __m512i frequency, start, parity, even_escape, odd_escape;
+  __m512i frequency, start, parity;
   __m512 even_value, odd_value;
-  static constexpr bool LESS_ONE = true, TRELLIS = true;
+  static constexpr bool LESS_ONE = true;
 
   ONNX_COMPRESS_INLINE explicit PairTable(const LookupPair& pair)
       : even(pair.bytes.place),
         odd(pair.bytes.place + LookupPair::ODD_SLOTS),
         frequency(thirty_two(pair.bytes.less_one)),
-        start(unbiased(thirty_two(pair.bytes.biased))),
+        start(thirty_two(pair.bytes.start)),
         parity(thirty_two(pair.place_parity)),
-        even_escape(_mm512_set1_epi8(static_cast<char>(pair.escape_place[0]))),
-        odd_escape(_mm512_set1_epi8(static_cast<char>(pair.escape_place[1]))),
         even_value(_mm512_loadu_ps(pair.value)),
         odd_value(_mm512_loadu_ps(pair.value + LookupPair::ODD_IDS)) {}
   ONNX_COMPRESS_INLINE __m512i places(__m512i slot, __m512i trellis) const {
@@ -97,12 +91,10 @@ struct PairTable {
   }
   ONNX_COMPRESS_INLINE __m512i by_place(__m512i table, __m512i place) const { return _mm512_permutexvar_epi8(place, table); }
   ONNX_COMPRESS_INLINE __m512 values(__m512i place) const { return _mm512_permutex2var_ps(even_value, place, odd_value); }
-  ONNX_COMPRESS_INLINE __mmask64 escaping(__m512i place) const {
-    return _mm512_cmpeq_epi8_mask(place, even_escape) | _mm512_cmpeq_epi8_mask(place, odd_escape);
-  }
+  // 8 where a level is odd, 128 where it is an escape.
   ONNX_COMPRESS_INLINE __m512i parities(__m512i place) const { return by_place(parity, place); }
-  ONNX_COMPRESS_INLINE void advance(__m512i& trellis, __m512i parity_of_level) const {
-    trellis = _mm512_shuffle_epi8(sixteen(NEXT_STATES), _mm512_or_si512(trellis, _mm512_slli_epi16(parity_of_level, 3)));
+  ONNX_COMPRESS_INLINE void advance(__m512i& trellis, __m512i eight_parities) const {
+    trellis = _mm512_shuffle_epi8(sixteen(NEXT_STATES), _mm512_or_si512(trellis, eight_parities));
   }
 };
 
@@ -162,56 +154,92 @@ ONNX_COMPRESS_INLINE __m512 with_raw(__m512 value, const Planes& planes, int qua
   return value;
 }
 
-// One step of a panel before its scale: values of lanes 0 to 15, 16 to 31, ..., and what the trellis needs.
-struct Found {
-  __m512 value[4];
-  __m512i parity;
-};
-
-// "or, for the escape, escape_base + e with e the next byte of the escape section", in ascending lane order: multiples and parities of
-// trellis-coded levels, whose next states depend on them. `trellis` and the lanes are in the order of bytes, escapes are rare.
-__attribute__((noinline)) int take_multiples(Stream& stream, const Group& group, uint64_t lanes, __m512i trellis, Found& found) {
-  alignas(64) float value[PANEL];
-  alignas(64) uint8_t parity[PANEL], state[PANEL];
-  for (int q = 0; q < 4; ++q) _mm512_store_ps(value + 16 * q, found.value[q]);
-  _mm512_store_si512(parity, found.parity), _mm512_store_si512(state, trellis);
-  for (; lanes; lanes &= lanes - 1) {
-    if (stream.escapes_left == 0) return STREAM_ESCAPES;
-    --stream.escapes_left;
-    const int lane = __builtin_ctzll(lanes), byte = ORDERS.natural[lane], level = escaped_level(group, *stream.escapes++);
-    value[lane] = static_cast<float>(2 * level - (state[byte] & 1) * ((level > 0) - (level < 0)));
-    parity[byte] = static_cast<uint8_t>(level & 1);
-  }
-  for (int q = 0; q < 4; ++q) found.value[q] = _mm512_load_ps(value + 16 * q);
-  found.parity = _mm512_load_si512(parity);
-  return STREAM_OK;
+// Bit `lane`, of a bit in the order of bytes.
+inline uint64_t lanes_in_order(uint64_t bytes) {
+  return _mm512_movepi8_mask(_mm512_permutexvar_epi8(load_bytes(ORDERS.natural), _mm512_movm_epi8(bytes)));
 }
 
-// A step of a panel. `escapes` is told which lanes of a plain table escape, in the order of bytes: `patch_escapes` sees to them.
-template <class Table, bool RAW>
-ONNX_COMPRESS_INLINE int find_values(Stream& stream, const Group& group, const Table& table, States& states, uint64_t active,
-                                     const uint8_t*& bytes, Found& found, uint64_t& escapes) {
+// One step of a panel before its scale: values of lanes 0 to 15, 16 to 31, ..., and what the next step of a trellis needs.
+struct Found {
+  __m512 value[4];
+  __m512i eight_parities;
+};
+
+template <class Table>
+ONNX_COMPRESS_INLINE void look_up(const Table& table, __m512i place, Found& found) {
+  found.value[0] = table.values(place), found.value[1] = table.values(_mm512_srli_epi32(place, 8));
+  found.value[2] = table.values(_mm512_srli_epi32(place, 16)), found.value[3] = table.values(_mm512_srli_epi32(place, 24));
+}
+
+// A step of a plain panel; gives the lanes that escape, in the order of bytes: `patch_escapes` sees to them.
+template <bool RAW, class Table>
+ONNX_COMPRESS_INLINE uint64_t find_values(Stream& stream, const Group& group, const Table& table, States& states, uint64_t active,
+                                          const uint8_t*& bytes, Found& found, int& fault) {
   const __m512i place = step_states(states, table, active, bytes);
-  found = {{table.values(place), table.values(_mm512_srli_epi32(place, 8)), table.values(_mm512_srli_epi32(place, 16)),
-            table.values(_mm512_srli_epi32(place, 24))},
-           table.parities(place)};
-  int fault = STREAM_OK;
-  escapes = table.escaping(place);
-  if (Table::TRELLIS && __builtin_expect(escapes != 0, 0)) {
-    const uint64_t lanes = table.escaping(_mm512_permutexvar_epi8(load_bytes(ORDERS.natural), place)) & active;
-    Found patched = found;  // a copy: what lives in registers must have no address
-    fault = take_multiples(stream, group, lanes, states.trellis, patched);
-    found = patched;
-  }
+  look_up(table, place, found);
   if constexpr (RAW) {
     Planes planes;
     planes.count = group.raw_bits;
-    if (const int unused = take_planes(stream, active, planes)) fault = fault == STREAM_OK ? unused : fault;
+    if (const int unused = take_planes(stream, active, planes)) fault = unused;
 #pragma GCC unroll 4
     for (int q = 0; q < 4; ++q) found.value[q] = with_raw(found.value[q], planes, q);
   }
-  table.advance(states.trellis, found.parity);
-  return fault;
+  return table.escaping(place);
+}
+
+// The multiple with its raw bit b, from that without: "level = (c << 1) - 1 + b", so it grows by 2 where b is set. But c = 0 has the levels
+// -1 and 0, and q * sign(level) is then 0 in place of -q: an odd quantizer's 1, which is no multiple of any other level with b = 1.
+ONNX_COMPRESS_INLINE __m512 with_bit(__m512 multiple, __mmask16 bit) {
+  const __m512 grown = _mm512_mask_add_ps(multiple, bit, multiple, _mm512_set1_ps(2));
+  return _mm512_mask_mov_ps(grown, _mm512_mask_cmpeq_ps_mask(bit, grown, _mm512_set1_ps(1)), _mm512_setzero_ps());
+}
+
+// "or, for the escape, escape_base + e with e the next byte of the escape section", in ascending lane order: multiples and parities of
+// trellis-coded levels, whose next states depend on them. `lanes` and `plane` are by lane; escapes are rare.
+__attribute__((noinline)) int take_multiples(Stream& stream, const Group& group, uint64_t lanes, uint64_t plane, __m512i trellis,
+                                             Found& found) {
+  alignas(64) float value[PANEL];
+  alignas(64) uint8_t parity[PANEL], state[PANEL];
+  for (int q = 0; q < 4; ++q) _mm512_store_ps(value + 16 * q, found.value[q]);
+  _mm512_store_si512(parity, _mm512_and_si512(found.eight_parities, _mm512_set1_epi8(8))), _mm512_store_si512(state, trellis);
+  for (; lanes; lanes &= lanes - 1) {
+    if (stream.escapes_left == 0) return STREAM_ESCAPES;
+    --stream.escapes_left;
+    const int lane = __builtin_ctzll(lanes), byte = ORDERS.natural[lane];
+    const int level = escaped_level(group, *stream.escapes++) + static_cast<int>(plane >> lane & 1);
+    value[lane] = static_cast<float>(2 * level - (state[byte] & 1) * ((level > 0) - (level < 0)));
+    parity[byte] = static_cast<uint8_t>((level & 1) * 8);
+  }
+  for (int q = 0; q < 4; ++q) found.value[q] = _mm512_load_ps(value + 16 * q);
+  found.eight_parities = _mm512_load_si512(parity);
+  return STREAM_OK;
+}
+
+// A step of a trellis-coded panel, with one raw bit or none.
+template <bool RAW>
+ONNX_COMPRESS_INLINE uint64_t find_values(Stream& stream, const Group& group, const PairTable& table, States& states, uint64_t active,
+                                          const uint8_t*& bytes, Found& found, int& fault) {
+  const __m512i place = step_states(states, table, active, bytes);
+  look_up(table, place, found);
+  found.eight_parities = table.parities(place);
+  Planes planes;
+  planes.count = 1, planes.bits[0] = 0;
+  const __mmask64 escaping = _mm512_movepi8_mask(found.eight_parities);
+  if constexpr (RAW) {
+    if (const int unused = take_planes(stream, active, planes)) fault = unused;
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q) found.value[q] = with_bit(found.value[q], static_cast<__mmask16>(planes.bits[0] >> (16 * q)));
+    // The parity of 2 * c - 1 + b is that of b + 1.
+    const __m512i even = _mm512_permutexvar_epi8(load_bytes(ORDERS.lanes), _mm512_movm_epi8(planes.bits[0]));
+    found.eight_parities = _mm512_andnot_si512(even, _mm512_set1_epi8(8));
+  }
+  if (__builtin_expect(escaping != 0, 0)) {
+    Found patched = found;  // a copy: what lives in registers must have no address
+    const int other = take_multiples(stream, group, lanes_in_order(escaping) & active, planes.bits[0], states.trellis, patched);
+    found = patched, fault = other == STREAM_OK ? fault : other;
+  }
+  table.advance(states.trellis, found.eight_parities);
+  return 0;
 }
 
 ONNX_COMPRESS_INLINE void store_values(const Found& found, const float* scale, float* out) {
@@ -235,10 +263,6 @@ template <int PANELS>
 struct Escapes {
   uint64_t steps = 0, lanes[STRIDE * PANELS];
 };
-
-inline uint64_t lanes_in_order(uint64_t bytes) {
-  return _mm512_movepi8_mask(_mm512_permutexvar_epi8(load_bytes(ORDERS.natural), _mm512_movm_epi8(bytes)));
-}
 
 // Puts escaped values in the place of what was stored for them, after their steps; `raw` is where the raw part of the first step begins.
 template <int PANELS>
@@ -266,9 +290,10 @@ __attribute__((noinline)) int patch_escapes(Stream& stream, const Group& group, 
   return STREAM_OK;
 }
 
-// Steps from `first` on, as many as cannot read beyond the payload; gives the step that comes next. SHARED: one table serves all.
-template <class Table, int PANELS, bool SHARED, bool RAW>
-int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
+// Steps from `first` on, as many as cannot read beyond the payload; gives the step that comes next.
+template <class Table, int PANELS, Sharing SHARED, bool RAW>
+int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, Range range, int& result) {
+  int fault = STREAM_OK;
   constexpr const Table* KIND = nullptr;
   States states[PANELS];
 #pragma GCC unroll 4
@@ -277,53 +302,50 @@ int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, R
                  _mm512_permutexvar_epi8(load_bytes(ORDERS.lanes), load_bytes(stream.trellis + p * PANEL))};
   const int last_lanes = group.lanes - (PANELS - 1) * PANEL;
   const uint64_t last_active = last_lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << last_lanes) - 1;
-  const Table shared = table_at(group, 0, 0, KIND);
+  const Table of_all = table_at(group, 0, 0, KIND);
   const uint8_t *bytes = stream.bytes + stream.position, *end = stream.bytes + stream.rans_bytes;
   // A step takes at most a byte a lane, and its last load is of 32 bytes behind those of the 32 lanes before.
   const uint8_t* readable = stream.bytes + stream.readable - PANELS * PANEL;
   const uint8_t* limit = readable < end ? readable : end;
-  int found_fault = STREAM_OK;
-  while (range.first < range.last && bytes <= limit && found_fault == STREAM_OK) {
+  while (range.first < range.last && bytes <= limit && fault == STREAM_OK) {
     Escapes<PANELS> escapes;
     const uint8_t* raw = stream.raw;
     Range done = range;
     done.last = range.last - range.first < STRIDE ? range.last : range.first + STRIDE;
     float* out = range.tile;
     int64_t step = range.first;
-    for (uint64_t* lanes = escapes.lanes; step < done.last && bytes <= limit && found_fault == STREAM_OK;
-         ++step, out += PANEL, lanes += PANELS) {
-      const int column_class = !SHARED && group.column_class ? group.column_class[step] : 0;
+    for (uint64_t* lanes = escapes.lanes; step < done.last && bytes <= limit && fault == STREAM_OK; ++step, out += PANEL, lanes += PANELS) {
+      const int column = SHARED != SHARED_BY_ALL && group.column_class ? group.column_class[step] : 0;
+      const Table of_step = SHARED == SHARED_BY_ALL ? of_all : table_at(group, 0, column, KIND);
       uint64_t any = 0;
 #pragma GCC unroll 4
       for (int p = 0; p < PANELS; ++p) {
         const uint64_t active = p < PANELS - 1 ? ~uint64_t{0} : last_active;
         Found found;
-        int new_fault;
-        if constexpr (SHARED)
-          new_fault = find_values<Table, RAW>(stream, group, shared, states[p], active, bytes, found, lanes[p]);
+        if constexpr (SHARED == SHARED_BY_NONE)
+          lanes[p] = find_values<RAW>(stream, group, table_at(group, p, column, KIND), states[p], active, bytes, found, fault);
         else
-          new_fault =
-              find_values<Table, RAW>(stream, group, table_at(group, p, column_class, KIND), states[p], active, bytes, found, lanes[p]);
-        if (new_fault != STREAM_OK && found_fault == STREAM_OK) found_fault = new_fault;
+          lanes[p] = find_values<RAW>(stream, group, of_step, states[p], active, bytes, found, fault);
         any |= lanes[p];
         store_values(found, form.scale + p * PANEL, out + p * range.panel_stride);
       }
       escapes.steps |= static_cast<uint64_t>(any != 0) << (step - range.first);
     }
     done.last = step, range.first = step, range.tile = out;
-    if (!Table::TRELLIS && escapes.steps && found_fault == STREAM_OK) found_fault = patch_escapes(stream, group, form, done, escapes, raw);
+    if (escapes.steps && fault == STREAM_OK) fault = patch_escapes(stream, group, form, done, escapes, raw);
   }
   stream.position = static_cast<uint64_t>(bytes - stream.bytes);
-  fault = bytes > end ? STREAM_OVERRUN : found_fault;
+  if (bytes > end) fault = STREAM_OVERRUN;
 #pragma GCC unroll 4
   for (int p = 0; p < PANELS; ++p) {
     _mm512_storeu_si512(stream.states + p * PANEL, states[p].low), _mm512_storeu_si512(stream.states + p * PANEL + 32, states[p].high);
     _mm512_storeu_si512(stream.trellis + p * PANEL, _mm512_permutexvar_epi8(load_bytes(ORDERS.natural), states[p].trellis));
   }
+  result = fault;
   return range.first;
 }
 
-template <class Table, bool SHARED, bool RAW>
+template <class Table, Sharing SHARED, bool RAW>
 int64_t fast_panels(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
   switch (group.panels) {
     case 1:
@@ -337,17 +359,21 @@ int64_t fast_panels(Stream& stream, const Group& group, const Evaluation& form, 
   }
 }
 
-template <bool RAW>
-int64_t fast_plain(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
-  return group.shared && group.tables[0][0]->count > 1 ? fast_panels<PlainTable<false>, true, RAW>(stream, group, form, range, fault)
-                                                       : fast_panels<PlainTable<true>, false, RAW>(stream, group, form, range, fault);
+// WHOLE: the kind of table that serves where all have the same and no class is alone.
+template <class Table, class Whole, bool RAW>
+int64_t fast_tables(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
+  if (group.sharing == SHARED_BY_NONE) return fast_panels<Table, SHARED_BY_NONE, RAW>(stream, group, form, range, fault);
+  if (group.sharing == SHARED_IN_STEP || group.tables[0][0]->count == 1)
+    return fast_panels<Table, SHARED_IN_STEP, RAW>(stream, group, form, range, fault);
+  return fast_panels<Whole, SHARED_BY_ALL, RAW>(stream, group, form, range, fault);
 }
 
 int64_t fast(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
   if (group.quantizers == 2)
-    return group.shared ? fast_panels<PairTable, true, false>(stream, group, form, range, fault)
-                        : fast_panels<PairTable, false, false>(stream, group, form, range, fault);
-  return group.raw_bits ? fast_plain<true>(stream, group, form, range, fault) : fast_plain<false>(stream, group, form, range, fault);
+    return group.raw_bits ? fast_tables<PairTable, PairTable, true>(stream, group, form, range, fault)
+                          : fast_tables<PairTable, PairTable, false>(stream, group, form, range, fault);
+  return group.raw_bits ? fast_tables<PlainTable<true>, PlainTable<false>, true>(stream, group, form, range, fault)
+                        : fast_tables<PlainTable<true>, PlainTable<false>, false>(stream, group, form, range, fault);
 }
 
 }  // namespace

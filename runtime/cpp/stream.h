@@ -16,6 +16,7 @@ struct ByteLookup {
   uint8_t place[N * 16] = {};  // of a slot: its class
   uint8_t less_one[N] = {};    // frequency - 1
   uint8_t biased[N] = {};      // start ^ 128, for signed comparisons
+  uint8_t start[N] = {};
   uint8_t index[N] = {};
 };
 
@@ -51,9 +52,8 @@ struct LookupPair {
   uint8_t parity[32] = {};
   bool small = true;  // every multiple has eight bits
   // By place, as in Lookup.
-  float value[32] = {};
-  uint8_t place_parity[32] = {};
-  uint8_t escape_place[2] = {255, 255};
+  float value[32] = {};           // the multiple; with one raw bit, that of a raw part of 0
+  uint8_t place_parity[32] = {};  // 8 where the level is odd, 128 where it is an escape
 };
 
 // The sections of a chunk while it is being decoded.
@@ -71,6 +71,9 @@ struct Stream {
   alignas(64) uint8_t trellis[LANES_MAX];  // states of trellis-coded levels
 };
 
+// What panels have the same table: those of all steps, those of a step, or none.
+enum Sharing : int { SHARED_BY_NONE, SHARED_IN_STEP, SHARED_BY_ALL };
+
 // A group of lanes that advance together.
 struct Group {
   int lanes;
@@ -82,7 +85,7 @@ struct Group {
   const LookupPair* pairs[4][16];  // in their place
   const uint8_t* column_class;     // a step, or null
   bool direct;                     // value = scale * (the value of the class + the raw part), whatever the form
-  bool shared;                     // all panels and columns have the same table
+  Sharing sharing;
 };
 
 // Steps to decode, and where to: float `lane` of panel p in step s is tile[p * panel_stride + (s - first) * 64 + lane].
