@@ -1,7 +1,7 @@
 """Latency of recurrent layers against fp32 onnxruntime: `python benchmarks/runtime/recurrent.py [--threads N] [--out FILE.csv]`.
 
-charrnn at 8x, and single layers with random weights at 2.2 bits that carry a state from run to run. Both sessions are in one process and
-run in turn; the ratio is taken pair by pair, median and quartiles.
+Single layers with random weights at 2.2 bits that carry a state from run to run. Both sessions are in one process and run in turn; the
+ratio is taken pair by pair, median and quartiles. `models.py` measures charrnn.
 """
 
 from __future__ import annotations
@@ -23,10 +23,8 @@ from onnx_compress.runtime.form import Dense, Grid, Member, Symbols, View
 from pairs import alternate, quartiles
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from compressed import MODELS, compressed, processor, row
+from compressed import processor, row
 from rows import write_rows
-
-CHARACTERS, CHARRNN_RATIO = 65, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +83,6 @@ def layer_rows(threads: int) -> Iterator[dict[str, object]]:
         yield measured(case.name, sessions, feeds, threads)
 
 
-def charrnn_rows(threads: int) -> Iterator[dict[str, object]]:
-    """One character at a time, and 100."""
-    files = MODELS / "charrnn_shakespeare.onnx", compressed("charrnn_shakespeare", ratio=CHARRNN_RATIO)
-    for count in (1, 100):
-        sessions = [opened(path, threads, {}) for path in files]
-        tokens = np.random.default_rng(0).integers(0, CHARACTERS, (1, count))
-        yield measured(f"charrnn {CHARRNN_RATIO}x, {count} at a time", sessions, {"tokens": tokens}, threads)
-
-
 def measured(name: str, sessions: Sequence[onnxruntime.InferenceSession], feeds: Mapping[str, NDArray[np.generic]], threads: int) -> dict[str, object]:
     """One row."""
     seconds = alternate(*(lambda session=session: session.run(None, dict(feeds)) for session in sessions))
@@ -107,9 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(arguments)
     rows = []
-    if not MODELS.exists():
-        print(f"SKIPPED: charrnn ({MODELS} is absent)")
-    for one in (*(charrnn_rows(given.threads) if MODELS.exists() else ()), *layer_rows(given.threads)):
+    for one in layer_rows(given.threads):
         rows.append(one)
         print(row({key: value for key, value in one.items() if key not in {"onnxruntime", "processor"}}), flush=True)
     if given.out:

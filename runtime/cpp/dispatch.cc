@@ -8,9 +8,9 @@ namespace onnx_compress {
   ONNX_COMPRESS_DECLARE_KERNELS                                                                          \
   }                                                                                                      \
   namespace {                                                                                            \
-  constexpr Kernels isa##_set = {#isa,           isa::decode,      isa::multiply,        isa::transpose, \
-                                 isa::correlate, isa::pack_levels, isa::multiply_levels, isa::lstm_cell, \
-                                 isa::gru_gates, isa::gru_cell};                                         \
+  constexpr Kernels isa##_set = {#isa,           isa::decode,    isa::multiply,    isa::transpose,       \
+                                 isa::correlate, isa::end_row,   isa::pack_levels, isa::multiply_levels, \
+                                 isa::lstm_cell, isa::gru_gates, isa::gru_cell};                         \
   }
 
 ONNX_COMPRESS_SET(baseline)

@@ -1,4 +1,4 @@
-// Recurrent layers: products with levels of eight bits, and gates. Compiled for several instruction sets.
+// Activations behind products; recurrent layers: products with levels of eight bits, and gates. Compiled for several instruction sets.
 #include "vector_math.h"
 
 namespace onnx_compress {
@@ -86,6 +86,47 @@ inline void for_units(int64_t count, const Work& work) {
 }
 
 }  // namespace
+
+namespace {
+
+// "HardSigmoid: max(0, min(1, alpha * x + beta))"
+inline Floats hard_sigmoid(Floats x, const Ending& ending) { return clamp(x * ending.first + ending.second, all(0.0f), all(1.0f)); }
+
+template <class Activate>
+inline void end_with(float* values, int64_t count, const Ending& ending, const Activate& activate) {
+  for_units(count, [&](Units units) {
+    Floats value = units.of(values) + ending.bias;
+    if (ending.biases) value += units.of(ending.biases);
+    if (ending.residual) value += units.of(ending.residual);
+    units.put(values, activate(value));
+  });
+}
+
+}  // namespace
+
+void end_row(float* values, int64_t count, const Ending* ending) {
+  const Ending e = *ending;
+  switch (e.activation) {
+    case ACTIVATION_RELU:
+      return end_with(values, count, e, [](Floats x) { return larger(all(0.0f), x); });
+    case ACTIVATION_CLIP:
+      return end_with(values, count, e, [&](Floats x) { return clamp(x, all(e.first), all(e.second)); });
+    case ACTIVATION_LEAKY_RELU:
+      return end_with(values, count, e, [&](Floats x) { return x < 0.0f ? x * e.first : x; });
+    case ACTIVATION_HARD_SIGMOID:
+      return end_with(values, count, e, [&](Floats x) { return hard_sigmoid(x, e); });
+    case ACTIVATION_SIGMOID:
+      return end_with(values, count, e, [](Floats x) { return sigmoid(x); });
+    case ACTIVATION_TANH:
+      return end_with(values, count, e, [](Floats x) { return hyperbolic_tangent(x); });
+    case ACTIVATION_MUL_HARD_SIGMOID:
+      return end_with(values, count, e, [&](Floats x) { return x * hard_sigmoid(x, e); });
+    case ACTIVATION_MUL_SIGMOID:
+      return end_with(values, count, e, [](Floats x) { return x * sigmoid(x); });
+    default:
+      return end_with(values, count, e, [](Floats x) { return x; });
+  }
+}
 
 int pack_levels(const LevelPack* pack) {
   Integers wide{};

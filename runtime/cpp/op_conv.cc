@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "activation.h"
 #include "direct_conv.h"
 
 namespace onnx_compress {
@@ -49,19 +50,16 @@ class Padded {
 
 struct Ends {
   const std::optional<Floats>&bias, &residual;
-  bool relu;
+  const Activation& activation;
 };
 
 void finish_rows(const Geometry& g, float* y, int64_t image, int64_t output, int64_t lanes, int64_t first, int64_t last, const Ends& ends) {
-  if (!ends.bias && !ends.residual && !ends.relu) return;
+  Ending ending = ends.activation.ending();
   for (int64_t lane = output; lane < output + lanes; ++lane) {
-    const int64_t offset = (image * g.outputs + lane) * g.positions();
-    const float bias = ends.bias ? ends.bias->data()[lane] : 0.0f;
-    for (int64_t i = offset + first; i < offset + last; ++i) {
-      float value = y[i] + bias;
-      if (ends.residual) value += ends.residual->data()[i];
-      y[i] = ends.relu ? std::max(value, 0.0f) : value;
-    }
+    const int64_t offset = (image * g.outputs + lane) * g.positions() + first;
+    if (ends.bias) ending.bias = ends.bias->data()[lane];
+    if (ends.residual) ending.residual = ends.residual->data() + offset;
+    if (!ending.nothing()) kernels().end_row(y + offset, last - first, &ending);
   }
 }
 
@@ -76,7 +74,7 @@ class Conv : public WeightOperator {
   Conv(const Attributes& attributes, bool checksums)
       : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), checksums),
         conv_(attributes),
-        relu_(is_relu(attributes)) {
+        activation_(attributes) {
     keep_constant(attributes);
   }
 
@@ -90,7 +88,7 @@ class Conv : public WeightOperator {
     Output y(run, g.shape(), x.type);
     const bool direct = g.group > 1 && (held->member().batch == 1 || g.group_outputs() < DIRECT_BELOW);
     const int64_t splits = direct ? 1 : std::clamp<int64_t>(g.positions() / SPLIT_POSITIONS, 1, 4);
-    const Ends ends = {bias, residual, relu_};
+    const Ends ends = {bias, residual, activation_};
     if (direct) {
       run.parallel(held->pieces(), [&](int64_t piece) {
         TileSource source(*held, piece, tile_memory());
@@ -162,7 +160,7 @@ class Conv : public WeightOperator {
   }
 
   ConvAttributes conv_;
-  bool relu_;
+  Activation activation_;
 };
 
 }  // namespace

@@ -37,13 +37,6 @@ void check_cast(int dtype, int type) {
   fail(Fault::argument, "a weight of dtype ", dtype, " cannot become an output of type ", type, ": give `like` the weight's own type");
 }
 
-bool is_relu(const Attributes& attributes) {
-  const std::string activation = attributes.string("activation");
-  if (!activation.empty() && activation != "Relu")
-    fail(Fault::argument, "activation '", activation, "' is unknown, legal is Relu or nothing");
-  return !activation.empty();
-}
-
 Floats::Floats(const Tensor& tensor) : data_(static_cast<const float*>(tensor.data)) {
   if (tensor.type == TYPE_FLOAT) return;
   const uint16_t* half = static_cast<const uint16_t*>(tensor.data);

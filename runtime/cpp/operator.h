@@ -57,8 +57,6 @@ class WeightOperator : public Operator {
   HeldWeight held_;
 };
 
-bool is_relu(const Attributes& attributes);
-
 // An input as floats: its own memory, or a widened copy.
 class Floats {
  public:

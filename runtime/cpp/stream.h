@@ -128,6 +128,28 @@ struct Product {
   int accumulate;
 };
 
+enum ActivationKind : int {
+  ACTIVATION_NONE = 0,
+  ACTIVATION_RELU,
+  ACTIVATION_CLIP,
+  ACTIVATION_LEAKY_RELU,
+  ACTIVATION_HARD_SIGMOID,
+  ACTIVATION_SIGMOID,
+  ACTIVATION_TANH,
+  ACTIVATION_MUL_HARD_SIGMOID,
+  ACTIVATION_MUL_SIGMOID,
+};
+
+// What happens to a row of finished sums: act(value + bias + biases[i] + residual[i]).
+struct Ending {
+  float bias;                      // of all values
+  const float *biases, *residual;  // one a value; or null
+  ActivationKind activation;
+  float first, second;  // its parameters
+
+  bool nothing() const { return bias == 0.0f && !biases && !residual && activation == ACTIVATION_NONE; }
+};
+
 // y[m, lane] = scale[lane] * sum over k of x[m][k] * levels[k, lane], for the 64 lanes of a panel.
 struct LevelProduct {
   const float* const* x;
@@ -187,6 +209,7 @@ struct GruCell {
   void multiply(const Product* product);                                                                                    \
   void transpose(const float* from, int64_t m, int64_t lanes, float* to, int64_t to_row);                                   \
   void correlate(float* y, int64_t count, const float* const* sources, const float* weights, int64_t taps, int accumulate); \
+  void end_row(float* values, int64_t count, const Ending* ending);                                                         \
   int pack_levels(const LevelPack* pack);                                                                                   \
   void multiply_levels(const LevelProduct* product);                                                                        \
   void lstm_cell(const LstmCell* cell);                                                                                     \
@@ -199,6 +222,7 @@ struct Kernels {
   void (*multiply)(const Product*);
   void (*transpose)(const float*, int64_t, int64_t, float*, int64_t);
   void (*correlate)(float*, int64_t, const float* const*, const float*, int64_t, int);
+  void (*end_row)(float*, int64_t, const Ending*);
   int (*pack_levels)(const LevelPack*);
   void (*multiply_levels)(const LevelProduct*);
   void (*lstm_cell)(const LstmCell*);

@@ -60,6 +60,14 @@ std::string Attributes::string(const char* name) const {
   return value;
 }
 
+std::vector<float> Attributes::reals(const char* name) const {
+  size_t size = 0;
+  if (absent(ort::KernelInfoGetAttributeArray_float(api_, info_, name, nullptr, &size))) return {};
+  std::vector<float> values(size);
+  if (size && absent(ort::KernelInfoGetAttributeArray_float(api_, info_, name, values.data(), &size))) return {};
+  return values;
+}
+
 std::vector<int64_t> Attributes::integers(const char* name) const {
   size_t size = 0;
   if (absent(ort::KernelInfoGetAttributeArray_int64(api_, info_, name, nullptr, &size))) return {};

@@ -41,6 +41,7 @@ class Attributes {
   int64_t integer(const char* name, int64_t otherwise) const;
   float real(const char* name, float otherwise) const;
   std::string string(const char* name) const;
+  std::vector<float> reals(const char* name) const;
   std::vector<int64_t> integers(const char* name) const;
   std::string node_name() const;
   std::optional<Tensor> constant(size_t input) const;
