@@ -13,7 +13,7 @@ from onnx_ir.passes import common
 from ..passes import names
 from ..passes.halve import halve
 from ..runtime.reader import FORMAT_VERSION
-from . import recurrent
+from . import epilogues, recurrent
 from .bias import constant_behind, following_add
 from .model import Use, Weight
 from .operators import DOMAIN
@@ -65,6 +65,7 @@ def emit(model: ir.Model, payloads: Sequence[Payload], untouchable: Container[st
         _rewrite(weight, source, _Twins(twins, layers))
     for layer in layers:
         recurrent.fuse(twins[layer], *(_half(layer, index, sources) for index in (recurrent.W_INPUT, recurrent.R_INPUT)))
+    epilogues.fuse(copy, untouchable)
     halved = halve(copy, untouchable)
     _drop_unused(copy)
     copy.graph.opset_imports[DOMAIN] = 1

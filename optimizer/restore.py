@@ -19,12 +19,13 @@ from ..runtime.errors import FormatError
 from ..runtime.evaluate import member_array
 from ..runtime.form import Member, Payload
 from .emit import FORMAT_KEY, NAMES_KEY, PACKAGE_KEY
+from .epilogues import Restoring, activated
 from .errors import CompressError, UsageError
 from .files import Workspace, load_graph, model_bytes
 from .operators import DOMAIN, PAYLOAD_INPUTS, Read, reads
 from .save import IDENTITY_KEY, PROTOBUF_LIMIT_BYTES, check_identity
 
-OWN_ATTRIBUTES = ("member", "members", "to", "activation")
+OWN_ATTRIBUTES = ("member", "members", "to", "activation", "activation_parameters")
 """Attributes that only our operators have."""
 
 
@@ -73,7 +74,7 @@ def restore_model(model: ir.Model, where: str) -> int:
             raise CompressError(
                 f"{where}: operator {node.op_type} of {DOMAIN} is not known to this version: install the onnx-compress that wrote the file"
             )
-        _Expansion(node, [weights.of(node, read) for read in reads(node)], weights.taken).apply()
+        _Expansion(node, [weights.of(node, read) for read in reads(node)], weights).apply()
     for name in weights.payload_names:
         model.graph.initializers.pop(name, None)
     ir.passes.common.RemoveUnusedNodesPass()(model)  # the tensors that only gave our operators their types
@@ -100,6 +101,8 @@ class _Weights:
         self.taken = _names(model)
         self._payloads: dict[str, Payload] = {}
         self._values: dict[tuple[str, int], ir.Value] = {}
+        self._scalars: dict[tuple[float, ir.DataType], ir.Value] = {}
+        self.opset = model.graph.opset_imports.get("", 0)
 
     @property
     def payload_names(self) -> list[str]:
@@ -122,6 +125,16 @@ class _Weights:
         if (name, number) not in self._values:
             self._values[name, number] = self._initializer(name, number, payload.members[number])
         return _Restored(self._values[name, number], payload.members[number])
+
+    def scalar(self, number: float, dtype: ir.DataType) -> ir.Value:
+        """A constant without axes, of the type of activations."""
+        key = number, dtype
+        if key not in self._scalars:
+            name = fresh_name("scalar", self.taken)
+            tensor = ir.Tensor(np.array(number, dtype.numpy()), name=name)
+            self._scalars[key] = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape([]), const_value=tensor)
+            self._model.graph.register_initializer(self._scalars[key])
+        return self._scalars[key]
 
     def _payload(self, name: str, value: ir.Value | None, node: ir.Node) -> Payload:
         if name not in self._payloads:
@@ -162,8 +175,8 @@ class _Restored:
 class _Expansion:
     """One node of ours as standard nodes, in order."""
 
-    def __init__(self, node: ir.Node, weights: Sequence[_Restored], taken: set[str]) -> None:
-        self._node, self._weights, self._member, self._taken = node, weights, weights[0].member, taken
+    def __init__(self, node: ir.Node, weights: Sequence[_Restored], graph: _Weights) -> None:
+        self._node, self._weights, self._member, self._graph = node, weights, weights[0].member, graph
         self._new: list[ir.Node] = []
 
     def apply(self) -> None:
@@ -211,8 +224,8 @@ class _Expansion:
         """Residual and activation behind the multiply."""
         residual = self._optional(3)
         product = product if residual is None else self._add("Add", [product, residual], {})
-        activation = self._node.attributes.get_string("activation", "")
-        return self._add(activation, [product], {}) if activation else product
+        dtype = ir.DataType(self._node.attributes.get_int("to", 0) or self._member.dtype)
+        return activated(self._node, product, Restoring(self._add, lambda number: self._graph.scalar(number, dtype), self._graph.opset))
 
     def _operands(self, weight: ir.Value) -> list[ir.Value | None]:
         """Activations, weight and, where there is one, bias."""
@@ -234,12 +247,12 @@ class _Expansion:
         """The weight as [k, rows]."""
         return self._add("Transpose", [weight], {"perm": [1, 0]}) if self._rows_first() else weight
 
-    def _add(self, op_type: str, inputs: list[ir.Value | None], attributes: Mapping[str, object]) -> ir.Value:
+    def _add(self, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, object]) -> ir.Value:
         made = [
             value if isinstance(value, ir.Attr) else ir.convenience.convert_attribute(name, value)  # type: ignore[arg-type]
             for name, value in attributes.items()
         ]
         self._new.append(ir.Node("", op_type, inputs, made, num_outputs=1))
         output = self._new[-1].outputs[0]
-        output.name = fresh_name(f"{self._weights[0].value.name}.{op_type.lower()}", self._taken)
+        output.name = fresh_name(f"{self._weights[0].value.name}.{op_type.lower()}", self._graph.taken)
         return output
