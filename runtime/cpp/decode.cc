@@ -85,12 +85,12 @@ void throw_fault(int fault, const std::string& where) {
   }
 }
 
-Weight::Weight(const uint8_t* data, uint64_t size, int64_t member, bool checksums, int round_then)
-    : payload_(parse(data, size)), member_(static_cast<size_t>(member)), round_then_(round_then) {
+Weight::Weight(const uint8_t* data, uint64_t size, int64_t member, const Options& options, int round_then)
+    : payload_(parse(data, size)), member_(static_cast<size_t>(member)), kernels_(options.kernels), round_then_(round_then) {
   if (member < 0 || member_ >= payload_.members.size())
     fail(Fault::argument, "member ", member, " of a payload that has ", payload_.members.size());
   if (round_then_ == this->member().dtype || round_then_ == FLOAT) round_then_ = 0;
-  if (checksums) onnx_compress::verify_checksums(payload_);
+  if (options.checksums) onnx_compress::verify_checksums(payload_);
   if (payload_.pooled) {
     pooled_ = by_panels(decode_pool(payload_, member_), this->member());
     return;
@@ -244,7 +244,7 @@ bool TileSource::next(Tile& tile, int64_t steps) {
     open_group();
   }
   const int64_t last = std::min(member_.k, step_ + std::clamp<int64_t>(steps, 1, TILE_FLOATS / (plan_.panels * PANEL_ROWS)));
-  tile = Tile{memory_, (last - step_) * PANEL_ROWS, batch_, row_, lanes_, step_, last};
+  tile = Tile{memory_, (last - step_) * PANEL_ROWS, batch_, row_, lanes_, step_, last, weight_.kernels_};
   while (step_ < last) {  // a range at a time in which every lane has one scale
     const int64_t block_end = member_.block ? (step_ / member_.block + 1) * member_.block : member_.k;
     if (member_.block && step_ % member_.block == 0 && step_) load_scales(step_ / member_.block);
@@ -257,7 +257,7 @@ bool TileSource::next(Tile& tile, int64_t steps) {
 }
 
 void TileSource::decode_range(const Range& range) {
-  const int fault = kernels().decode(&stream_, &plan_, &form_, &range);
+  const int fault = weight_.kernels_->decode(&stream_, &plan_, &form_, &range);
   if (fault != STREAM_OK) throw_fault(fault, "chunk " + std::to_string(piece_) + ", rows from " + std::to_string(row_));
 }
 

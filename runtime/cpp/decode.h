@@ -10,11 +10,18 @@ namespace onnx_compress {
 // "A tile is at most 256 KB": it lives in the second-level cache of one core.
 constexpr int64_t TILE_FLOATS = 65536;
 
+// What a session chose for its weights.
+struct Options {
+  bool checksums;          // verify all checksums when a weight is made
+  const Kernels* kernels;  // never null
+};
+
 struct Tile {
   const float* values = nullptr;  // [panels][last - first][64]; lanes beyond `lanes` are zero
   int64_t panel_stride = 0;
   int64_t batch = 0, row = 0, lanes = 0;
-  int64_t first = 0, last = 0;  // steps of k
+  int64_t first = 0, last = 0;       // steps of k
+  const Kernels* kernels = nullptr;  // what to multiply it with
 
   // Step `first` of a lane; its next steps are PANEL_ROWS floats apart.
   const float* lane(int64_t lane) const { return values + lane / PANEL_ROWS * panel_stride + lane % PANEL_ROWS; }
@@ -25,10 +32,11 @@ class Weight {
  public:
   // Validates; decodes nothing of a chunked payload, all of a pool ("each of its consumers decodes it when the kernel is created and keeps
   // its own levels", 16 bits). `round_then`: a dtype that values are rounded to after their own, or 0.
-  Weight(const uint8_t* data, uint64_t size, int64_t member, bool checksums, int round_then);
+  Weight(const uint8_t* data, uint64_t size, int64_t member, const Options& options, int round_then);
 
   const Member& member() const { return payload_.members[member_]; }
   const Payload& payload() const { return payload_; }
+  const Kernels& kernels() const { return *kernels_; }
   // Whether values are rounded to 16 bits after the arithmetic of their form.
   bool rounds() const { return round_then_ != 0 || member().dtype == FLOAT16 || member().dtype == BFLOAT16; }
   // Parts that can be decoded independently, and those of a batch.
@@ -44,6 +52,7 @@ class Weight {
   void prepare_direct();
   Payload payload_;
   size_t member_;
+  const Kernels* kernels_;
   int round_then_;
   std::vector<int16_t> pooled_;    // [panel][k][lanes of the panel]: levels, or multiples where they are trellis-coded
   std::vector<LookupPair> pairs_;  // [row class, column class] of trellis-coded levels

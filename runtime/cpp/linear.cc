@@ -25,9 +25,16 @@ void multiply_panel(const Tile& tile, const Slice& slice, const int64_t* offsets
     for (int64_t row = 0; row < m; ++row) x[row] = slice.job->x + (first + row) * strides.row + tile.first * strides.step;
     float* y = slice.job->y + first * rows + tile.row + lane;
     const bool whole = lanes == PANEL_ROWS;
-    const Product product = {
-        x, offsets, m, tile.last - tile.first, tile.lane(lane), whole ? y : block, whole ? rows : PANEL_ROWS, whole && tile.first > 0};
-    kernels().multiply(&product);
+    const Product product = {x,
+                             offsets,
+                             m,
+                             tile.last - tile.first,
+                             tile.lane(lane),
+                             lanes,
+                             whole ? y : block,
+                             whole ? rows : PANEL_ROWS,
+                             whole && tile.first > 0};
+    tile.kernels->multiply(&product);
     for (int64_t row = 0; !whole && row < m; ++row)
       for (int64_t i = 0; i < lanes; ++i) {
         float& to = y[row * rows + i];

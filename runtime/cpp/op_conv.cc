@@ -8,7 +8,8 @@
 namespace onnx_compress {
 namespace {
 
-constexpr int64_t BLOCK = 96;  // positions multiplied at once: a whole number of micro-kernel rows
+// Positions multiplied at once, at most: a whole number of micro-kernel rows, and so are the blocks of almost equal size.
+constexpr int64_t BLOCK = 96, BLOCK_ROWS = 6;
 
 // The input with its padding, [image, channel, padded position]; the input itself where there is none.
 class Padded {
@@ -27,14 +28,23 @@ class Padded {
   const float* group(const Geometry& g, int64_t image, int64_t group) const {
     return data_ + (image * g.channels + group * g.group_channels()) * volume_;
   }
-  // What tap k of a group reads is this far from what the group's tap 0 reads, for the same output position.
-  int64_t tap(const Geometry& g, int64_t k) const {
-    const Tap tap(g, k % g.taps());
-    return k / g.taps() * volume_ + tap.at[0] * g.dilation[0] * plane_ + tap.at[1] * g.dilation[1] * row_ + tap.at[2] * g.dilation[2];
+  // How far what each tap of a group reads is from what tap 0 reads, for the same position.
+  std::vector<int64_t> taps(const Geometry& g) const {
+    std::vector<int64_t> offsets;
+    for (int64_t channel = 0; channel < g.group_channels(); ++channel)
+      for (int64_t z = 0; z < g.kernel[0]; ++z)
+        for (int64_t y = 0; y < g.kernel[1]; ++y)
+          for (int64_t x = 0; x < g.kernel[2]; ++x)
+            offsets.push_back(channel * volume_ + z * g.dilation[0] * plane_ + y * g.dilation[1] * row_ + x * g.dilation[2]);
+    return offsets;
   }
-  int64_t position(const Geometry& g, int64_t position) const {
-    const int64_t row = position / g.out[2], z = row / g.out[1], y = row % g.out[1];
-    return z * g.stride[0] * plane_ + y * g.stride[1] * row_ + position % g.out[2] * g.stride[2];
+  // The same for all positions, and tap 0.
+  std::vector<int64_t> positions(const Geometry& g) const {
+    std::vector<int64_t> offsets;
+    for (int64_t z = 0; z < g.out[0]; ++z)
+      for (int64_t y = 0; y < g.out[1]; ++y)
+        for (int64_t x = 0; x < g.out[2]; ++x) offsets.push_back(z * g.stride[0] * plane_ + y * g.stride[1] * row_ + x * g.stride[2]);
+    return offsets;
   }
 
  private:
@@ -49,32 +59,89 @@ class Padded {
 };
 
 struct Ends {
-  const std::optional<Floats>&bias, &residual;
+  const std::optional<Floats>& residual;
   const Activation& activation;
+  const Kernels& kernels;
 };
 
-void finish_rows(const Geometry& g, float* y, int64_t image, int64_t output, int64_t lanes, int64_t first, int64_t last, const Ends& ends) {
+// Some positions of some outputs of an image.
+struct Part {
+  int64_t image, output, lanes, first, last;
+};
+
+void finish_rows(const Geometry& g, float* y, const Part& part, const Ends& ends) {
   Ending ending = ends.activation.ending();
-  for (int64_t lane = output; lane < output + lanes; ++lane) {
-    const int64_t offset = (image * g.outputs + lane) * g.positions() + first;
-    if (ends.bias) ending.bias = ends.bias->data()[lane];
+  for (int64_t output = part.output; output < part.output + part.lanes; ++output) {
+    const int64_t offset = (part.image * g.outputs + output) * g.positions() + part.first;
     if (ends.residual) ending.residual = ends.residual->data() + offset;
-    if (!ending.nothing()) kernels().end_row(y + offset, last - first, &ending);
+    if (!ending.nothing()) ends.kernels.end_row(y + offset, part.last - part.first, &ending);
   }
 }
+
+// A convolution as a multiplication: rows of x are output positions, wherever their taps are in the input.
+struct Multiplied {
+  const Geometry& g;
+  const Weight& weight;
+  const Padded& padded;
+  std::vector<int64_t> taps, positions;
+  const float* bias;  // a value an output, or null
+  Ends ends;
+  float* y;
+
+  // One piece of the weight, for the positions first..last of all images.
+  void multiply(int64_t piece, int64_t first, int64_t last) const {
+    const int64_t k = weight.member().k, count = last - first;
+    const int64_t blocks = (count + BLOCK - 1) / BLOCK, step = (count + blocks * BLOCK_ROWS - 1) / (blocks * BLOCK_ROWS) * BLOCK_ROWS;
+    TileSource source(weight, piece, tile_memory());
+    for (Tile tile; source.next(tile);) {
+      const bool whole = tile.first == 0 && tile.last == k;  // then sums need no memory between tiles
+      const int64_t panels = (tile.lanes + PANEL_ROWS - 1) / PANEL_ROWS;
+      float* sums = pack_memory((whole ? BLOCK : g.images * panels * count) * PANEL_ROWS);
+      for (int64_t image = 0; image < g.images; ++image)
+        for (int64_t panel = 0; panel < panels; ++panel)
+          for (int64_t at = 0; at < count; at += step) {
+            float* block = sums + (whole ? 0 : ((image * panels + panel) * count + at) * PANEL_ROWS);
+            const int64_t output = tile.batch * weight.member().rows + tile.row + panel * PANEL_ROWS;
+            const Part part = {image, output, std::min(PANEL_ROWS, tile.lanes - panel * PANEL_ROWS), first + at,
+                               first + std::min(at + step, count)};
+            multiply_block(tile, panel, part, block);
+            if (tile.last == k) store(part, block);
+          }
+    }
+  }
+
+ private:
+  void multiply_block(const Tile& tile, int64_t panel, const Part& part, float* block) const {
+    const float *x[BLOCK], *from = padded.group(g, part.image, tile.batch);
+    const int64_t many = part.last - part.first;
+    for (int64_t i = 0; i < many; ++i) x[i] = from + positions[static_cast<size_t>(part.first + i)];
+    const Product product = {x,
+                             taps.data() + tile.first,
+                             many,
+                             tile.last - tile.first,
+                             tile.lane(panel * PANEL_ROWS),
+                             part.lanes,
+                             block,
+                             PANEL_ROWS,
+                             tile.first > 0};
+    tile.kernels->multiply(&product);
+  }
+
+  void store(const Part& part, const float* block) const {
+    float* to = y + (part.image * g.outputs + part.output) * g.positions() + part.first;
+    weight.kernels().transpose(block, part.last - part.first, part.lanes, bias ? bias + part.output : nullptr, to, g.positions());
+    finish_rows(g, y, part, ends);
+  }
+};
 
 // Groups of fewer outputs than this go the direct way: a panel would be mostly other groups' lanes.
 constexpr int64_t DIRECT_BELOW = 16;
 // Positions are split between threads only where multiplying costs far more than the decoding that each thread repeats.
 constexpr int64_t SPLIT_POSITIONS = 256;
-constexpr int64_t STEPS = 256;
-
 class Conv : public WeightOperator {
  public:
-  Conv(const Attributes& attributes, bool checksums)
-      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), checksums),
-        conv_(attributes),
-        activation_(attributes) {
+  Conv(const Attributes& attributes, const Options& options)
+      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options), conv_(attributes), activation_(attributes) {
     keep_constant(attributes);
   }
 
@@ -88,22 +155,26 @@ class Conv : public WeightOperator {
     Output y(run, g.shape(), x.type);
     const bool direct = g.group > 1 && (held->member().batch == 1 || g.group_outputs() < DIRECT_BELOW);
     const int64_t splits = direct ? 1 : std::clamp<int64_t>(g.positions() / SPLIT_POSITIONS, 1, 4);
-    const Ends ends = {bias, residual, activation_};
+    const float* biases = bias ? bias->data() : nullptr;
     if (direct) {
+      const Phases phases(g, held->kernels());
+      const Ends ends = {residual, activation_, held->kernels()};
       run.parallel(held->pieces(), [&](int64_t piece) {
         TileSource source(*held, piece, tile_memory());
         for (Tile tile; source.next(tile);) {
-          convolve_directly(g, tile, activations.data(), y.data());
+          convolve_directly(phases, tile, activations.data(), biases, y.data());
           const int64_t output = tile.batch * held->member().rows + tile.row;
           for (int64_t image = 0; image < g.images && tile.last == held->member().k; ++image)
-            finish_rows(g, y.data(), image, output, tile.lanes, 0, g.positions(), ends);
+            finish_rows(g, y.data(), {image, output, tile.lanes, 0, g.positions()}, ends);
         }
       });
     } else {
       const Padded padded(run, g, activations.data());
+      const Multiplied layer = {
+          g, *held, padded, padded.taps(g), padded.positions(g), biases, {residual, activation_, held->kernels()}, y.data()};
       run.parallel(held->pieces() * splits, [&](int64_t index) {
         const int64_t split = index % splits;
-        convolve(g, *held, index / splits, padded, {g.positions() * split / splits, g.positions() * (split + 1) / splits}, y.data(), ends);
+        layer.multiply(index / splits, g.positions() * split / splits, g.positions() * (split + 1) / splits);
       });
     }
     y.finish();
@@ -118,53 +189,14 @@ class Conv : public WeightOperator {
   }
 
  private:
-  struct Positions {
-    int64_t first, last;
-  };
-
-  // One piece of the weight, for some of the positions of all images.
-  static void convolve(const Geometry& g, const Weight& weight, int64_t piece, const Padded& padded, Positions range, float* y,
-                       const Ends& ends) {
-    const int64_t k = weight.member().k, count = range.last - range.first;
-    std::vector<int64_t> taps(static_cast<size_t>(k)), positions(static_cast<size_t>(count));
-    for (int64_t i = 0; i < k; ++i) taps[static_cast<size_t>(i)] = padded.tap(g, i);
-    for (int64_t i = 0; i < count; ++i) positions[static_cast<size_t>(i)] = padded.position(g, range.first + i);
-    TileSource source(weight, piece, tile_memory());
-    for (Tile tile; source.next(tile);) {
-      const bool whole = tile.first == 0 && tile.last == k;  // then sums need no memory between tiles
-      const int64_t panels = (tile.lanes + PANEL_ROWS - 1) / PANEL_ROWS, kept = whole ? BLOCK : g.images * panels * count;
-      float* sums = pack_memory(kept * PANEL_ROWS);
-      for (int64_t image = 0; image < g.images; ++image)
-        for (int64_t panel = 0; panel < panels; ++panel)
-          for (int64_t first = 0; first < count; first += BLOCK) {
-            const int64_t many = std::min(BLOCK, count - first);
-            float* block = sums + (whole ? 0 : ((image * panels + panel) * count + first) * PANEL_ROWS);
-            const float *x[BLOCK], *from = padded.group(g, image, tile.batch);
-            for (int64_t i = 0; i < many; ++i) x[i] = from + positions[static_cast<size_t>(first + i)];
-            const Product product = {x,
-                                     taps.data() + tile.first,
-                                     many,
-                                     tile.last - tile.first,
-                                     tile.lane(panel * PANEL_ROWS),
-                                     block,
-                                     PANEL_ROWS,
-                                     tile.first > 0};
-            kernels().multiply(&product);
-            if (tile.last < k) continue;
-            const int64_t lanes = std::min(PANEL_ROWS, tile.lanes - panel * PANEL_ROWS),
-                          output = tile.batch * weight.member().rows + tile.row + panel * PANEL_ROWS;
-            kernels().transpose(block, many, lanes, y + (image * g.outputs + output) * g.positions() + range.first + first, g.positions());
-            finish_rows(g, y, image, output, lanes, range.first + first, range.first + first + many, ends);
-          }
-    }
-  }
-
   ConvAttributes conv_;
   Activation activation_;
 };
 
 }  // namespace
 
-std::unique_ptr<Operator> make_conv(const Attributes& attributes, bool checksums) { return std::make_unique<Conv>(attributes, checksums); }
+std::unique_ptr<Operator> make_conv(const Attributes& attributes, const Options& options) {
+  return std::make_unique<Conv>(attributes, options);
+}
 
 }  // namespace onnx_compress

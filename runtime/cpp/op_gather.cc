@@ -24,8 +24,8 @@ std::vector<Wanted> read_indices(const Tensor& tensor, int64_t rows) {
 
 class Gather : public WeightOperator {
  public:
-  Gather(const Attributes& attributes, bool checksums, int type)
-      : WeightOperator(attributes, 0, static_cast<int>(attributes.integer("to", 0)), checksums), type_(type) {
+  Gather(const Attributes& attributes, const Options& options, int type)
+      : WeightOperator(attributes, 0, static_cast<int>(attributes.integer("to", 0)), options), type_(type) {
     keep_constant(attributes);
   }
 
@@ -76,8 +76,8 @@ class Gather : public WeightOperator {
 
 }  // namespace
 
-std::unique_ptr<Operator> make_gather(const Attributes& attributes, bool checksums, int type) {
-  return std::make_unique<Gather>(attributes, checksums, type);
+std::unique_ptr<Operator> make_gather(const Attributes& attributes, const Options& options, int type) {
+  return std::make_unique<Gather>(attributes, options, type);
 }
 
 }  // namespace onnx_compress

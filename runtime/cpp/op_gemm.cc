@@ -25,8 +25,8 @@ std::optional<Addend> read_addend(const Run& run, int64_t m, int64_t rows) {
 
 class Gemm : public WeightOperator {
  public:
-  Gemm(const Attributes& attributes, bool checksums)
-      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), checksums),
+  Gemm(const Attributes& attributes, const Options& options)
+      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options),
         activation_(attributes),
         transposed_(attributes.integer("transA", 0) != 0),
         alpha_(attributes.real("alpha", 1.0f)),
@@ -58,7 +58,7 @@ class Gemm : public WeightOperator {
         for (int64_t n = 0; n < end - lane && addend && !whole; ++n)
           to[n] += beta_ * addend->values.data()[row * addend->row_stride + (lane + n) * addend->lane_stride];
         if (residual) ending.residual = residual->data() + row * rows + lane;
-        if (!ending.nothing()) kernels().end_row(to, end - lane, &ending);
+        if (!ending.nothing()) held->kernels().end_row(to, end - lane, &ending);
       }
     });
     y.finish();
@@ -78,6 +78,8 @@ class Gemm : public WeightOperator {
 
 }  // namespace
 
-std::unique_ptr<Operator> make_gemm(const Attributes& attributes, bool checksums) { return std::make_unique<Gemm>(attributes, checksums); }
+std::unique_ptr<Operator> make_gemm(const Attributes& attributes, const Options& options) {
+  return std::make_unique<Gemm>(attributes, options);
+}
 
 }  // namespace onnx_compress

@@ -38,8 +38,8 @@ Broadcast broadcast(Shape x, Shape weight) {
 
 class MatMul : public WeightOperator {
  public:
-  MatMul(const Attributes& attributes, bool checksums)
-      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), checksums), activation_(attributes) {
+  MatMul(const Attributes& attributes, const Options& options)
+      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options), activation_(attributes) {
     keep_constant(attributes);
   }
 
@@ -67,7 +67,7 @@ class MatMul : public WeightOperator {
       for (int64_t row = first; row < last; ++row) {
         float* to = job.y + row * member.rows + lane;
         if (residual) ending.residual = residual->data() + (to - y.data());
-        if (!ending.nothing()) kernels().end_row(to, end - lane, &ending);
+        if (!ending.nothing()) held->kernels().end_row(to, end - lane, &ending);
       }
     });
     y.finish();
@@ -102,8 +102,8 @@ class MatMul : public WeightOperator {
 
 }  // namespace
 
-std::unique_ptr<Operator> make_matmul(const Attributes& attributes, bool checksums) {
-  return std::make_unique<MatMul>(attributes, checksums);
+std::unique_ptr<Operator> make_matmul(const Attributes& attributes, const Options& options) {
+  return std::make_unique<MatMul>(attributes, options);
 }
 
 }  // namespace onnx_compress

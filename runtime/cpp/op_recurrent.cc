@@ -25,7 +25,7 @@ struct Slab {
 
 class Recurrent : public Operator {
  public:
-  Recurrent(const Attributes& attributes, bool checksums, int64_t gates);
+  Recurrent(const Attributes& attributes, const Options& options, int64_t gates);
   void compute(const Run& run) const override;
 
  private:
@@ -41,7 +41,9 @@ class Recurrent : public Operator {
   // One step has a second phase where the reset state is what R multiplies.
   int phases() const { return gates_ == GRU_GATES && !linear_ ? 2 : 1; }
 
-  int64_t gates_, hidden_;
+  int64_t gates_;
+  const Kernels* kernels_;
+  int64_t hidden_;
   std::string direction_;
   float clip_;
   bool linear_, input_forget_;
@@ -49,21 +51,22 @@ class Recurrent : public Operator {
   mutable std::atomic<bool> wide_{false};  // levels of R do not fit eight bits
 };
 
-WeightPlace place_of(const Attributes& attributes, size_t number, bool checksums) {
+WeightPlace place_of(const Attributes& attributes, size_t number) {
   const auto members = attributes.integers("members");
   if (!members.empty() && members.size() != 2) fail(Fault::argument, "attribute members has ", members.size(), " values, needs 2");
-  return {INPUT_W + number, members.empty() ? 0 : members[number], static_cast<int>(attributes.integer("to", 0)), checksums};
+  return {INPUT_W + number, members.empty() ? 0 : members[number], static_cast<int>(attributes.integer("to", 0))};
 }
 
-Recurrent::Recurrent(const Attributes& attributes, bool checksums, int64_t gates)
+Recurrent::Recurrent(const Attributes& attributes, const Options& options, int64_t gates)
     : gates_(gates),
+      kernels_(options.kernels),
       hidden_(attributes.integer("hidden_size", 0)),
       direction_(attributes.string("direction")),
       clip_(attributes.real("clip", std::numeric_limits<float>::infinity())),
       linear_(attributes.integer("linear_before_reset", 0) != 0),
       input_forget_(attributes.integer("input_forget", 0) != 0),
-      w_(place_of(attributes, 0, checksums), [this](const Weight& weight) { validate(weight); }),
-      r_(place_of(attributes, 1, checksums), [this](const Weight& weight) { validate(weight); }) {
+      w_(place_of(attributes, 0), options, [this](const Weight& weight) { validate(weight); }),
+      r_(place_of(attributes, 1), options, [this](const Weight& weight) { validate(weight); }) {
   if (direction_.empty()) direction_ = "forward";
   if (direction_ != "forward" && direction_ != "reverse" && direction_ != "bidirectional")
     fail(Fault::argument, "direction '", direction_, "' is unknown, legal are forward, reverse and bidirectional");
@@ -111,7 +114,7 @@ std::vector<float> read_state(const Run& run, size_t index, const char* what, co
 }
 
 Layer Recurrent::layer_of(const Run& run, const Extent& extent) const {
-  Layer layer{extent, {direction_ == "reverse", true}, !run.input(INPUT_H), read_lengths(run, extent)};
+  Layer layer{extent, kernels_, {direction_ == "reverse", true}, !run.input(INPUT_H), read_lengths(run, extent)};
   layer.h[0] = read_state(run, INPUT_H, "initial_h", extent);
   layer.h[1].resize(layer.h[0].size());
   if (gates_ == LSTM_GATES) {
@@ -265,7 +268,7 @@ void Recurrent::lstm(Layer& layer, const Row& row, const float* peepholes) const
   for (int64_t gate = 0; gate < 3; ++gate)
     cell.peepholes[gate] = peepholes ? peepholes + (row.direction * 3 + gate) * hidden_ + unit : NOTHING;
   cell.c = layer.c.data() + row.state, cell.h = row.after;
-  kernels().lstm_cell(&cell);
+  layer.kernels->lstm_cell(&cell);
 }
 
 // "h' = Wh x + r (Rh h + Rbh) + Wbh with linear_before_reset, else Wh x + Rh (r h) + Rbh + Wbh"
@@ -275,21 +278,21 @@ void Recurrent::gru(Layer& layer, const Row& row, int phase) const {
   if (phase == 0) {
     GruGates gates{row.count, {gate_of(layer, row, 0), gate_of(layer, row, 1)}, row.before, NOTHING, clip_, z, reset};
     if (linear_) gates.source = last.product, gates.source_bias = layer.reset_bias.data() + row.bias - row.direction * 2 * hidden_;
-    kernels().gru_gates(&gates);
+    layer.kernels->gru_gates(&gates);
   }
   if (phase + 1 < phases()) return;
   const GruCell cell{row.count, {last.input, linear_ ? reset : last.product, last.bias}, z, row.before, clip_, row.after};
-  kernels().gru_cell(&cell);
+  layer.kernels->gru_cell(&cell);
 }
 
 }  // namespace
 
-std::unique_ptr<Operator> make_lstm(const Attributes& attributes, bool checksums) {
-  return std::make_unique<Recurrent>(attributes, checksums, LSTM_GATES);
+std::unique_ptr<Operator> make_lstm(const Attributes& attributes, const Options& options) {
+  return std::make_unique<Recurrent>(attributes, options, LSTM_GATES);
 }
 
-std::unique_ptr<Operator> make_gru(const Attributes& attributes, bool checksums) {
-  return std::make_unique<Recurrent>(attributes, checksums, GRU_GATES);
+std::unique_ptr<Operator> make_gru(const Attributes& attributes, const Options& options) {
+  return std::make_unique<Recurrent>(attributes, options, GRU_GATES);
 }
 
 }  // namespace onnx_compress

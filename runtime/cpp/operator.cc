@@ -6,7 +6,8 @@
 
 namespace onnx_compress {
 
-HeldWeight::HeldWeight(WeightPlace place, std::function<void(const Weight&)> validate) : place_(place), validate_(std::move(validate)) {
+HeldWeight::HeldWeight(WeightPlace place, const Options& options, std::function<void(const Weight&)> validate)
+    : place_(place), options_(options), validate_(std::move(validate)) {
   if (place.to != 0 && place.to != FLOAT && place.to != FLOAT16 && place.to != BFLOAT16)
     fail(Fault::argument, "attribute to is ", place.to, ", legal is 0, 1 (float), 10 (float16) and 16 (bfloat16)");
 }
@@ -17,7 +18,7 @@ void HeldWeight::keep_constant(const Attributes& attributes) {
 
 std::shared_ptr<const Weight> HeldWeight::make(const Tensor& payload) const {
   const auto bytes = static_cast<const uint8_t*>(payload.data);
-  const auto made = std::make_shared<Weight>(bytes, static_cast<uint64_t>(payload.count()), place_.member, place_.checksums, place_.to);
+  const auto made = std::make_shared<Weight>(bytes, static_cast<uint64_t>(payload.count()), place_.member, options_, place_.to);
   validate_(*made);
   return made;
 }
@@ -29,8 +30,8 @@ std::shared_ptr<const Weight> HeldWeight::of(const Run& run) const {
   return make(*payload);
 }
 
-WeightOperator::WeightOperator(const Attributes& attributes, size_t payload_input, int to, bool checksums)
-    : held_({payload_input, attributes.integer("member", 0), to, checksums}, [this](const Weight& weight) { validate(weight); }) {}
+WeightOperator::WeightOperator(const Attributes& attributes, size_t payload_input, int to, const Options& options)
+    : held_({payload_input, attributes.integer("member", 0), to}, options, [this](const Weight& weight) { validate(weight); }) {}
 
 void check_cast(int dtype, int type) {
   if (type == dtype || type == FLOAT || type == FLOAT16 || type == BFLOAT16) return;

@@ -18,7 +18,6 @@ struct WeightPlace {
   size_t input;
   int64_t member;
   int to;
-  bool checksums;
 };
 
 // A weight that is made once where its payload is a constant, else of the payload that arrives at each run ("inside If/Loop bodies a
@@ -26,13 +25,14 @@ struct WeightPlace {
 class HeldWeight {
  public:
   // `validate` checks what the operator needs of its weight; called once for each weight.
-  HeldWeight(WeightPlace place, std::function<void(const Weight&)> validate);
+  HeldWeight(WeightPlace place, const Options& options, std::function<void(const Weight&)> validate);
   void keep_constant(const Attributes& attributes);
   std::shared_ptr<const Weight> of(const Run& run) const;
 
  private:
   std::shared_ptr<const Weight> make(const Tensor& payload) const;
   WeightPlace place_;
+  Options options_;
   std::function<void(const Weight&)> validate_;
   std::shared_ptr<const Weight> constant_;
 };
@@ -46,7 +46,7 @@ class Operator {
 // An operator with one weight, which the attributes `member` and `to` describe.
 class WeightOperator : public Operator {
  public:
-  WeightOperator(const Attributes& attributes, size_t payload_input, int to, bool checksums);
+  WeightOperator(const Attributes& attributes, size_t payload_input, int to, const Options& options);
 
  protected:
   std::shared_ptr<const Weight> weight(const Run& run) const { return held_.of(run); }
@@ -95,12 +95,12 @@ void store_elements(const float* values, int64_t step, int64_t count, int type, 
 // integers no others.
 void check_cast(int dtype, int type);
 
-std::unique_ptr<Operator> make_matmul(const Attributes&, bool checksums);
-std::unique_ptr<Operator> make_gemm(const Attributes&, bool checksums);
-std::unique_ptr<Operator> make_conv(const Attributes&, bool checksums);
-std::unique_ptr<Operator> make_gather(const Attributes&, bool checksums, int type);
-std::unique_ptr<Operator> make_decompress(const Attributes&, bool checksums, int type);
-std::unique_ptr<Operator> make_lstm(const Attributes&, bool checksums);
-std::unique_ptr<Operator> make_gru(const Attributes&, bool checksums);
+std::unique_ptr<Operator> make_matmul(const Attributes&, const Options&);
+std::unique_ptr<Operator> make_gemm(const Attributes&, const Options&);
+std::unique_ptr<Operator> make_conv(const Attributes&, const Options&);
+std::unique_ptr<Operator> make_gather(const Attributes&, const Options&, int type);
+std::unique_ptr<Operator> make_decompress(const Attributes&, const Options&, int type);
+std::unique_ptr<Operator> make_lstm(const Attributes&, const Options&);
+std::unique_ptr<Operator> make_gru(const Attributes&, const Options&);
 
 }  // namespace onnx_compress

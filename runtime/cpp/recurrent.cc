@@ -16,7 +16,7 @@ constexpr float LEAST_SCALE = 1e-30f, LARGEST_SCALE = 1e30f;
 }  // namespace
 
 RecurrentMatrix::RecurrentMatrix(const Run& run, const Weight& weight, int64_t gates, std::atomic<bool>& wide)
-    : extent_{0, 0, weight.member().batch, weight.member().k, gates} {
+    : kernels_(weight.kernels()), extent_{0, 0, weight.member().batch, weight.member().k, gates} {
   const int64_t count = panels() * extent_.hidden * PANEL_ROWS;
   if (!wide && read_scales(weight)) {
     levels_ = reinterpret_cast<int8_t*>(buffer_.floats(count / static_cast<int64_t>(sizeof(float))));
@@ -62,7 +62,7 @@ bool RecurrentMatrix::place(const Tile& tile) {
     const float* from = tile.lane(lane);
     if (levels_) {
       const LevelPack pack = {from, inverses_.data() + number * PANEL_ROWS, steps, levels_ + to};
-      if (kernels().pack_levels(&pack)) return false;
+      if (kernels_.pack_levels(&pack)) return false;
       continue;
     }
     for (int64_t step = 0; step < steps; ++step)
@@ -75,10 +75,10 @@ void RecurrentMatrix::multiply(int64_t direction, int64_t gate, int64_t block, c
   const int64_t number = panel(direction, gate, block), at = number * extent_.hidden * PANEL_ROWS;
   if (levels_) {
     const LevelProduct levels = {product.x, product.m, extent_.hidden, levels_ + at, scales_.data() + number * PANEL_ROWS, product.y};
-    return kernels().multiply_levels(&levels);
+    return kernels_.multiply_levels(&levels);
   }
-  const Product floats = {product.x, offsets_.data(), product.m, extent_.hidden, values_ + at, product.y, PANEL_ROWS, 0};
-  kernels().multiply(&floats);
+  const Product floats = {product.x, offsets_.data(), product.m, extent_.hidden, values_ + at, PANEL_ROWS, product.y, PANEL_ROWS, 0};
+  kernels_.multiply(&floats);
 }
 
 }  // namespace onnx_compress

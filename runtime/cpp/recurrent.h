@@ -40,6 +40,7 @@ class RecurrentMatrix {
   // False where levels do not fit.
   bool decode(const Run& run, const Weight& weight);
   bool place(const Tile& tile);
+  const Kernels& kernels_;
   Extent extent_;
   Buffer buffer_;
   std::vector<float> scales_, inverses_;  // a row
@@ -51,6 +52,7 @@ class RecurrentMatrix {
 // The state of one run. Arrays are [direction, batch, unit] unless said otherwise.
 struct Layer {
   Extent extent;
+  const Kernels* kernels;
   bool backward[2] = {};                         // by direction
   bool starts_at_zero = false;                   // there is no initial h
   std::vector<int64_t> lengths{};                // [batch]: steps of each sequence

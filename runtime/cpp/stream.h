@@ -117,14 +117,33 @@ enum StreamFault : int {
   STREAM_VALUES,
 };
 
-// y[m, lane] (+)= sum over k of x[m][offsets[k]] * tile[k, lane], for the 64 lanes of a panel.
+// y[m, lane] (+)= sum over k of x[m][offsets[k]] * tile[k, lane], for the first `lanes` lanes of a panel, in whole vectors: what lies
+// behind them in y, up to lane 64, may be overwritten.
 struct Product {
   const float* const* x;  // one pointer a row
   const int64_t* offsets;
   int64_t m, k;
   const float* tile;  // [k, 64]
+  int64_t lanes;
   float* y;
   int64_t y_row;
+  int accumulate;
+};
+
+// Neighbours in a row of a plane.
+struct Span {
+  int64_t from, to, count;
+};
+
+// y[span.to + i] (+)= sum over taps of weights[tap] * sources[tap][span.from + i] + bias, for spans of at most a vector.
+struct Correlation {
+  const float* const* sources;  // readable for a vector behind every span
+  const float* weights;
+  int64_t taps;
+  const Span* spans;
+  int64_t span_count;
+  float* y;
+  float bias;
   int accumulate;
 };
 
@@ -201,27 +220,31 @@ struct GruCell {
 
 // The functions that exist once for each instruction set:
 // decode: a range of steps of a group; gives a StreamFault.
-// transpose: to[lane * to_row + m] = from[m * 64 + lane] of a panel.
+// transpose: to[lane * to_row + m] = from[m * 64 + lane] + bias[lane] of a panel; without bias where it is null.
+// copy_spans: to[span.to + i] = from[span.from + i * stride], for i below span.count.
+// end_row: what an Ending says, to `count` values.
 // pack_levels: 1 where a level has more than eight bits, else 0.
-// correlate: y[i] (+)= sum over taps of weights[tap] * sources[tap][i].
-#define ONNX_COMPRESS_DECLARE_KERNELS                                                                                       \
-  int decode(Stream* stream, const Group* group, const Evaluation* evaluation, const Range* range);                         \
-  void multiply(const Product* product);                                                                                    \
-  void transpose(const float* from, int64_t m, int64_t lanes, float* to, int64_t to_row);                                   \
-  void correlate(float* y, int64_t count, const float* const* sources, const float* weights, int64_t taps, int accumulate); \
-  void end_row(float* values, int64_t count, const Ending* ending);                                                         \
-  int pack_levels(const LevelPack* pack);                                                                                   \
-  void multiply_levels(const LevelProduct* product);                                                                        \
-  void lstm_cell(const LstmCell* cell);                                                                                     \
-  void gru_gates(const GruGates* gates);                                                                                    \
+#define ONNX_COMPRESS_DECLARE_KERNELS                                                                        \
+  int decode(Stream* stream, const Group* group, const Evaluation* evaluation, const Range* range);          \
+  void multiply(const Product* product);                                                                     \
+  void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, float* to, int64_t to_row); \
+  void correlate(const Correlation* correlation);                                                            \
+  void copy_spans(const float* from, const Span* spans, int64_t span_count, int64_t stride, float* to);      \
+  void end_row(float* values, int64_t count, const Ending* ending);                                          \
+  int pack_levels(const LevelPack* pack);                                                                    \
+  void multiply_levels(const LevelProduct* product);                                                         \
+  void lstm_cell(const LstmCell* cell);                                                                      \
+  void gru_gates(const GruGates* gates);                                                                     \
   void gru_cell(const GruCell* cell);
 
 struct Kernels {
   const char* name;
+  int vector;  // floats
   int (*decode)(Stream*, const Group*, const Evaluation*, const Range*);
   void (*multiply)(const Product*);
-  void (*transpose)(const float*, int64_t, int64_t, float*, int64_t);
-  void (*correlate)(float*, int64_t, const float* const*, const float*, int64_t, int);
+  void (*transpose)(const float*, int64_t, int64_t, const float*, float*, int64_t);
+  void (*correlate)(const Correlation*);
+  void (*copy_spans)(const float*, const Span*, int64_t, int64_t, float*);
   void (*end_row)(float*, int64_t, const Ending*);
   int (*pack_levels)(const LevelPack*);
   void (*multiply_levels)(const LevelProduct*);
@@ -229,8 +252,5 @@ struct Kernels {
   void (*gru_gates)(const GruGates*);
   void (*gru_cell)(const GruCell*);
 };
-
-// The fastest set that this machine has.
-const Kernels& kernels();
 
 }  // namespace onnx_compress
