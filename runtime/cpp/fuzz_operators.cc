@@ -35,7 +35,7 @@ bool multiplies(const OrtValue& payload, const Member& member) {
 bool recurs(const OrtValue& payload, const Member& member) {
   const OrtValue x = fake_floats({3, 2, member.k});
   bool any = false;
-  for (const auto [make, gates] : {std::pair<Make, int64_t>{make_lstm, 4}, {make_gru, 3}}) {
+  for (const auto& [make, gates] : {std::pair<Make, int64_t>{make_lstm, 4}, {make_gru, 3}}) {
     OrtKernelInfo node;
     node.integers["hidden_size"] = member.rows / gates;
     if (member.batch == 2) node.strings["direction"] = "bidirectional";
