@@ -54,6 +54,20 @@ LookupPair paired(const Lookup& even, const Lookup& odd, int raw_bits) {
   return pair;
 }
 
+// [batch, rows, k] as [panel][k][lanes of the panel], panels one after the other.
+std::vector<int16_t> by_panels(const std::vector<int16_t>& levels, const Member& member) {
+  std::vector<int16_t> turned(levels.size());
+  auto to = turned.begin();
+  for (int64_t batch = 0; batch < member.batch; ++batch)
+    for (int64_t row = 0; row < member.rows; row += PANEL_ROWS) {
+      const int64_t lanes = std::min(PANEL_ROWS, member.rows - row);
+      const int16_t* from = levels.data() + (batch * member.rows + row) * member.k;
+      for (int64_t k = 0; k < member.k; ++k)
+        for (int64_t lane = 0; lane < lanes; ++lane) *to++ = from[lane * member.k + k];
+    }
+  return turned;
+}
+
 }  // namespace
 
 void throw_fault(int fault, const std::string& where) {
@@ -78,7 +92,7 @@ Weight::Weight(const uint8_t* data, uint64_t size, int64_t member, const Options
   if (round_then_ == this->member().dtype || round_then_ == FLOAT) round_then_ = 0;
   if (options.checksums) onnx_compress::verify_checksums(payload_);
   if (payload_.pooled) {
-    pooled_ = decode_pool(payload_, member_);
+    pooled_ = by_panels(decode_pool(payload_, member_), this->member());
     return;
   }
   const Symbols& symbols = this->member().symbols;
@@ -330,29 +344,31 @@ void TileSource::check(int fault) const {
 
 // The levels of a pool's member are checked already: only the arithmetic of the forms is left, in the same order. A piece has one panel.
 void TileSource::pooled_range(const Range& range) {
-  std::memset(range.tile, 0, static_cast<size_t>((range.last - range.first) * PANEL_ROWS) * sizeof(float));
-  for (int64_t lane = 0; lane < lanes_; ++lane) {
-    const int16_t* levels = weight_.pooled_.data() + (batch_ * member_.rows + row_ + lane) * member_.k;
-    if (member_.form == FORM_GRID && !form_.column_scale && !form_.round_first && !form_.round_then) {
-      float* to = range.tile + lane;
-      for (int64_t k = range.first; k < range.last; ++k, to += PANEL_ROWS) *to = form_.scale[lane] * static_cast<float>(levels[k]);
-      continue;
-    }
-    for (int64_t k = range.first; k < range.last; ++k) {
-      float value = static_cast<float>(levels[k]);
-      if (member_.form == FORM_GRID) {
-        const float scale = form_.column_scale ? form_.scale[lane] * form_.column_scale[k - range.first] : form_.scale[lane];
-        value = scale * value;
-      } else if (member_.form == FORM_CODEBOOK || member_.form == FORM_MAPPED) {
-        value = member_.centroids[static_cast<size_t>((member_.form == FORM_MAPPED ? form_.base[lane] : 0) + levels[k])];
-        if (form_.has_scale) value = form_.scale[lane] * value;
-      }
-      for (const int dtype : {form_.round_first, form_.round_then}) {
-        if (dtype == FLOAT16) value = from_half(to_half(value));
-        if (dtype == BFLOAT16) value = from_bfloat(to_bfloat(value));
-      }
-      range.tile[(k - range.first) * PANEL_ROWS + lane] = value;
-    }
+  const int16_t* levels = weight_.pooled_.data() + (batch_ * member_.rows + row_) * member_.k + range.first * lanes_;
+  float* to = range.tile;
+  for (int64_t k = range.first; k < range.last; ++k, levels += lanes_, to += PANEL_ROWS) {
+    pooled_step(levels, k - range.first, to);
+    std::fill(to + lanes_, to + PANEL_ROWS, 0.0f);
+  }
+}
+
+void TileSource::pooled_step(const int16_t* levels, int64_t step, float* to) const {
+  if (member_.form == FORM_GRID && form_.column_scale) {
+    const float column = form_.column_scale[step];
+    for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] = form_.scale[lane] * column * static_cast<float>(levels[lane]);
+  } else if (member_.form == FORM_GRID) {
+    for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] = form_.scale[lane] * static_cast<float>(levels[lane]);
+  } else if (member_.form == FORM_CODEBOOK || member_.form == FORM_MAPPED) {
+    const bool mapped = member_.form == FORM_MAPPED;
+    for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] = form_.centroids[(mapped ? form_.base[lane] : 0) + levels[lane]];
+    for (int64_t lane = 0; lane < lanes_ && form_.has_scale; ++lane) to[lane] *= form_.scale[lane];
+  } else {
+    for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] = static_cast<float>(levels[lane]);
+  }
+  for (const int dtype : {form_.round_first, form_.round_then}) {
+    if (dtype != FLOAT16 && dtype != BFLOAT16) continue;
+    for (int64_t lane = 0; lane < lanes_; ++lane)
+      to[lane] = dtype == FLOAT16 ? from_half(to_half(to[lane])) : from_bfloat(to_bfloat(to[lane]));
   }
 }
 

@@ -37,10 +37,10 @@ class Weight {
   const Member& member() const { return payload_.members[member_]; }
   const Payload& payload() const { return payload_; }
   const Kernels& kernels() const { return *kernels_; }
+  // Whether values are rounded to 16 bits after the arithmetic of their form.
+  bool rounds() const { return round_then_ != 0 || member().dtype == FLOAT16 || member().dtype == BFLOAT16; }
   // Whether a TileSource can multiply without making a tile: the sum of levels is scaled, so values must not be rounded one by one.
-  bool multiplies() const {
-    return direct_ && !payload_.pooled && round_then_ == 0 && member().dtype != FLOAT16 && member().dtype != BFLOAT16;
-  }
+  bool multiplies() const { return direct_ && !payload_.pooled && !rounds(); }
   // Parts that can be decoded independently, and those of a batch.
   int64_t pieces() const;
   int64_t pieces_per_batch() const { return pieces() / member().batch; }
@@ -59,7 +59,7 @@ class Weight {
   size_t member_;
   const Kernels* kernels_;
   int round_then_;
-  std::vector<int16_t> pooled_;    // [batch, rows, k]: levels, or multiples where they are trellis-coded
+  std::vector<int16_t> pooled_;    // [panel][k][lanes of the panel]: levels, or multiples where they are trellis-coded
   std::vector<LookupPair> pairs_;  // [row class, column class] of trellis-coded levels
   bool direct_ = false;            // Group::direct
 };
@@ -91,6 +91,7 @@ class TileSource {
   void check(int fault) const;
   void decode_range(const Range& range);
   void pooled_range(const Range& range);
+  void pooled_step(const int16_t* levels, int64_t step, float* to) const;
   void finish() const;
 
   const Weight& weight_;

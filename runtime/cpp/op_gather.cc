@@ -41,10 +41,10 @@ std::vector<Part> parts_of(const Weight& weight, const std::vector<Wanted>& want
   return parts;
 }
 
-class Gather : public Operator {
+class Gather : public WeightOperator {
  public:
   Gather(const Attributes& attributes, const Options& options, int type)
-      : Operator(attributes, 0, static_cast<int>(attributes.integer("to", 0)), options), type_(type) {
+      : WeightOperator(attributes, 0, static_cast<int>(attributes.integer("to", 0)), options), type_(type) {
     keep_constant(attributes);
   }
 
