@@ -82,7 +82,12 @@ def _work(weight: Weight, use: Use, values: float | None) -> Work:
             return Work("other", 1.0)
         case "Gather":
             return Work("lookup", values or 1.0)
-    vectors = view.batch * (view.rows if use.kind == "Conv" else view.k)
+        case "LSTM" | "GRU":  # each direction meets all steps; a recurrent matrix counts as if it were as wide as the input
+            vectors = view.k
+        case "Conv":
+            vectors = view.batch * view.rows
+        case _:
+            vectors = view.batch * view.k
     positions = 1.0 if values is None else max(values / vectors, 1.0)
     return Work(_kind(view.dims, use, positions), positions)
 

@@ -361,6 +361,59 @@ int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, R
   return range.first;
 }
 
+// The same of TOGETHER streams of one panel each: a panel alone waits for its own states most of the time. All have as many steps.
+template <class Table, bool RAW>
+void fast_streams(Stream* const* streams, const Group* const* groups, const Evaluation* const* forms, Range* ranges, int* faults) {
+  constexpr const Table* KIND = nullptr;
+  States states[TOGETHER];
+  const uint8_t *bytes[TOGETHER], *limit[TOGETHER];
+  uint64_t active[TOGETHER];
+#pragma GCC unroll 4
+  for (int i = 0; i < TOGETHER; ++i) {
+    const Stream& stream = *streams[i];
+    states[i] = {load_bytes(stream.states), load_bytes(stream.states + 32),
+                 _mm512_permutexvar_epi8(load_bytes(ORDERS.lanes), load_bytes(stream.trellis))};
+    active[i] = groups[i]->lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << groups[i]->lanes) - 1;
+    bytes[i] = stream.bytes + stream.position;
+    limit[i] = stream.bytes + (stream.readable - PANEL < stream.rans_bytes ? stream.readable - PANEL : stream.rans_bytes);
+  }
+  bool going = true;
+  while (ranges[0].first < ranges[0].last && going) {
+    Escapes<1> escapes[TOGETHER];
+    const uint8_t* raw[TOGETHER];
+    for (int i = 0; i < TOGETHER; ++i) raw[i] = streams[i]->raw;
+    const int64_t steps = ranges[0].last - ranges[0].first < STRIDE ? ranges[0].last - ranges[0].first : STRIDE;
+    int64_t step = 0;
+    for (; step < steps; ++step) {
+      for (int i = 0; i < TOGETHER; ++i) going = going && bytes[i] <= limit[i] && faults[i] == STREAM_OK;
+      if (!going) break;
+#pragma GCC unroll 4
+      for (int i = 0; i < TOGETHER; ++i) {
+        const int column = groups[i]->column_class ? groups[i]->column_class[ranges[i].first + step] : 0;
+        Found found;
+        const uint64_t lanes = find_values<RAW>(*streams[i], *groups[i], table_at(*groups[i], 0, column, KIND), states[i], active[i],
+                                                bytes[i], found, faults[i]);
+        escapes[i].lanes[step] = lanes, escapes[i].steps |= static_cast<uint64_t>(lanes != 0) << step;
+        store_values(found, forms[i]->scale, ranges[i].tile + step * PANEL);
+      }
+    }
+    for (int i = 0; i < TOGETHER; ++i) {
+      Range done = ranges[i];
+      done.last = done.first + step;
+      if (escapes[i].steps && faults[i] == STREAM_OK)
+        faults[i] = patch_escapes(*streams[i], *groups[i], *forms[i], done, escapes[i], raw[i]);
+      ranges[i].first += step, ranges[i].tile += step * PANEL;
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < TOGETHER; ++i) {
+    Stream& stream = *streams[i];
+    stream.position = static_cast<uint64_t>(bytes[i] - stream.bytes);
+    _mm512_storeu_si512(stream.states, states[i].low), _mm512_storeu_si512(stream.states + 32, states[i].high);
+    _mm512_storeu_si512(stream.trellis, _mm512_permutexvar_epi8(load_bytes(ORDERS.natural), states[i].trellis));
+  }
+}
+
 template <class Table, Sharing SHARED, bool RAW>
 int64_t fast_panels(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
   switch (group.panels) {

@@ -13,7 +13,8 @@ using Make = std::unique_ptr<Operator> (*)(const Attributes&, const Options&);
 
 // Whether the operator accepted the payload, which is its input `place`.
 bool computes(Make make, const OrtKernelInfo& node, std::vector<const OrtValue*> inputs, int output) {
-  OrtKernelContext context{std::move(inputs), fake_tensor(output, {}), 1};
+  const OrtValue made = fake_tensor(output, {});
+  OrtKernelContext context{std::move(inputs), {made, made, made}, 1};
   try {
     make(Attributes(fake_api(), &node), {false, machine_kernels().front()})->compute(Run(fake_api(), &context));
     return true;
@@ -28,6 +29,19 @@ bool multiplies(const OrtValue& payload, const Member& member) {
   const OrtValue x = fake_floats(batches), a = fake_floats({7, member.k}), bias = fake_floats({member.rows});
   const bool matmul = computes(make_matmul, {}, {&x, &payload, &bias}, TYPE_FLOAT);
   return computes(make_gemm, {}, {&a, &payload}, TYPE_FLOAT) || matmul;
+}
+
+// The payload as both matrices of a layer of several steps.
+bool recurs(const OrtValue& payload, const Member& member) {
+  const OrtValue x = fake_floats({3, 2, member.k});
+  bool any = false;
+  for (const auto& [make, gates] : {std::pair<Make, int64_t>{make_lstm, 4}, {make_gru, 3}}) {
+    OrtKernelInfo node;
+    node.integers["hidden_size"] = member.rows / gates;
+    if (member.batch == 2) node.strings["direction"] = "bidirectional";
+    any = computes(make, node, {&x, &payload, &payload}, TYPE_FLOAT) || any;
+  }
+  return any;
 }
 
 bool convolves(const OrtValue& payload, const Member& member) {
@@ -65,7 +79,8 @@ bool try_bytes(const uint8_t* data, size_t size) {
   }
   if (member.size() > MOST_VALUES) return false;
   const bool multiplied = multiplies(payload, member), convolved = convolves(payload, member);
-  return looks_up(payload) || multiplied || convolved;
+  const bool recurred = recurs(payload, member);
+  return looks_up(payload) || multiplied || convolved || recurred;
 }
 
 }  // namespace onnx_compress

@@ -248,6 +248,20 @@ void round_all(const Evaluation& form, const Range& range, int64_t last, int pan
 
 }  // namespace
 
+void decode_together(Stream* const* streams, const Group* const* groups, const Evaluation* const* forms, Range* ranges, int* faults) {
+#if defined(ONNX_COMPRESS_EXPAND)
+  const Group& first = *groups[0];  // all have the same kind of symbols
+  if (first.quantizers == 2)
+    first.raw_bits ? fast_streams<PairTable, true>(streams, groups, forms, ranges, faults)
+                   : fast_streams<PairTable, false>(streams, groups, forms, ranges, faults);
+  else
+    first.raw_bits ? fast_streams<PlainTable<true>, true>(streams, groups, forms, ranges, faults)
+                   : fast_streams<PlainTable<true>, false>(streams, groups, forms, ranges, faults);
+#else
+  static_cast<void>(streams), static_cast<void>(groups), static_cast<void>(forms), static_cast<void>(ranges), static_cast<void>(faults);
+#endif
+}
+
 int decode(Stream* stream, const Group* group, const Evaluation* form, const Range* range) {
   int64_t step = range->first;
 #if defined(ONNX_COMPRESS_EXPAND)
