@@ -118,7 +118,7 @@ void Weight::prepare_direct() {
       const bool escape = table.escape && place == table.count - 1;
       if (!grid && (escape || level < low || level > high)) return;
       if (escape) table.escape_place = static_cast<uint8_t>(place);
-      table.value[place] = codebook ? member.centroids[static_cast<size_t>(level)] : static_cast<float>(level);
+      table.value[place] = escape ? 0.0f : codebook ? member.centroids[static_cast<size_t>(level)] : static_cast<float>(level);
     }
   direct_ = true;
 }
@@ -132,10 +132,22 @@ int64_t Weight::piece_row(int64_t piece) const {
   return payload_.chunks[static_cast<size_t>(piece)].first_row;
 }
 
+int64_t Weight::piece_end(int64_t piece) const {
+  if (payload_.pooled) return std::min(member().rows, piece_row(piece) + PANEL_ROWS);
+  const Chunk& chunk = payload_.chunks[static_cast<size_t>(piece)];
+  return chunk.first_row + chunk.lanes * chunk.groups;
+}
+
 int64_t Weight::piece_of(int64_t row) const {
   if (payload_.pooled) return row / PANEL_ROWS;
   const Chunk& first = payload_.chunks.front();
   return row / (first.lanes * first.groups);
+}
+
+int64_t Weight::group_of(int64_t piece, int64_t row) const {
+  if (payload_.pooled) return 0;
+  const Chunk& chunk = payload_.chunks[static_cast<size_t>(piece)];
+  return (row - chunk.first_row) / chunk.lanes;
 }
 
 TileSource::TileSource(const Weight& weight, int64_t piece, float* memory)
@@ -234,30 +246,99 @@ void TileSource::load_columns(int64_t first, int64_t last) {
   form_.column_scale = columns_.data();
 }
 
-bool TileSource::next(Tile& tile, int64_t steps) {
-  if (step_ == member_.k) {
-    if (++group_ == groups_) {
-      finish();
-      return false;
-    }
-    row_ += lanes_;
-    open_group();
+// The next group, once all of this one is decoded; false where there is none.
+bool TileSource::next_group() {
+  if (step_ < member_.k) return true;
+  if (++group_ == groups_) {
+    finish();
+    return false;
   }
-  const int64_t last = std::min(member_.k, step_ + std::clamp<int64_t>(steps, 1, TILE_FLOATS / (plan_.panels * PANEL_ROWS)));
-  tile = Tile{memory_, (last - step_) * PANEL_ROWS, batch_, row_, lanes_, step_, last, weight_.kernels_};
-  while (step_ < last) {  // a range at a time in which every lane has one scale
+  row_ += lanes_;
+  open_group();
+  return true;
+}
+
+// The tile of the steps that come next, as many as have room in so many floats.
+Tile TileSource::begin_tile(int64_t floats, int64_t steps) const {
+  const int64_t many = std::clamp<int64_t>(steps, 1, floats / (plan_.panels * PANEL_ROWS));
+  const int64_t last = std::min(member_.k, step_ + many);
+  return {memory_, (last - step_) * PANEL_ROWS, batch_, row_, lanes_, step_, last, weight_.kernels_};
+}
+
+bool TileSource::next(Tile& tile, int64_t steps) {
+  if (!next_group()) return false;
+  tile = begin_tile(TILE_FLOATS, steps);
+  fill(tile);
+  return true;
+}
+
+bool TileSource::next_together(TileSource* const* sources, Tile* tiles) {
+  bool going = true, side_by_side = true;
+  for (int i = 0; i < TOGETHER; ++i) {
+    TileSource& source = *sources[i];
+    going = source.next_group() && going;
+    if (!going) continue;
+    tiles[i] = source.begin_tile(SHARED_FLOATS, SHARED_FLOATS);
+    side_by_side = side_by_side && source.chunk_ && source.plan_.direct && source.plan_.panels == 1 && source.member_.block == 0 &&
+                   !source.form_.round_first && !source.form_.round_then;
+  }
+  if (!going) return false;
+  if (side_by_side) decode_side_by_side(sources, tiles);
+  for (int i = 0; i < TOGETHER; ++i) sources[i]->fill(tiles[i]);
+  return true;
+}
+
+// What `fill` has to do is less afterwards.
+void TileSource::decode_side_by_side(TileSource* const* sources, const Tile* tiles) {
+  Stream* streams[TOGETHER];
+  const Group* groups[TOGETHER];
+  const Evaluation* forms[TOGETHER];
+  Range ranges[TOGETHER];
+  int faults[TOGETHER] = {};
+  for (int i = 0; i < TOGETHER; ++i) {
+    TileSource& source = *sources[i];
+    streams[i] = &source.stream_, groups[i] = &source.plan_, forms[i] = &source.form_;
+    ranges[i] = {tiles[i].first, tiles[i].last, source.memory_, tiles[i].panel_stride, nullptr, nullptr};
+  }
+  sources[0]->weight_.kernels_->decode_together(streams, groups, forms, ranges, faults);
+  for (int i = 0; i < TOGETHER; ++i) {
+    sources[i]->step_ = ranges[i].first;
+    sources[i]->check(faults[i]);
+  }
+}
+
+// Decodes what is left of a tile.
+void TileSource::fill(const Tile& tile) {
+  while (step_ < tile.last) {  // a range at a time in which every lane has one scale
     const int64_t block_end = member_.block ? (step_ / member_.block + 1) * member_.block : member_.k;
     if (member_.block && step_ % member_.block == 0 && step_) load_scales(step_ / member_.block);
-    const Range range = {step_, std::min(last, block_end), memory_ + (step_ - tile.first) * PANEL_ROWS, tile.panel_stride};
+    const Range range = {step_,  std::min(tile.last, block_end), memory_ + (step_ - tile.first) * PANEL_ROWS, tile.panel_stride, nullptr,
+                         nullptr};
     load_columns(range.first, range.last);
     chunk_ ? decode_range(range) : pooled_range(range);
     step_ = range.last;
   }
-  return true;
 }
 
-void TileSource::decode_range(const Range& range) {
-  const int fault = weight_.kernels_->decode(&stream_, &plan_, &form_, &range);
+void TileSource::multiply(const float* x, float* y) {
+  alignas(64) float sums[LANES_MAX], scaled[LANES_MAX];
+  while (next_group()) {
+    float* to = y + row_;
+    std::fill(to, to + lanes_, 0.0f);
+    while (step_ < member_.k) {  // a range at a time in which every lane has one scale
+      if (member_.block && step_) load_scales(step_ / member_.block);
+      const int64_t last = member_.block ? std::min(member_.k, step_ + member_.block) : member_.k;
+      std::fill(sums, sums + LANES_MAX, 0.0f), std::fill(scaled, scaled + LANES_MAX, 0.0f);
+      decode_range({step_, last, sums, PANEL_ROWS, x + step_, scaled});
+      for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] += form_.scale[lane] * sums[lane] + scaled[lane];
+      step_ = last;
+    }
+  }
+}
+
+void TileSource::decode_range(const Range& range) { check(weight_.kernels_->decode(&stream_, &plan_, &form_, &range)); }
+
+void TileSource::check(int fault) const {
   if (fault != STREAM_OK) throw_fault(fault, "chunk " + std::to_string(piece_) + ", rows from " + std::to_string(row_));
 }
 
