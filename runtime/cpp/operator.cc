@@ -13,12 +13,12 @@ Operator::Operator(const Attributes& attributes, size_t payload_input, int to, c
 }
 
 void Operator::keep_constant(const Attributes& attributes) {
-  if (const auto payload = attributes.constant(payload_input_)) constant_ = make(*payload);
+  if (const auto payload = attributes.constant(payload_input_)) constant_ = make(*payload, options_);
 }
 
-std::shared_ptr<const Weight> Operator::make(const Tensor& payload) const {
+std::shared_ptr<const Weight> Operator::make(const Tensor& payload, const Options& options) const {
   const auto made =
-      std::make_shared<Weight>(static_cast<const uint8_t*>(payload.data), static_cast<uint64_t>(payload.count()), member_, options_, to_);
+      std::make_shared<Weight>(static_cast<const uint8_t*>(payload.data), static_cast<uint64_t>(payload.count()), member_, options, to_);
   validate(*made);
   return made;
 }
@@ -27,7 +27,9 @@ std::shared_ptr<const Weight> Operator::weight(const Run& run) const {
   if (constant_) return constant_;
   const auto payload = run.input(payload_input_);
   if (!payload) fail(Fault::argument, "the payload is missing");
-  return make(*payload);
+  Options options = options_;
+  options.dense = false;  // of one run only: decoding all of it first would gain nothing
+  return make(*payload, options);
 }
 
 void check_cast(int dtype, int type) {

@@ -28,7 +28,7 @@ class Operator {
   void keep_constant(const Attributes& attributes);
 
  private:
-  std::shared_ptr<const Weight> make(const Tensor& payload) const;
+  std::shared_ptr<const Weight> make(const Tensor& payload, const Options& options) const;
   size_t payload_input_;
   int64_t member_;
   int to_;
