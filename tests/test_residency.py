@@ -84,10 +84,10 @@ def opened(proto: onnx.ModelProto, folder: Path, residency: str) -> onnxruntime.
 def test_dense_weights_are_decoded_when_the_session_is_created_and_tiles_when_it_runs(tmp_path: Path) -> None:
     feeds = {"x": normal(2, 70)}
     proto = model([node("CompressedMatMul", ["x", "w"])], feeds, {"w": broken(weight(linear(330, 70)).payload)}, TensorProto.FLOAT)
-    with pytest.raises(Exception, match="rows from .*corruption error"):
+    with pytest.raises(Exception, match=r"rows from .*corruption error"):
         opened(proto, tmp_path, "dense")
     by_tiles = opened(proto, tmp_path, "tile")
-    with pytest.raises(Exception, match="rows from .*corruption error"):
+    with pytest.raises(Exception, match=r"rows from .*corruption error"):
         by_tiles.run(None, feeds)
 
 

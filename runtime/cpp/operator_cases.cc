@@ -1,0 +1,45 @@
+#include "operator_cases.h"
+
+namespace onnx_compress {
+namespace {
+
+Case multiplication(const Member& member) {
+  Shape x = member.dims.size() < 2 ? Shape{} : Shape(member.dims.begin(), member.dims.end() - 2);
+  x.insert(x.end(), {3, member.k});
+  return {make_matmul, {}, 1, {fake_floats(x), fake_floats({member.rows})}};
+}
+
+Case convolution(const Member& member) {
+  const int64_t group = member.batch > 1 ? member.batch : member.dims[1] == 1 ? member.dims[0] : 1;
+  Shape x = {2, member.dims[1] * group};
+  for (size_t axis = 2; axis < member.dims.size(); ++axis) x.push_back(member.dims[axis] + 3);
+  OrtKernelInfo node;
+  node.integers["group"] = group;
+  return {make_conv, node, 1, {fake_floats(x), fake_floats({member.dims[0]})}};
+}
+
+std::unique_ptr<Operator> gather(const Attributes& attributes, const Options& options) { return make_gather(attributes, options, FLOAT); }
+
+std::unique_ptr<Operator> decompress(const Attributes& attributes, const Options& options) {
+  return make_decompress(attributes, options, FLOAT);
+}
+
+}  // namespace
+
+std::vector<const OrtValue*> Case::inputs(const OrtValue& payload) const {
+  std::vector<const OrtValue*> all;
+  for (const OrtValue& other : others) all.push_back(&other);
+  all.insert(all.begin() + static_cast<std::ptrdiff_t>(payload_input), &payload);
+  return all;
+}
+
+std::vector<Case> cases_for(const Member& member) {
+  OrtValue indices = fake_tensor(TYPE_INT32, {3});
+  indices.bytes[4] = 1, indices.bytes[8] = 2;
+  std::vector<Case> cases = {
+      multiplication(member), {make_gemm, {}, 1, {fake_floats({7, member.k})}}, {gather, {}, 0, {indices}}, {decompress, {}, 0, {}}};
+  if (member.dims.size() >= 3 && member.dims.size() <= 5) cases.push_back(convolution(member));
+  return cases;
+}
+
+}  // namespace onnx_compress
