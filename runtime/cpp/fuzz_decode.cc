@@ -1,5 +1,5 @@
 // Harness: one decoder, ONNX_COMPRESS_FUZZ_SET, on payloads whose header's checksum has been made right and whose streams' checksums are
-// not looked at. Where it is not the baseline, both must refuse the same payloads and decode the others to the same bits.
+// not looked at. Where it is not the baseline, both must refuse the same payloads, and decode to the same bits until they do.
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
