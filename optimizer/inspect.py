@@ -19,10 +19,11 @@ from ..runtime.form import Codebook, Dense, Form, Grid, Mapped, Member, Payload,
 from ..runtime.header import Header
 from ..runtime.pool import symbol_tables
 from ..runtime.trellis import quantizers
-from .emit import DOMAIN, NAMES_KEY, PACKAGE_KEY
+from .emit import NAMES_KEY, PACKAGE_KEY
 from .errors import CompressError, UsageError
 from .files import model_bytes
-from .restore import PAYLOAD_INPUT, open_compressed
+from .operators import DOMAIN, reads
+from .restore import open_compressed
 
 PLAIN_VALUES = 64
 """Tensors of fewer values count as part of the graph."""
@@ -85,13 +86,12 @@ def _uses(model: ir.Model) -> dict[ir.Value, dict[int, list[str]]]:
     for node in nodes(model):
         if node.domain != DOMAIN:
             continue
-        payload = node.inputs[PAYLOAD_INPUT.get(node.op_type, 1)]
-        if payload is None or (payload.is_graph_input() and payload.const_value is None):
-            continue
-        member = node.attributes.get_int("member", 0)
-        operators = uses.setdefault(payload, {}).setdefault(member, [])
-        if node.op_type not in operators:
-            operators.append(node.op_type)
+        for read in reads(node):
+            if read.payload is None or (read.payload.is_graph_input() and read.payload.const_value is None):
+                continue
+            operators = uses.setdefault(read.payload, {}).setdefault(read.member, [])
+            if node.op_type not in operators:
+                operators.append(node.op_type)
     return uses
 
 

@@ -46,7 +46,7 @@ def session(
     `instruction_set`: the kernels to use, "avx512", "avx2" or "baseline"; else the fastest that the machine has. Weights decode to the
     same bits with all of them.
     `residency`: "tile" (default) decodes weights tile by tile whenever they are used; "dense" decodes them once, when the session is
-    created, and keeps them as floats: more memory than the original model's, for its speed. Outputs are equal to the bit.
+    created, and keeps them as floats: more memory than the original model's, for its speed. The weights are equal to the bit, outputs but for the order of sums.
 
     Raises UnsupportedVersionError where another version wrote the model, ValueError where an entry comes too late, and onnxruntime's own
     exception where the machine lacks the instruction set.

@@ -18,8 +18,9 @@ from onnx import numpy_helper
 from onnx_compress.optimizer import Request, compress
 from onnx_compress.optimizer.errors import UsageError
 from onnx_compress.optimizer.files import model_bytes
+from onnx_compress.optimizer.operators import PAYLOAD_INPUTS
 from onnx_compress.optimizer.report import Report
-from onnx_compress.optimizer.restore import PAYLOAD_INPUT, restore
+from onnx_compress.optimizer.restore import restore
 from onnx_compress.optimizer.verify import FLOAT_PRODUCTS
 from onnx_compress.passes.simplify import simplify
 from onnx_compress.runtime import evaluate, library, reader, session
@@ -84,10 +85,7 @@ class Outcome:
         """Every member that a node reads, with its tensor as the reader decodes it; the library's is the same."""
         model = onnx.load(self.target)
         payloads = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        read = {
-            (node.input[PAYLOAD_INPUT.get(node.op_type, 1)], member_number(node)) for node in nodes(model.graph) if node.domain == DOMAIN
-        }
-        for name, number in sorted(read):
+        for name, number in sorted({read for node in nodes(model.graph) if node.domain == DOMAIN for read in reads(node)}):
             member = reader.read(payloads[name]).members[number]
             array = evaluate.member_array(member)
             assert np.array_equal(library.decode(payloads[name], np.empty_like(array), number).view(np.uint8), array.view(np.uint8))
@@ -162,8 +160,12 @@ def constants(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     yield from (a.t for node in everywhere if node.op_type == "Constant" for a in node.attribute if a.HasField("t"))
 
 
-def member_number(node: onnx.NodeProto) -> int:
-    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "member"), 0)
+def reads(node: onnx.NodeProto) -> list[tuple[str, int]]:
+    """(payload, member) of each weight that a node of ours reads."""
+    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    inputs = PAYLOAD_INPUTS[node.op_type]
+    numbers = attributes.get("members", [attributes.get("member", 0)] * len(inputs))
+    return [(node.input[index], number) for index, number in zip(inputs, numbers, strict=True)]
 
 
 def key(member: Member, array: NDArray[Any]) -> tuple[int, tuple[int, ...], bytes]:

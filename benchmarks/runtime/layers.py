@@ -105,7 +105,7 @@ def models(case: Case) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     return made[0], made[1]
 
 
-def opened(model: onnx.ModelProto, threads: int, entries: Mapping[str, str]) -> onnxruntime.InferenceSession:
+def opened(model: onnx.ModelProto | Path, threads: int, entries: Mapping[str, str]) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -113,7 +113,8 @@ def opened(model: onnx.ModelProto, threads: int, entries: Mapping[str, str]) -> 
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
     options.register_custom_ops_library(library_path())
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    source = str(model) if isinstance(model, Path) else model.SerializeToString()
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def measure(case: Case, threads: int, entries: Mapping[str, str]) -> dict[str, object]:

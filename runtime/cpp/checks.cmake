@@ -2,8 +2,10 @@
 set(libraries onnx_compress)
 set(objects $<TARGET_OBJECTS:onnx_compress>)
 foreach(isa IN LISTS instruction_sets)
-  list(APPEND libraries kernel_decode_${isa} kernel_multiply_${isa})
-  list(APPEND objects $<TARGET_OBJECTS:kernel_decode_${isa}> $<TARGET_OBJECTS:kernel_multiply_${isa}>)
+  foreach(part decode multiply activate)
+    list(APPEND libraries kernel_${part}_${isa})
+    list(APPEND objects $<TARGET_OBJECTS:kernel_${part}_${isa}>)
+  endforeach()
 endforeach()
 
 set(sanitizers -fsanitize=${ONNX_COMPRESS_SANITIZE})

@@ -123,64 +123,135 @@ void TileSource::load_columns(int64_t first, int64_t last) {
   form_.column_scale = columns_.data();
 }
 
-bool TileSource::next(Tile& tile, int64_t steps) {
-  if (step_ == member_.k) {
-    if (++group_ == groups_) {
-      finish();
-      return false;
-    }
-    row_ += lanes_, step_ = 0;
-    if (weight_.values_ == nullptr) open_group();
+// The next group, once all of this one is decoded; false where there is none.
+bool TileSource::next_group() {
+  if (step_ < member_.k) return true;
+  if (++group_ == groups_) {
+    finish();
+    return false;
   }
+  row_ += lanes_, step_ = 0;
+  if (weight_.values_ == nullptr) open_group();
+  return true;
+}
+
+// The tile of the steps that come next, as many as have room in so many floats.
+Tile TileSource::begin_tile(int64_t floats, int64_t steps) const {
   const int64_t panels = (lanes_ + PANEL_ROWS - 1) / PANEL_ROWS;
-  const int64_t last = std::min(member_.k, step_ + std::clamp<int64_t>(steps, 1, TILE_FLOATS / (panels * PANEL_ROWS)));
-  tile = Tile{memory_, (last - step_) * PANEL_ROWS, batch_, row_, lanes_, step_, last, weight_.kernels_};
+  const int64_t many = std::clamp<int64_t>(steps, 1, floats / (panels * PANEL_ROWS));
+  const int64_t last = std::min(member_.k, step_ + many);
   if (weight_.values_) {
-    tile.values = weight_.values_ + weight_.dense_place(batch_, row_) + step_ * PANEL_ROWS, tile.panel_stride = member_.k * PANEL_ROWS;
-    step_ = last;
-    return true;
+    const float* values = weight_.values_ + weight_.dense_place(batch_, row_) + step_ * PANEL_ROWS;
+    return {values, member_.k * PANEL_ROWS, batch_, row_, lanes_, step_, last, weight_.kernels_};
   }
-  while (step_ < last) {  // a range at a time in which every lane has one scale
+  return {memory_, (last - step_) * PANEL_ROWS, batch_, row_, lanes_, step_, last, weight_.kernels_};
+}
+
+bool TileSource::next(Tile& tile, int64_t steps) {
+  if (!next_group()) return false;
+  tile = begin_tile(TILE_FLOATS, steps);
+  fill(tile);
+  return true;
+}
+
+bool TileSource::next_together(TileSource* const* sources, Tile* tiles) {
+  bool going = true, side_by_side = true;
+  for (int i = 0; i < TOGETHER; ++i) {
+    TileSource& source = *sources[i];
+    going = source.next_group() && going;
+    if (!going) continue;
+    tiles[i] = source.begin_tile(SHARED_FLOATS, SHARED_FLOATS);
+    side_by_side = side_by_side && source.chunk_ && source.plan_.direct && source.plan_.panels == 1 && source.member_.block == 0 &&
+                   !source.form_.round_first && !source.form_.round_then;
+  }
+  if (!going) return false;
+  if (side_by_side) decode_side_by_side(sources, tiles);
+  for (int i = 0; i < TOGETHER; ++i) sources[i]->fill(tiles[i]);
+  return true;
+}
+
+// What `fill` has to do is less afterwards.
+void TileSource::decode_side_by_side(TileSource* const* sources, const Tile* tiles) {
+  Stream* streams[TOGETHER];
+  const Group* groups[TOGETHER];
+  const Evaluation* forms[TOGETHER];
+  Range ranges[TOGETHER];
+  int faults[TOGETHER] = {};
+  for (int i = 0; i < TOGETHER; ++i) {
+    TileSource& source = *sources[i];
+    streams[i] = &source.stream_, groups[i] = &source.plan_, forms[i] = &source.form_;
+    ranges[i] = {tiles[i].first, tiles[i].last, source.memory_, tiles[i].panel_stride, nullptr, nullptr};
+  }
+  sources[0]->weight_.kernels_->decode_together(streams, groups, forms, ranges, faults);
+  for (int i = 0; i < TOGETHER; ++i) {
+    sources[i]->step_ = ranges[i].first;
+    sources[i]->check(faults[i]);
+  }
+}
+
+// Decodes what is left of a tile.
+void TileSource::fill(const Tile& tile) {
+  if (weight_.values_) step_ = tile.last;
+  while (step_ < tile.last) {  // a range at a time in which every lane has one scale
     const int64_t block_end = member_.block ? (step_ / member_.block + 1) * member_.block : member_.k;
     if (member_.block && step_ % member_.block == 0 && step_) load_scales(step_ / member_.block);
-    const Range range = {step_, std::min(last, block_end), memory_ + (step_ - tile.first) * PANEL_ROWS, tile.panel_stride};
+    const Range range = {step_,  std::min(tile.last, block_end), memory_ + (step_ - tile.first) * PANEL_ROWS, tile.panel_stride, nullptr,
+                         nullptr};
     load_columns(range.first, range.last);
     chunk_ ? decode_range(range) : pooled_range(range);
     step_ = range.last;
   }
-  return true;
 }
 
-void TileSource::decode_range(const Range& range) {
-  const int fault = weight_.kernels_->decode(&stream_, &plan_, &form_, &range);
+void TileSource::multiply(const float* x, float* y) {
+  alignas(64) float sums[LANES_MAX], scaled[LANES_MAX];
+  while (next_group()) {
+    float* to = y + row_;
+    std::fill(to, to + lanes_, 0.0f);
+    while (step_ < member_.k) {  // a range at a time in which every lane has one scale
+      if (member_.block && step_) load_scales(step_ / member_.block);
+      const int64_t last = member_.block ? std::min(member_.k, step_ + member_.block) : member_.k;
+      std::fill(sums, sums + LANES_MAX, 0.0f), std::fill(scaled, scaled + LANES_MAX, 0.0f);
+      decode_range({step_, last, sums, PANEL_ROWS, x + step_, scaled});
+      for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] += form_.scale[lane] * sums[lane] + scaled[lane];
+      step_ = last;
+    }
+  }
+}
+
+void TileSource::decode_range(const Range& range) { check(weight_.kernels_->decode(&stream_, &plan_, &form_, &range)); }
+
+void TileSource::check(int fault) const {
   if (fault != STREAM_OK) throw_fault(fault, "chunk " + std::to_string(piece_) + ", rows from " + std::to_string(row_));
 }
 
 // The levels of a pool's member are checked already: only the arithmetic of the forms is left, in the same order. A piece has one panel.
 void TileSource::pooled_range(const Range& range) {
-  std::memset(range.tile, 0, static_cast<size_t>((range.last - range.first) * PANEL_ROWS) * sizeof(float));
-  for (int64_t lane = 0; lane < lanes_; ++lane) {
-    const int16_t* levels = weight_.pooled_.data() + (batch_ * member_.rows + row_ + lane) * member_.k;
-    if (member_.form == FORM_GRID && !form_.column_scale && !form_.round_first && !form_.round_then) {
-      float* to = range.tile + lane;
-      for (int64_t k = range.first; k < range.last; ++k, to += PANEL_ROWS) *to = form_.scale[lane] * static_cast<float>(levels[k]);
-      continue;
-    }
-    for (int64_t k = range.first; k < range.last; ++k) {
-      float value = static_cast<float>(levels[k]);
-      if (member_.form == FORM_GRID) {
-        const float scale = form_.column_scale ? form_.scale[lane] * form_.column_scale[k - range.first] : form_.scale[lane];
-        value = scale * value;
-      } else if (member_.form == FORM_CODEBOOK || member_.form == FORM_MAPPED) {
-        value = member_.centroids[static_cast<size_t>((member_.form == FORM_MAPPED ? form_.base[lane] : 0) + levels[k])];
-        if (form_.has_scale) value = form_.scale[lane] * value;
-      }
-      for (const int dtype : {form_.round_first, form_.round_then}) {
-        if (dtype == FLOAT16) value = from_half(to_half(value));
-        if (dtype == BFLOAT16) value = from_bfloat(to_bfloat(value));
-      }
-      range.tile[(k - range.first) * PANEL_ROWS + lane] = value;
-    }
+  const int16_t* levels = weight_.pooled_.data() + (batch_ * member_.rows + row_) * member_.k + range.first * lanes_;
+  float* to = range.tile;
+  for (int64_t k = range.first; k < range.last; ++k, levels += lanes_, to += PANEL_ROWS) {
+    pooled_step(levels, k - range.first, to);
+    std::fill(to + lanes_, to + PANEL_ROWS, 0.0f);
+  }
+}
+
+void TileSource::pooled_step(const int16_t* levels, int64_t step, float* to) const {
+  if (member_.form == FORM_GRID && form_.column_scale) {
+    const float column = form_.column_scale[step];
+    for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] = form_.scale[lane] * column * static_cast<float>(levels[lane]);
+  } else if (member_.form == FORM_GRID) {
+    for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] = form_.scale[lane] * static_cast<float>(levels[lane]);
+  } else if (member_.form == FORM_CODEBOOK || member_.form == FORM_MAPPED) {
+    const bool mapped = member_.form == FORM_MAPPED;
+    for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] = form_.centroids[(mapped ? form_.base[lane] : 0) + levels[lane]];
+    for (int64_t lane = 0; lane < lanes_ && form_.has_scale; ++lane) to[lane] *= form_.scale[lane];
+  } else {
+    for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] = static_cast<float>(levels[lane]);
+  }
+  for (const int dtype : {form_.round_first, form_.round_then}) {
+    if (dtype != FLOAT16 && dtype != BFLOAT16) continue;
+    for (int64_t lane = 0; lane < lanes_; ++lane)
+      to[lane] = dtype == FLOAT16 ? from_half(to_half(to[lane])) : from_bfloat(to_bfloat(to[lane]));
   }
 }
 

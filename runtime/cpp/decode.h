@@ -9,7 +9,7 @@
 namespace onnx_compress {
 
 // "A tile is at most 256 KB": it lives in the second-level cache of one core.
-constexpr int64_t TILE_FLOATS = 65536;
+constexpr int64_t TILE_FLOATS = 65536, SHARED_FLOATS = TILE_FLOATS / TOGETHER;
 
 // What a session chose for its weights.
 struct Options {
@@ -40,13 +40,20 @@ class Weight {
   const Member& member() const { return payload_.members[member_]; }
   const Payload& payload() const { return payload_; }
   const Kernels& kernels() const { return *kernels_; }
+  // Whether values are rounded to 16 bits after the arithmetic of their form.
+  bool rounds() const { return round_then_ != 0 || member().dtype == FLOAT16 || member().dtype == BFLOAT16; }
+  // Whether a TileSource can multiply without making a tile: the sum of levels is scaled, so values must not be rounded one by one.
+  bool multiplies() const { return direct_ && !payload_.pooled && !rounds() && values_ == nullptr; }
   // Parts that can be decoded independently, and those of a batch.
   int64_t pieces() const;
   int64_t pieces_per_batch() const { return pieces() / member().batch; }
-  // The rows of a piece.
+  // The rows of a piece, from the first to behind the last.
   int64_t piece_row(int64_t piece) const;
+  int64_t piece_end(int64_t piece) const;
   // The piece that holds a row of batch 0.
   int64_t piece_of(int64_t row) const;
+  // The group of a piece that holds a row.
+  int64_t group_of(int64_t piece, int64_t row) const;
 
  private:
   friend class TileSource;
@@ -59,7 +66,7 @@ class Weight {
   size_t member_;
   const Kernels* kernels_;
   int round_then_;
-  std::vector<int16_t> pooled_;    // [batch, rows, k]: levels, or multiples where they are trellis-coded
+  std::vector<int16_t> pooled_;    // [panel][k][lanes of the panel]: levels, or multiples where they are trellis-coded
   std::vector<LookupPair> pairs_;  // [row class, column class] of trellis-coded levels
   bool direct_ = false;            // Group::direct
   Buffer dense_;                   // the tiles of all steps
@@ -73,6 +80,11 @@ class TileSource {
   TileSource(const Weight& weight, int64_t piece, float* memory);
   // `steps`: how many at most; fewer where the memory has no room for more.
   bool next(Tile& tile, int64_t steps = TILE_FLOATS);
+  // The next tiles of TOGETHER sources of one weight that are in step, decoded side by side where they are of one panel each; their
+  // memories hold SHARED_FLOATS. False where they have ended, all at once.
+  static bool next_together(TileSource* const* sources, Tile* tiles);
+  // The whole piece multiplied with one row of x as it is decoded: y[row] = sum over k of x[k] * value. For weights that `multiplies`.
+  void multiply(const float* x, float* y);
 
  private:
   void open_chunk();
@@ -82,8 +94,14 @@ class TileSource {
   void load_scales(int64_t block);
   void load_groups();
   void load_columns(int64_t first, int64_t last);
+  bool next_group();
+  Tile begin_tile(int64_t floats, int64_t steps) const;
+  void fill(const Tile& tile);
+  static void decode_side_by_side(TileSource* const* sources, const Tile* tiles);
+  void check(int fault) const;
   void decode_range(const Range& range);
   void pooled_range(const Range& range);
+  void pooled_step(const int16_t* levels, int64_t step, float* to) const;
   void finish() const;
 
   const Weight& weight_;
@@ -92,9 +110,9 @@ class TileSource {
   float* memory_;
   int64_t batch_ = 0, row_ = 0, lanes_ = 0, group_ = 0, groups_ = 1, step_ = 0;
   const Chunk* chunk_ = nullptr;
-  Stream stream_;
-  Group plan_;
-  Evaluation form_;
+  Stream stream_{};
+  Group plan_{};
+  Evaluation form_{};
   std::vector<float> columns_;
 };
 

@@ -26,6 +26,7 @@ OrtStatus* dimensions(const OrtTensorTypeAndShapeInfo* info, int64_t* out, size_
 }
 
 OrtStatus* no_float(const OrtKernelInfo*, const char*, float*) { return missing(); }
+OrtStatus* no_floats(const OrtKernelInfo*, const char*, float*, size_t*) { return missing(); }
 OrtStatus* integer(const OrtKernelInfo* info, const char* name, int64_t* out) {
   const auto found = info->integers.find(name);
   return found == info->integers.end() ? missing() : (*out = found->second, nullptr);
@@ -49,9 +50,10 @@ OrtStatus* constant(const OrtKernelInfo* info, size_t index, int* is_constant, c
 
 OrtStatus* input_count(const OrtKernelContext* context, size_t* out) { return *out = context->inputs.size(), nullptr; }
 OrtStatus* input(const OrtKernelContext* context, size_t index, const OrtValue** out) { return *out = context->inputs[index], nullptr; }
-OrtStatus* output(OrtKernelContext* context, size_t, const int64_t* dims, size_t count, OrtValue** out) {
-  context->output = fake_tensor(context->output.info.type, Shape(dims, dims + count));
-  return *out = &context->output, nullptr;
+OrtStatus* output(OrtKernelContext* context, size_t index, const int64_t* dims, size_t count, OrtValue** out) {
+  *out = &context->outputs[index];
+  **out = fake_tensor((*out)->info.type, Shape(dims, dims + count));
+  return nullptr;
 }
 
 OrtStatus* parallel(const OrtKernelContext* context, void (*work)(void*, size_t), size_t total, size_t, void* data) {
@@ -80,6 +82,7 @@ const OrtApi* fake_api() {
     made.slots[51] = slot(tensor_data), made.slots[65] = slot(tensor_info);
     made.slots[60] = slot(element_type), made.slots[61] = slot(rank), made.slots[62] = slot(dimensions);
     made.slots[85] = slot(no_float), made.slots[86] = slot(integer), made.slots[87] = slot(string), made.slots[163] = slot(integers);
+    made.slots[162] = slot(no_floats);
     made.slots[88] = slot(input_count), made.slots[90] = slot(input), made.slots[91] = slot(output);
     made.slots[93] = slot(+[](OrtStatus* status) { delete status; });
     made.slots[99] = slot(+[](OrtTensorTypeAndShapeInfo* info) { delete info; });

@@ -33,7 +33,7 @@ struct OrtKernelInfo {
 // One run of a node.
 struct OrtKernelContext {
   std::vector<const OrtValue*> inputs;  // null: absent
-  OrtValue output;
+  OrtValue outputs[3];
   int threads = 1;  // of a parallel loop
 };
 

@@ -247,6 +247,12 @@ ONNX_COMPRESS_INLINE void store_values(const Found& found, const float* scale, f
   for (int q = 0; q < 4; ++q) _mm512_storeu_ps(out + 16 * q, _mm512_mul_ps(_mm512_load_ps(scale + 16 * q), found.value[q]));
 }
 
+ONNX_COMPRESS_INLINE void add_values(const Found& found, float x, float* sums) {
+#pragma GCC unroll 4
+  for (int q = 0; q < 4; ++q)
+    _mm512_storeu_ps(sums + 16 * q, _mm512_fmadd_ps(_mm512_set1_ps(x), found.value[q], _mm512_loadu_ps(sums + 16 * q)));
+}
+
 template <bool LESS>
 inline PlainTable<LESS> table_at(const Group& group, int panel, int column, const PlainTable<LESS>*) {
   return PlainTable<LESS>(*group.tables[panel][column]);
@@ -282,8 +288,13 @@ __attribute__((noinline)) int patch_escapes(Stream& stream, const Group& group, 
         --stream.escapes_left;
         const int lane = __builtin_ctzll(lanes);
         int32_t level = escaped_level(group, *stream.escapes++);
+        float* to = done.tile + p * done.panel_stride + lane;
+        if (done.x) {  // the raw part is in the sum already
+          *to += done.x[step] * static_cast<float>(level);
+          continue;
+        }
         for (int bit = 0; bit < group.raw_bits; ++bit) level += (planes[bit * plane_bytes + lane / 8] >> (lane % 8) & 1) << bit;
-        done.tile[p * done.panel_stride + step * PANEL + lane] = form.scale[p * PANEL + lane] * static_cast<float>(level);
+        to[step * PANEL] = form.scale[p * PANEL + lane] * static_cast<float>(level);
       }
     }
   }
@@ -314,7 +325,7 @@ int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, R
     done.last = range.last - range.first < STRIDE ? range.last : range.first + STRIDE;
     float* out = range.tile;
     int64_t step = range.first;
-    for (uint64_t* lanes = escapes.lanes; step < done.last && bytes <= limit && fault == STREAM_OK; ++step, out += PANEL, lanes += PANELS) {
+    for (uint64_t* lanes = escapes.lanes; step < done.last && bytes <= limit && fault == STREAM_OK; ++step, lanes += PANELS) {
       const int column = SHARED != SHARED_BY_ALL && group.column_class ? group.column_class[step] : 0;
       const Table of_step = SHARED == SHARED_BY_ALL ? of_all : table_at(group, 0, column, KIND);
       uint64_t any = 0;
@@ -327,10 +338,15 @@ int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, R
         else
           lanes[p] = find_values<RAW>(stream, group, of_step, states[p], active, bytes, found, fault);
         any |= lanes[p];
-        store_values(found, form.scale + p * PANEL, out + p * range.panel_stride);
+        if (range.x)
+          add_values(found, range.x[step - range.first], out + p * range.panel_stride);
+        else
+          store_values(found, form.scale + p * PANEL, out + p * range.panel_stride);
       }
+      if (!range.x) out += PANEL;
       escapes.steps |= static_cast<uint64_t>(any != 0) << (step - range.first);
     }
+    if (range.x) range.x += step - range.first;
     done.last = step, range.first = step, range.tile = out;
     if (escapes.steps && fault == STREAM_OK) fault = patch_escapes(stream, group, form, done, escapes, raw);
   }
@@ -343,6 +359,59 @@ int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, R
   }
   result = fault;
   return range.first;
+}
+
+// The same of TOGETHER streams of one panel each: a panel alone waits for its own states most of the time. All have as many steps.
+template <class Table, bool RAW>
+void fast_streams(Stream* const* streams, const Group* const* groups, const Evaluation* const* forms, Range* ranges, int* faults) {
+  constexpr const Table* KIND = nullptr;
+  States states[TOGETHER];
+  const uint8_t *bytes[TOGETHER], *limit[TOGETHER];
+  uint64_t active[TOGETHER];
+#pragma GCC unroll 4
+  for (int i = 0; i < TOGETHER; ++i) {
+    const Stream& stream = *streams[i];
+    states[i] = {load_bytes(stream.states), load_bytes(stream.states + 32),
+                 _mm512_permutexvar_epi8(load_bytes(ORDERS.lanes), load_bytes(stream.trellis))};
+    active[i] = groups[i]->lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << groups[i]->lanes) - 1;
+    bytes[i] = stream.bytes + stream.position;
+    limit[i] = stream.bytes + (stream.readable - PANEL < stream.rans_bytes ? stream.readable - PANEL : stream.rans_bytes);
+  }
+  bool going = true;
+  while (ranges[0].first < ranges[0].last && going) {
+    Escapes<1> escapes[TOGETHER];
+    const uint8_t* raw[TOGETHER];
+    for (int i = 0; i < TOGETHER; ++i) raw[i] = streams[i]->raw;
+    const int64_t steps = ranges[0].last - ranges[0].first < STRIDE ? ranges[0].last - ranges[0].first : STRIDE;
+    int64_t step = 0;
+    for (; step < steps; ++step) {
+      for (int i = 0; i < TOGETHER; ++i) going = going && bytes[i] <= limit[i] && faults[i] == STREAM_OK;
+      if (!going) break;
+#pragma GCC unroll 4
+      for (int i = 0; i < TOGETHER; ++i) {
+        const int column = groups[i]->column_class ? groups[i]->column_class[ranges[i].first + step] : 0;
+        Found found;
+        const uint64_t lanes = find_values<RAW>(*streams[i], *groups[i], table_at(*groups[i], 0, column, KIND), states[i], active[i],
+                                                bytes[i], found, faults[i]);
+        escapes[i].lanes[step] = lanes, escapes[i].steps |= static_cast<uint64_t>(lanes != 0) << step;
+        store_values(found, forms[i]->scale, ranges[i].tile + step * PANEL);
+      }
+    }
+    for (int i = 0; i < TOGETHER; ++i) {
+      Range done = ranges[i];
+      done.last = done.first + step;
+      if (escapes[i].steps && faults[i] == STREAM_OK)
+        faults[i] = patch_escapes(*streams[i], *groups[i], *forms[i], done, escapes[i], raw[i]);
+      ranges[i].first += step, ranges[i].tile += step * PANEL;
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < TOGETHER; ++i) {
+    Stream& stream = *streams[i];
+    stream.position = static_cast<uint64_t>(bytes[i] - stream.bytes);
+    _mm512_storeu_si512(stream.states, states[i].low), _mm512_storeu_si512(stream.states + 32, states[i].high);
+    _mm512_storeu_si512(stream.trellis, _mm512_permutexvar_epi8(load_bytes(ORDERS.natural), states[i].trellis));
+  }
 }
 
 template <class Table, Sharing SHARED, bool RAW>

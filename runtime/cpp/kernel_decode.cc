@@ -248,6 +248,20 @@ void round_all(const Evaluation& form, const Range& range, int64_t last, int pan
 
 }  // namespace
 
+void decode_together(Stream* const* streams, const Group* const* groups, const Evaluation* const* forms, Range* ranges, int* faults) {
+#if defined(ONNX_COMPRESS_EXPAND)
+  const Group& first = *groups[0];  // all have the same kind of symbols
+  if (first.quantizers == 2)
+    first.raw_bits ? fast_streams<PairTable, true>(streams, groups, forms, ranges, faults)
+                   : fast_streams<PairTable, false>(streams, groups, forms, ranges, faults);
+  else
+    first.raw_bits ? fast_streams<PlainTable<true>, true>(streams, groups, forms, ranges, faults)
+                   : fast_streams<PlainTable<true>, false>(streams, groups, forms, ranges, faults);
+#else
+  static_cast<void>(streams), static_cast<void>(groups), static_cast<void>(forms), static_cast<void>(ranges), static_cast<void>(faults);
+#endif
+}
+
 int decode(Stream* stream, const Group* group, const Evaluation* form, const Range* range) {
   int64_t step = range->first;
 #if defined(ONNX_COMPRESS_EXPAND)
@@ -255,14 +269,17 @@ int decode(Stream* stream, const Group* group, const Evaluation* form, const Ran
     int fault = STREAM_OK;
     step = fast(*stream, *group, *form, *range, fault);
     if (fault != STREAM_OK) return fault;
-    if (form->round_first || form->round_then) round_all(*form, *range, step, group->panels);
+    if (!range->x && (form->round_first || form->round_then)) round_all(*form, *range, step, group->panels);
   }
 #endif
   for (; step < range->last; ++step) {
     for (int panel = 0; panel < group->panels; ++panel) {
-      float* out = range->tile + panel * range->panel_stride + (step - range->first) * PANEL;
+      alignas(64) float values[PANEL];
+      float* out = range->x ? values : range->tile + panel * range->panel_stride + (step - range->first) * PANEL;
       const int fault = any_panel_step(*stream, *group, *form, panel, step, range->first, out);
       if (fault != STREAM_OK) return fault;
+      for (int lane = 0; range->x && lane < PANEL; ++lane)
+        range->scaled[panel * PANEL + lane] += range->x[step - range->first] * values[lane];
     }
     // "A step so consumes at most L rans bytes, and the heads behind them are 2 * L: one comparison after each step bounds every read
     // (position > rans_bytes: R3)." The bytes of the raw section are counted by the header, those of escapes and values as they go.

@@ -65,6 +65,12 @@ void multiply_weight(const Run& run, const Weight& weight, const std::vector<Lin
       if (job.batch == batch) slices.push_back({&job, job.m * split / splits, job.m * (split + 1) / splits});
     if (slices.empty()) return;
     TileSource source(weight, piece, tile_memory());
+    if (slices.size() == 1 && longest == 1 && strides.step == 1 && weight.multiplies()) {
+      const LinearJob& job = *slices[0].job;
+      source.multiply(job.x, job.y);
+      tail(job, 0, 1, weight.piece_row(piece), weight.piece_end(piece));
+      return;
+    }
     for (Tile tile; source.next(tile, steps);)
       for (const Slice& slice : slices) {
         for (int64_t lane = 0; lane < tile.lanes; lane += PANEL_ROWS) multiply_panel(tile, slice, offsets, strides, member.rows, lane);

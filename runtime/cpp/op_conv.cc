@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "activation.h"
 #include "direct_conv.h"
 
 namespace onnx_compress {
@@ -59,7 +60,8 @@ class Padded {
 
 struct Ends {
   const std::optional<Floats>& residual;
-  bool relu;
+  const Activation& activation;
+  const Kernels& kernels;
 };
 
 // Some positions of some outputs of an image.
@@ -68,14 +70,11 @@ struct Part {
 };
 
 void finish_rows(const Geometry& g, float* y, const Part& part, const Ends& ends) {
+  Ending ending = ends.activation.ending();
   for (int64_t output = part.output; output < part.output + part.lanes; ++output) {
-    const int64_t offset = (part.image * g.outputs + output) * g.positions() + part.first, count = part.last - part.first;
-    float* values = y + offset;
-    if (ends.residual) {
-      const float* added = ends.residual->data() + offset;
-      for (int64_t i = 0; i < count; ++i) values[i] += added[i];
-    }
-    for (int64_t i = 0; ends.relu && i < count; ++i) values[i] = std::max(values[i], 0.0f);
+    const int64_t offset = (part.image * g.outputs + output) * g.positions() + part.first;
+    if (ends.residual) ending.residual = ends.residual->data() + offset;
+    if (!ending.nothing()) ends.kernels.end_row(y + offset, part.last - part.first, &ending);
   }
 }
 
@@ -139,10 +138,10 @@ struct Multiplied {
 constexpr int64_t DIRECT_BELOW = 16;
 // Positions are split between threads only where multiplying costs far more than the decoding that each thread repeats.
 constexpr int64_t SPLIT_POSITIONS = 256;
-class Conv : public Operator {
+class Conv : public WeightOperator {
  public:
   Conv(const Attributes& attributes, const Options& options)
-      : Operator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options), conv_(attributes), relu_(is_relu(attributes)) {
+      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options), conv_(attributes), activation_(attributes) {
     keep_constant(attributes);
   }
 
@@ -159,7 +158,7 @@ class Conv : public Operator {
     const float* biases = bias ? bias->data() : nullptr;
     if (direct) {
       const Phases phases(g, held->kernels());
-      const Ends ends = {residual, relu_};
+      const Ends ends = {residual, activation_, held->kernels()};
       run.parallel(held->pieces(), [&](int64_t piece) {
         TileSource source(*held, piece, tile_memory());
         for (Tile tile; source.next(tile);) {
@@ -171,7 +170,8 @@ class Conv : public Operator {
       });
     } else {
       const Padded padded(run, g, activations.data());
-      const Multiplied layer = {g, *held, padded, padded.taps(g), padded.positions(g), biases, {residual, relu_}, y.data()};
+      const Multiplied layer = {
+          g, *held, padded, padded.taps(g), padded.positions(g), biases, {residual, activation_, held->kernels()}, y.data()};
       run.parallel(held->pieces() * splits, [&](int64_t index) {
         const int64_t split = index % splits;
         layer.multiply(index / splits, g.positions() * split / splits, g.positions() * (split + 1) / splits);
@@ -190,7 +190,7 @@ class Conv : public Operator {
 
  private:
   ConvAttributes conv_;
-  bool relu_;
+  Activation activation_;
 };
 
 }  // namespace

@@ -4,10 +4,10 @@
 namespace onnx_compress {
 namespace {
 
-class Decompress : public Operator {
+class Decompress : public WeightOperator {
  public:
   Decompress(const Attributes& attributes, const Options& options, int type)
-      : Operator(attributes, 0, static_cast<int>(attributes.integer("to", 0)), options), type_(type) {
+      : WeightOperator(attributes, 0, static_cast<int>(attributes.integer("to", 0)), options), type_(type) {
     keep_constant(attributes);
   }
 

@@ -1,6 +1,7 @@
 // CompressedGemm: act(alpha * A' * view' + beta * C + residual) (FORMAT.md, section 8).
 #include <algorithm>
 
+#include "activation.h"
 #include "linear.h"
 
 namespace onnx_compress {
@@ -22,11 +23,11 @@ std::optional<Addend> read_addend(const Run& run, int64_t m, int64_t rows) {
   return Addend{Floats(*tensor), tall == 1 ? 0 : wide, wide == 1 ? 0 : 1};
 }
 
-class Gemm : public Operator {
+class Gemm : public WeightOperator {
  public:
   Gemm(const Attributes& attributes, const Options& options)
-      : Operator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options),
-        relu_(is_relu(attributes)),
+      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options),
+        activation_(attributes),
         transposed_(attributes.integer("transA", 0) != 0),
         alpha_(attributes.real("alpha", 1.0f)),
         beta_(attributes.real("beta", 1.0f)) {
@@ -48,13 +49,17 @@ class Gemm : public Operator {
     const LinearStrides strides = transposed_ ? LinearStrides{1, m} : LinearStrides{member.k, 1};
     const std::vector<LinearJob> jobs = {{0, activations.data(), y.data(), m}};
     multiply_weight(run, *held, jobs, strides, [&](const LinearJob& job, int64_t first, int64_t last, int64_t lane, int64_t end) {
-      for (int64_t row = first; row < last; ++row)
-        for (int64_t n = lane; n < end; ++n) {
-          float value = alpha_ * job.y[row * rows + n];
-          if (addend) value += beta_ * addend->values.data()[row * addend->row_stride + n * addend->lane_stride];
-          if (residual) value += residual->data()[row * rows + n];
-          job.y[row * rows + n] = relu_ ? std::max(value, 0.0f) : value;
-        }
+      Ending ending = activation_.ending();
+      for (int64_t row = first; row < last; ++row) {
+        float* to = job.y + row * rows + lane;
+        const bool whole = addend && beta_ == 1.0f && addend->lane_stride;  // C is added in the end
+        if (whole) ending.biases = addend->values.data() + row * addend->row_stride + lane;
+        for (int64_t n = 0; n < end - lane && alpha_ != 1.0f; ++n) to[n] *= alpha_;
+        for (int64_t n = 0; n < end - lane && addend && !whole; ++n)
+          to[n] += beta_ * addend->values.data()[row * addend->row_stride + (lane + n) * addend->lane_stride];
+        if (residual) ending.residual = residual->data() + row * rows + lane;
+        if (!ending.nothing()) held->kernels().end_row(to, end - lane, &ending);
+      }
     });
     y.finish();
   }
@@ -66,7 +71,8 @@ class Gemm : public Operator {
   }
 
  private:
-  bool relu_, transposed_;
+  Activation activation_;
+  bool transposed_;
   float alpha_, beta_;
 };
 

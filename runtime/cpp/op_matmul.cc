@@ -1,6 +1,7 @@
 // CompressedMatMul: Y[..., n] = act(sum over k of X[..., k] * view[b, n, k] + bias[n] + residual) (FORMAT.md, section 8).
 #include <algorithm>
 
+#include "activation.h"
 #include "linear.h"
 
 namespace onnx_compress {
@@ -35,10 +36,10 @@ Broadcast broadcast(Shape x, Shape weight) {
   return out;
 }
 
-class MatMul : public Operator {
+class MatMul : public WeightOperator {
  public:
   MatMul(const Attributes& attributes, const Options& options)
-      : Operator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options), relu_(is_relu(attributes)) {
+      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options), activation_(attributes) {
     keep_constant(attributes);
   }
 
@@ -61,16 +62,12 @@ class MatMul : public Operator {
     Output y(run, shape, x.type);
     const auto jobs = jobs_of(axes, activations.data(), y.data(), m, member);
     multiply_weight(run, *held, jobs, {member.k, 1}, [&](const LinearJob& job, int64_t first, int64_t last, int64_t lane, int64_t end) {
-      if (!bias && !residual && !relu_) return;
+      Ending ending = activation_.ending();
+      if (bias) ending.biases = bias->data() + lane;
       for (int64_t row = first; row < last; ++row) {
-        float* to = job.y + row * member.rows;
-        const int64_t offset = to - y.data();
-        for (int64_t n = lane; n < end; ++n) {
-          float value = to[n];
-          if (bias) value += bias->data()[n];
-          if (residual) value += residual->data()[offset + n];
-          to[n] = relu_ ? std::max(value, 0.0f) : value;
-        }
+        float* to = job.y + row * member.rows + lane;
+        if (residual) ending.residual = residual->data() + (to - y.data());
+        if (!ending.nothing()) held->kernels().end_row(to, end - lane, &ending);
       }
     });
     y.finish();
@@ -100,7 +97,7 @@ class MatMul : public Operator {
     return jobs;
   }
 
-  bool relu_;
+  Activation activation_;
 };
 
 }  // namespace

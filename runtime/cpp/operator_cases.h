@@ -8,7 +8,7 @@ namespace onnx_compress {
 struct Case {
   std::unique_ptr<Operator> (*make)(const Attributes&, const Options&);
   OrtKernelInfo node;
-  size_t payload_input;
+  std::vector<size_t> payload_inputs;
   std::vector<OrtValue> others;  // the other inputs, in order
 
   std::vector<const OrtValue*> inputs(const OrtValue& payload) const;

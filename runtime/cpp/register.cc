@@ -18,17 +18,17 @@
 namespace onnx_compress {
 namespace {
 
-enum class Kind { matmul, gemm, conv, gather, decompress };
+enum class Kind { matmul, gemm, conv, gather, decompress, lstm, gru };
 
 // One operator for one combination of types. onnxruntime merges all of one name into one schema, and takes the output's type from the one
 // whose input types fit: this is how an operator gets its output's type (from X, or from `like`), on every runtime since 1.17.
 struct Definition : OrtCustomOp {
   Kind kind;
   const char* name;
-  std::array<int, 5> inputs;  // element types
-  std::array<int, 5> characteristics;
-  size_t input_count;
-  int output;
+  std::array<int, 9> inputs;  // element types
+  size_t input_count, required;
+  int output;  // element type of all
+  size_t output_count;
   Options options;
 };
 
@@ -67,6 +67,10 @@ std::unique_ptr<Operator> make_operator(const Definition& def, const Attributes&
       return make_conv(attributes, def.options);
     case Kind::gather:
       return make_gather(attributes, def.options, def.output);
+    case Kind::lstm:
+      return make_lstm(attributes, def.options);
+    case Kind::gru:
+      return make_gru(attributes, def.options);
     default:
       return make_decompress(attributes, def.options, def.output);
   }
@@ -83,24 +87,28 @@ OrtStatus* compute_kernel(void* kernel, OrtKernelContext* context) {
   return guarded(self.api, self.name, [&] { self.work->compute(Run(self.api, context)); });
 }
 
+bool is_recurrent(Kind kind) { return kind == Kind::lstm || kind == Kind::gru; }
+
 Definition define(Kind kind, const char* name, std::initializer_list<int> inputs, int output, const Options& options) {
   Definition def{};
   def.version = ort::API_VERSION;
   def.kind = kind, def.name = name, def.output = output, def.options = options;
-  const size_t required = kind == Kind::decompress ? 1 : 2;
-  for (const int type : inputs) {
-    def.characteristics[def.input_count] = def.input_count < required ? ort::REQUIRED : ort::OPTIONAL;
-    def.inputs[def.input_count++] = type;
-  }
+  def.required = kind == Kind::decompress ? 1 : is_recurrent(kind) ? 3 : 2;
+  def.output_count = kind == Kind::lstm ? 3 : kind == Kind::gru ? 2 : 1;
+  for (const int type : inputs) def.inputs[def.input_count++] = type;
   def.GetName = [](const OrtCustomOp* op) { return definition(op).name; };
   def.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return "CPUExecutionProvider"; };
   def.GetInputType = [](const OrtCustomOp* op, size_t i) { return definition(op).inputs[i]; };
   def.GetInputTypeCount = [](const OrtCustomOp* op) { return definition(op).input_count; };
   def.GetOutputType = [](const OrtCustomOp* op, size_t) { return definition(op).output; };
-  def.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
+  def.GetOutputTypeCount = [](const OrtCustomOp* op) { return definition(op).output_count; };
   def.KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
-  def.GetInputCharacteristic = [](const OrtCustomOp* op, size_t i) { return definition(op).characteristics[i]; };
-  def.GetOutputCharacteristic = [](const OrtCustomOp*, size_t) -> int { return ort::REQUIRED; };
+  def.GetInputCharacteristic = [](const OrtCustomOp* op, size_t i) -> int {
+    return i < definition(op).required ? ort::REQUIRED : ort::OPTIONAL;
+  };
+  def.GetOutputCharacteristic = [](const OrtCustomOp* op, size_t) -> int {
+    return is_recurrent(definition(op).kind) ? ort::OPTIONAL : ort::REQUIRED;
+  };
   def.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return 0; };
   def.GetVariadicInputMinArity = def.GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };
   def.GetVariadicInputHomogeneity = def.GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
@@ -116,6 +124,10 @@ std::vector<Definition> all_definitions(const Options& options) {
     all.push_back(define(Kind::matmul, "CompressedMatMul", {type, TYPE_UINT8, type, type, TYPE_UINT8}, type, options));
     all.push_back(define(Kind::gemm, "CompressedGemm", {type, TYPE_UINT8, type, type, TYPE_UINT8}, type, options));
     all.push_back(define(Kind::conv, "CompressedConv", {type, TYPE_UINT8, type, type, TYPE_UINT8}, type, options));
+    const auto lstm = {type, int{TYPE_UINT8}, int{TYPE_UINT8}, type, int{TYPE_INT32}, type, type, type, int{TYPE_UINT8}};
+    const auto gru = {type, int{TYPE_UINT8}, int{TYPE_UINT8}, type, int{TYPE_INT32}, type, int{TYPE_UINT8}};
+    all.push_back(define(Kind::lstm, "CompressedLSTM", lstm, type, options));
+    all.push_back(define(Kind::gru, "CompressedGRU", gru, type, options));
   }
   // Float first: where `like` is absent, the first that fits decides.
   for (const int type : {FLOAT, FLOAT16, BFLOAT16, UINT8, INT8, UINT16, INT16, UINT4, INT4}) {

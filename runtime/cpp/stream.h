@@ -9,13 +9,14 @@ namespace onnx_compress {
 enum FormKind : int { FORM_SPARSE = 1, FORM_GRID = 2, FORM_CODEBOOK = 3, FORM_SYMBOLS = 4, FORM_MAPPED = 6 };
 
 constexpr int LANES_MAX = 256;
+constexpr int TOGETHER = 4;  // streams of one panel that are decoded side by side
 
 // The classes left of one table, or of two (the odd one's from 16 on), by the byte: what shuffles look up.
 template <int N>
 struct ByteLookup {
-  uint8_t place[N * 16] = {};  // of a slot: its class
-  uint8_t less_one[N] = {};    // frequency - 1
-  uint8_t biased[N] = {};      // start ^ 128, for signed comparisons
+  alignas(64) uint8_t place[N * 16] = {};  // of a slot: its class
+  uint8_t less_one[N] = {};                // frequency - 1
+  uint8_t biased[N] = {};                  // start ^ 128, for signed comparisons
   uint8_t start[N] = {};
   uint8_t index[N] = {};
 };
@@ -30,8 +31,8 @@ struct Lookup {
   uint16_t index[16] = {};  // class index in the full table
   ByteLookup<16> bytes;
   // By place, for weights that are decoded directly (`Group::direct`).
-  float value[16] = {};        // what is multiplied with the scale, without raw bits
-  uint8_t escape_place = 255;  // 255: none
+  alignas(64) float value[16] = {};  // what is multiplied with the scale, without raw bits
+  uint8_t escape_place = 255;        // 255: none
 };
 
 // The tables of the two quantizers of trellis-coded levels as one: slots of the odd one, and the ids of its classes, lie behind the even
@@ -89,10 +90,15 @@ struct Group {
 };
 
 // Steps to decode, and where to: float `lane` of panel p in step s is tile[p * panel_stride + (s - first) * 64 + lane].
+//
+// Or, with x: tile[p * panel_stride + lane] += x[s - first] * (what is multiplied with the scale), for weights that are decoded directly;
+// steps that are not are added to `scaled`, with their scale.
 struct Range {
   int64_t first, last;
   float* tile;
   int64_t panel_stride;
+  const float* x = nullptr;
+  float* scaled = nullptr;
 };
 
 // How levels become floats.
@@ -147,25 +153,113 @@ struct Correlation {
   int accumulate;
 };
 
+enum ActivationKind : int {
+  ACTIVATION_NONE = 0,
+  ACTIVATION_RELU,
+  ACTIVATION_CLIP,
+  ACTIVATION_LEAKY_RELU,
+  ACTIVATION_HARD_SIGMOID,
+  ACTIVATION_SIGMOID,
+  ACTIVATION_TANH,
+  ACTIVATION_MUL_HARD_SIGMOID,
+  ACTIVATION_MUL_SIGMOID,
+};
+
+// What happens to a row of finished sums: act(value + bias + biases[i] + residual[i]).
+struct Ending {
+  float bias;                      // of all values
+  const float *biases, *residual;  // one a value; or null
+  ActivationKind activation;
+  float first, second;  // its parameters
+
+  bool nothing() const { return bias == 0.0f && !biases && !residual && activation == ACTIVATION_NONE; }
+};
+
+// y[m, lane] = scale[lane] * sum over k of x[m][k] * levels[k, lane], for the 64 lanes of a panel.
+struct LevelProduct {
+  const float* const* x;
+  int64_t m, k;
+  const int8_t* levels;  // [k, 64]
+  const float* scale;
+  float* y;  // [m, 64]
+};
+
+// levels[k, lane] = values[k, lane] * inverse[lane], rounded, in an order of lanes that `multiply_levels` knows.
+struct LevelPack {
+  const float *values, *inverse;
+  int64_t k;
+  int8_t* levels;
+};
+
+// What a gate sums: rows of X * W, of H * R and a bias, each of the layer's units.
+struct GateInput {
+  const float *input, *product, *bias;
+};
+
+// One row of an LSTM layer: `count` units; gates and peepholes in the order i, o, f, c.
+struct LstmCell {
+  int64_t count;
+  GateInput gates[4];
+  const float* peepholes[3];
+  float clip;
+  int input_forget;
+  float* c;  // before and after
+  float* h;
+};
+
+// One row of a GRU layer: z, and r times source + source_bias.
+struct GruGates {
+  int64_t count;
+  GateInput gates[2];
+  const float *source, *source_bias;
+  float clip;
+  float *z, *reset;
+};
+
+struct GruCell {
+  int64_t count;
+  GateInput gate;
+  const float *z, *before;
+  float clip;
+  float* h;
+};
+
 // The functions that exist once for each instruction set:
 // decode: a range of steps of a group; gives a StreamFault.
+// decode_together: TOGETHER ranges of one weight's streams, each of one panel, as many steps of all as it can: ranges become what is left.
 // transpose: to[lane * to_row + m] = from[m * 64 + lane] + bias[lane] of a panel; without bias where it is null.
 // copy_spans: to[span.to + i] = from[span.from + i * stride], for i below span.count.
-#define ONNX_COMPRESS_DECLARE_KERNELS                                                                        \
-  int decode(Stream* stream, const Group* group, const Evaluation* evaluation, const Range* range);          \
-  void multiply(const Product* product);                                                                     \
-  void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, float* to, int64_t to_row); \
-  void correlate(const Correlation* correlation);                                                            \
-  void copy_spans(const float* from, const Span* spans, int64_t span_count, int64_t stride, float* to);
+// end_row: what an Ending says, to `count` values.
+// pack_levels: 1 where a level has more than eight bits, else 0.
+#define ONNX_COMPRESS_DECLARE_KERNELS                                                                                                   \
+  int decode(Stream* stream, const Group* group, const Evaluation* evaluation, const Range* range);                                     \
+  void decode_together(Stream* const* streams, const Group* const* groups, const Evaluation* const* forms, Range* ranges, int* faults); \
+  void multiply(const Product* product);                                                                                                \
+  void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, float* to, int64_t to_row);                            \
+  void correlate(const Correlation* correlation);                                                                                       \
+  void copy_spans(const float* from, const Span* spans, int64_t span_count, int64_t stride, float* to);                                 \
+  void end_row(float* values, int64_t count, const Ending* ending);                                                                     \
+  int pack_levels(const LevelPack* pack);                                                                                               \
+  void multiply_levels(const LevelProduct* product);                                                                                    \
+  void lstm_cell(const LstmCell* cell);                                                                                                 \
+  void gru_gates(const GruGates* gates);                                                                                                \
+  void gru_cell(const GruCell* cell);
 
 struct Kernels {
   const char* name;
   int vector;  // floats
   int (*decode)(Stream*, const Group*, const Evaluation*, const Range*);
+  void (*decode_together)(Stream* const*, const Group* const*, const Evaluation* const*, Range*, int*);
   void (*multiply)(const Product*);
   void (*transpose)(const float*, int64_t, int64_t, const float*, float*, int64_t);
   void (*correlate)(const Correlation*);
   void (*copy_spans)(const float*, const Span*, int64_t, int64_t, float*);
+  void (*end_row)(float*, int64_t, const Ending*);
+  int (*pack_levels)(const LevelPack*);
+  void (*multiply_levels)(const LevelProduct*);
+  void (*lstm_cell)(const LstmCell*);
+  void (*gru_gates)(const GruGates*);
+  void (*gru_cell)(const GruCell*);
 };
 
 }  // namespace onnx_compress

@@ -52,6 +52,20 @@ LookupPair paired(const Lookup& even, const Lookup& odd, int raw_bits) {
   return pair;
 }
 
+// [batch, rows, k] as [panel][k][lanes of the panel], panels one after the other.
+std::vector<int16_t> by_panels(const std::vector<int16_t>& levels, const Member& member) {
+  std::vector<int16_t> turned(levels.size());
+  auto to = turned.begin();
+  for (int64_t batch = 0; batch < member.batch; ++batch)
+    for (int64_t row = 0; row < member.rows; row += PANEL_ROWS) {
+      const int64_t lanes = std::min(PANEL_ROWS, member.rows - row);
+      const int16_t* from = levels.data() + (batch * member.rows + row) * member.k;
+      for (int64_t k = 0; k < member.k; ++k)
+        for (int64_t lane = 0; lane < lanes; ++lane) *to++ = from[lane * member.k + k];
+    }
+  return turned;
+}
+
 }  // namespace
 
 Weight::Weight(const uint8_t* data, uint64_t size, int64_t member, const Options& options, int round_then)
@@ -60,7 +74,7 @@ Weight::Weight(const uint8_t* data, uint64_t size, int64_t member, const Options
     fail(Fault::argument, "member ", member, " of a payload that has ", payload_.members.size());
   if (round_then_ == this->member().dtype || round_then_ == FLOAT) round_then_ = 0;
   if (options.checksums) onnx_compress::verify_checksums(payload_);
-  if (payload_.pooled) pooled_ = decode_pool(payload_, member_);
+  if (payload_.pooled) pooled_ = by_panels(decode_pool(payload_, member_), this->member());
   if (!payload_.pooled) prepare_tables();
   if (options.dense) decode_once();
 }
@@ -89,7 +103,7 @@ void Weight::prepare_direct() {
       const bool escape = table.escape && place == table.count - 1;
       if (!grid && (escape || level < low || level > high)) return;
       if (escape) table.escape_place = static_cast<uint8_t>(place);
-      table.value[place] = codebook ? member.centroids[static_cast<size_t>(level)] : static_cast<float>(level);
+      table.value[place] = escape ? 0.0f : codebook ? member.centroids[static_cast<size_t>(level)] : static_cast<float>(level);
     }
   direct_ = true;
 }
@@ -124,10 +138,22 @@ int64_t Weight::piece_row(int64_t piece) const {
   return payload_.chunks[static_cast<size_t>(piece)].first_row;
 }
 
+int64_t Weight::piece_end(int64_t piece) const {
+  if (payload_.pooled) return std::min(member().rows, piece_row(piece) + PANEL_ROWS);
+  const Chunk& chunk = payload_.chunks[static_cast<size_t>(piece)];
+  return chunk.first_row + chunk.lanes * chunk.groups;
+}
+
 int64_t Weight::piece_of(int64_t row) const {
   if (payload_.pooled) return row / PANEL_ROWS;
   const Chunk& first = payload_.chunks.front();
   return row / (first.lanes * first.groups);
+}
+
+int64_t Weight::group_of(int64_t piece, int64_t row) const {
+  if (payload_.pooled) return 0;
+  const Chunk& chunk = payload_.chunks[static_cast<size_t>(piece)];
+  return (row - chunk.first_row) / chunk.lanes;
 }
 
 }  // namespace onnx_compress
