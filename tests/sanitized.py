@@ -32,7 +32,7 @@ def main(folder: Path) -> int:
     memory, threads = folder / "memory", folder / "threads"
     build(memory, "-DONNX_COMPRESS_SANITIZE=address,undefined")
     build(threads, "-DONNX_COMPRESS_SANITIZE=thread")
-    corpus, vectors = written(folder / "corpus", payloads()), written(folder / "vectors", frozen())
+    corpus, vectors = written(folder / "corpus", payloads()), written(folder / "vectors", [*frozen(), *(make() for make in SMALL.values())])
     runs = [[memory / f"fuzz_{name}", corpus] for name in harnesses()] + [[threads / "threads", vectors]]
     for command in runs:
         if code := subprocess.run(list(map(str, command)), check=False).returncode:

@@ -301,6 +301,13 @@ __attribute__((noinline)) int patch_escapes(Stream& stream, const Group& group, 
   return STREAM_OK;
 }
 
+// The last place in the rans section where a step of so many lanes may begin, which may lie before the section: then none may. A step takes
+// at most a byte a lane, and its last load is of 32 bytes behind those of the 32 lanes before.
+inline const uint8_t* last_start(const Stream& stream, int64_t lanes) {
+  const int64_t room = static_cast<int64_t>(stream.readable) - lanes, end = static_cast<int64_t>(stream.rans_bytes);
+  return stream.bytes + (room < end ? room : end);
+}
+
 // Steps from `first` on, as many as cannot read beyond the payload; gives the step that comes next.
 template <class Table, int PANELS, Sharing SHARED, bool RAW>
 int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, Range range, int& result) {
@@ -315,9 +322,7 @@ int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, R
   const uint64_t last_active = last_lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << last_lanes) - 1;
   const Table of_all = table_at(group, 0, 0, KIND);
   const uint8_t *bytes = stream.bytes + stream.position, *end = stream.bytes + stream.rans_bytes;
-  // A step takes at most a byte a lane, and its last load is of 32 bytes behind those of the 32 lanes before.
-  const uint8_t* readable = stream.bytes + stream.readable - PANELS * PANEL;
-  const uint8_t* limit = readable < end ? readable : end;
+  const uint8_t* limit = last_start(stream, PANELS * PANEL);
   while (range.first < range.last && bytes <= limit && fault == STREAM_OK) {
     Escapes<PANELS> escapes;
     const uint8_t* raw = stream.raw;
@@ -375,7 +380,7 @@ void fast_streams(Stream* const* streams, const Group* const* groups, const Eval
                  _mm512_permutexvar_epi8(load_bytes(ORDERS.lanes), load_bytes(stream.trellis))};
     active[i] = groups[i]->lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << groups[i]->lanes) - 1;
     bytes[i] = stream.bytes + stream.position;
-    limit[i] = stream.bytes + (stream.readable - PANEL < stream.rans_bytes ? stream.readable - PANEL : stream.rans_bytes);
+    limit[i] = last_start(stream, PANEL);
   }
   bool going = true;
   while (ranges[0].first < ranges[0].last && going) {
@@ -409,6 +414,7 @@ void fast_streams(Stream* const* streams, const Group* const* groups, const Eval
   for (int i = 0; i < TOGETHER; ++i) {
     Stream& stream = *streams[i];
     stream.position = static_cast<uint64_t>(bytes[i] - stream.bytes);
+    if (stream.position > stream.rans_bytes) faults[i] = STREAM_OVERRUN;
     _mm512_storeu_si512(stream.states, states[i].low), _mm512_storeu_si512(stream.states + 32, states[i].high);
     _mm512_storeu_si512(stream.trellis, _mm512_permutexvar_epi8(load_bytes(ORDERS.natural), states[i].trellis));
   }
