@@ -67,6 +67,7 @@ def compress_command(
     exclude: options.Exclude = None,
     max_divergence: options.MaxDivergence = None,
     effort: options.Effort = None,
+    prefer: options.Prefer = "balanced",
     drop_channels: options.DropChannels = 0.0,
     external_data: options.ExternalData = None,
     keep_overridable: options.KeepOverridable = False,
@@ -101,6 +102,7 @@ def compress_command(
         drop_channels,
         effort,
         table,
+        prefer,
     )
     _show_curve(console, source, request) if curve else _print(console, _compress(console, source, target, request), request)
 

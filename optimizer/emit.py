@@ -13,7 +13,7 @@ from onnx_ir.passes import common
 from ..passes import names
 from ..passes.halve import halve
 from ..runtime.reader import FORMAT_VERSION
-from . import epilogues, recurrent
+from . import epilogues, fold, recurrent
 from .bias import constant_behind, following_add
 from .model import Use, Weight
 from .operators import DOMAIN
@@ -23,6 +23,9 @@ from .version import how_to_install
 FORMAT_KEY = "onnx_compress.format"
 PACKAGE_KEY = "onnx_compress.package"
 NAMES_KEY = "onnx_compress.names"
+FOLDED_KEY = "onnx_compress.folded"
+"""The values that are folded weights, separated by spaces."""
+
 LEAST_IR_VERSION = 8
 NAMES_SHARE = 1 / 1000
 """The map from payloads to the weights' own names is written where it costs at most this share of the payloads."""
@@ -36,7 +39,7 @@ KEPT_ATTRIBUTES = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Emitted:
-    """The compressed model, its payloads, each payload's name in it, and the initializers that are now float16."""
+    """The compressed model, its payloads, the name in it of each payload or folded weight, and the initializers that are now float16."""
 
     model: ir.Model
     payloads: tuple[Payload, ...]
@@ -53,12 +56,15 @@ def emit(model: ir.Model, payloads: Sequence[Payload], untouchable: Container[st
         dtype = value.const_value.dtype  # type: ignore[union-attr]
         value.const_value = ir.Tensor(array.astype(dtype.numpy()), name=name)
     prefix = _free_prefix(copy)
-    values = [_payload_value(copy, payload, f"{prefix}.payload.{number}") for number, payload in enumerate(payloads)]
+    folded = fold.write(copy, {payload.choices[0].weight.name: payload.folded for payload in payloads if payload.folded is not None}, prefix)
+    values = [
+        folded.get(payload.choices[0].weight.name) or _payload_value(copy, payload, f"{prefix}.payload.{number}") for number, payload in enumerate(payloads)
+    ]
     payload_names = [str(value.name) for value in values]
     sources = {
         choice.weight: _Source(copy, value, place, prefix)
         for value, payload in zip(values, payloads, strict=True)
-        for place, choice in enumerate(payload.choices)
+        for place, choice in enumerate(payload.choices if payload.folded is None else ())
     }
     layers = recurrent.whole_layers(sources)
     for weight, source in sources.items():
@@ -68,7 +74,8 @@ def emit(model: ir.Model, payloads: Sequence[Payload], untouchable: Container[st
     epilogues.fuse(copy, untouchable)
     halved = halve(copy, untouchable)
     _drop_unused(copy)
-    copy.graph.opset_imports[DOMAIN] = 1
+    if any(payload.folded is None for payload in payloads):
+        copy.graph.opset_imports[DOMAIN] = 1
     copy.ir_version = max(copy.ir_version or 0, LEAST_IR_VERSION)
     short = names.shorten(copy)
     final = tuple(short.get(name, name) for name in payload_names)
@@ -214,12 +221,15 @@ def _drop_unused(model: ir.Model) -> None:
 
 
 def _describe(model: ir.Model, payloads: Sequence[Payload], final: Sequence[str]) -> None:
-    """Metadata: what wrote this file, and the weights' own names where they cost next to nothing."""
+    """Metadata: what wrote this file, which values are folded weights, and the weights' own names where they cost next to nothing."""
     model.metadata_props[FORMAT_KEY] = FORMAT_VERSION
     model.metadata_props[PACKAGE_KEY] = how_to_install()
     text = json.dumps(
         {name: [choice.weight.name for choice in payload.choices] for name, payload in zip(final, payloads, strict=True)},
         separators=(",", ":"),
     )
-    if len(text) <= NAMES_SHARE * sum(len(payload.data) for payload in payloads):
+    folded = [name for name, payload in zip(final, payloads, strict=True) if payload.folded is not None]
+    if folded:
+        model.metadata_props[FOLDED_KEY] = " ".join(folded)
+    if len(text) <= NAMES_SHARE * sum(payload.bytes for payload in payloads):
         model.metadata_props[NAMES_KEY] = text

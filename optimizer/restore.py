@@ -18,7 +18,8 @@ from ..runtime import reader
 from ..runtime.errors import FormatError
 from ..runtime.evaluate import member_array
 from ..runtime.form import Member, Payload
-from .emit import FORMAT_KEY, NAMES_KEY, PACKAGE_KEY
+from . import fold
+from .emit import FOLDED_KEY, FORMAT_KEY, NAMES_KEY, PACKAGE_KEY
 from .epilogues import Restoring, activated
 from .errors import CompressError, UsageError
 from .files import Workspace, load_graph, model_bytes
@@ -75,13 +76,23 @@ def restore_model(model: ir.Model, where: str) -> int:
                 f"{where}: operator {node.op_type} of {DOMAIN} is not known to this version: install the onnx-compress that wrote the file"
             )
         _Expansion(node, [weights.of(node, read) for read in reads(node)], weights).apply()
+    weights.unfold(folded_values(model, where))
     for name in weights.payload_names:
         model.graph.initializers.pop(name, None)
     ir.passes.common.RemoveUnusedNodesPass()(model)  # the tensors that only gave our operators their types
-    for key in (FORMAT_KEY, NAMES_KEY, PACKAGE_KEY, IDENTITY_KEY):
+    for key in (FORMAT_KEY, FOLDED_KEY, NAMES_KEY, PACKAGE_KEY, IDENTITY_KEY):
         model.metadata_props.pop(key, None)
     model.graph.opset_imports.pop(DOMAIN, None)
     return weights.count
+
+
+def folded_values(model: ir.Model, where: str) -> list[ir.Value]:
+    """The values that are folded weights. Raises CompressError where one is missing."""
+    wanted = model.metadata_props.get(FOLDED_KEY, "").split()
+    values = {str(output.name): output for node in model.graph for output in node.outputs} if wanted else {}
+    if missing := [name for name in wanted if name not in values]:
+        raise CompressError(f"{where}: folded weight {missing[0]!r} is missing: the file was changed after it was written; compress the original again")
+    return [values[name] for name in wanted]
 
 
 def _names(model: ir.Model) -> set[str]:
@@ -123,7 +134,7 @@ class _Weights:
                 f"{self._where}: node {node.op_type} asks for member {number} of payload {name!r}, which has {len(payload.members)}: the file is damaged"
             )
         if (name, number) not in self._values:
-            self._values[name, number] = self._initializer(name, number, payload.members[number])
+            self._values[name, number] = self._decoded(name, number, payload.members[number])
         return _Restored(self._values[name, number], payload.members[number])
 
     def scalar(self, number: float, dtype: ir.DataType) -> ir.Value:
@@ -148,18 +159,28 @@ class _Weights:
                 ) from error
         return self._payloads[name]
 
-    def _initializer(self, payload: str, number: int, member: Member) -> ir.Value:
-        known = self._names.get(payload, [])
-        name = known[number] if number < len(known) else f"{payload}.{number}"
-        name = fresh_name(name, self.taken)
+    def unfold(self, values: Sequence[ir.Value]) -> None:
+        """Puts initializers in the place of folded weights. Raises CompressError."""
+        for value, folded in zip(values, fold.read(values), strict=True):
+            dense = self._initializer(str(value.name), 0, folded.array(), ir.DataType(folded.dtype))
+            self._values[str(value.name), 0] = dense
+            ir.convenience.replace_all_uses_with(value, dense)
+
+    def _decoded(self, payload: str, number: int, member: Member) -> ir.Value:
         dtype = ir.DataType(member.dtype)
         array: NDArray = member_array(member)
         if dtype == ir.DataType.BFLOAT16:
             array = array.view(ml_dtypes.bfloat16)
         elif dtype in (ir.DataType.INT4, ir.DataType.UINT4):
             array = array.astype(dtype.numpy())
+        return self._initializer(payload, number, array, dtype)
+
+    def _initializer(self, source: str, number: int, array: NDArray, dtype: ir.DataType) -> ir.Value:
+        """An initializer under the name that the weight of this payload, or folded value, had; else under one made of that."""
+        known = self._names.get(source, [])
+        name = fresh_name(known[number] if number < len(known) else f"{source}.{number}", self.taken)
         tensor = ir.Tensor(array, dtype=dtype, name=name)
-        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(member.view.dims), const_value=tensor)
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(array.shape), const_value=tensor)
         self._model.graph.register_initializer(value)
         return value
 
