@@ -79,6 +79,18 @@ def plan(levels: NDArray[np.int32], quantizers: NDArray[np.uint8] | None = None,
     return replace(best, bits=best.bits + float(raw) * (levels.size if pooled else _plane_bits(*levels.shape)), raw_bits=raw, escape_base=base, tables=shifted)
 
 
+def plan_classes(classes: NDArray) -> Coding:
+    """The cheapest coding of class values [batch, rows, k], non-negative and below 2^11, without raw bits: by classes of panels and of columns."""
+    low, high = int(classes.min()), int(classes.max())
+    weight = _Weight(classes, None, low, high, PANEL_ROWS)
+    counts = weight.by_class(weight.by_level(1), 1, 0)
+    choices = _codings(counts, ROW_CLASSES)
+    if classes.shape[2] > 1 and classes.shape[2] * counts[0].size <= 16 * COUNTS:
+        choices += _with_columns(weight, 0, choices[0], ROW_CLASSES)
+    best = min(choices, key=lambda one: one.bits)
+    return replace(best, escape_base=low, tables=tuple(replace(table, first=table.first + low) for table in best.tables))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Weight:
     """Levels low..high [batch, rows, k] that are to be coded; a unit, which may have a row class of its own, has `unit_rows` rows."""
