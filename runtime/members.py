@@ -143,8 +143,8 @@ def _read_planes(scope: _Scope) -> Planes:
     short = cursor.byte_in("short bits", 1, 8 * planes) if flags & 2 else 0
     short_row = _read_classes(cursor, scope.rows, 2, "a short row") if flags & 2 else None
     tops = _read_leaf(scope)
-    if drop + 8 * planes + tops.raw_bits > width:
-        raise FormatError(f"{drop} + 8 x {planes} + {tops.raw_bits} bits are more than the {width} of dtype {scope.dtype}")
+    if drop + 8 * planes + tops.raw_bits >= width:
+        raise FormatError(f"{drop} + 8 x {planes} + {tops.raw_bits} bits leave none of the {width} of dtype {scope.dtype} to symbols")
     return Planes(Fields(planes, drop, integers, bool(flags & 4), base, short, short_row), tops, np.empty((0, 0, 0), np.uint64))
 
 

@@ -89,7 +89,8 @@ def words(member: Member) -> NDArray:
     """The bits of all values, unsigned [batch, rows, k] of the dtype's width."""
     form, width = _form(member), WIDTHS[member.dtype]
     fields = form.fields
-    tops = (form.tops.levels.astype(np.int64) + ((1 << form.tops.raw_bits) >> 1)).view(np.uint64)
+    half, mask = (1 << form.tops.raw_bits) >> 1, (1 << (16 + form.tops.raw_bits)) - 1
+    tops = ((form.tops.levels.astype(np.int64) + half) & mask).view(np.uint64)
     u = ((tops << np.uint64(8 * fields.planes)) + form.low) << np.uint64(fields.drop)
     if fields.integers:
         u = u + np.uint64(fields.base)

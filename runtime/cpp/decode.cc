@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "number.h"
+#include "planes.h"
 
 namespace onnx_compress {
 
@@ -92,6 +93,10 @@ int64_t Weight::piece_of(int64_t row) const {
 
 TileSource::TileSource(const Weight& weight, int64_t piece, float* memory)
     : weight_(weight), member_(weight.member()), piece_(piece), memory_(memory) {
+  if (member_.form == FORM_PLANES) {
+    planes_ = std::make_unique<PlanesSource>(weight, piece, memory, true);
+    return;
+  }
   batch_ = piece / weight.pieces_per_batch();
   row_ = weight.piece_row(piece);
   if (weight.payload().pooled) {
@@ -183,7 +188,10 @@ void TileSource::load_columns(int64_t first, int64_t last) {
   form_.column_scale = columns_.data();
 }
 
+TileSource::~TileSource() = default;
+
 bool TileSource::next(Tile& tile) {
+  if (planes_) return planes_->next(tile);
   if (step_ == member_.k) {
     if (++group_ == groups_) {
       finish();

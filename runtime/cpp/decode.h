@@ -44,11 +44,14 @@ class Weight {
   std::vector<LookupPair> pairs_;  // [row class, column class] of trellis-coded levels
 };
 
+class PlanesSource;
+
 // Yields the tiles of one piece, groups ascending, k ascending inside a group. At its end it checks that the stream ended as it should.
 class TileSource {
  public:
   // `memory` holds TILE_FLOATS floats and outlives the source.
   TileSource(const Weight& weight, int64_t piece, float* memory);
+  ~TileSource();
   bool next(Tile& tile);
 
  private:
@@ -72,6 +75,7 @@ class TileSource {
   Group plan_;
   Evaluation form_;
   std::vector<float> columns_;
+  std::unique_ptr<PlanesSource> planes_;  // of a Planes weight, in the place of all of this
 };
 
 // The table of a symbol: "map[row_class[its panel or row], column_class[its k], q]".

@@ -1,6 +1,7 @@
 // The one entry for programs that have no onnxruntime: tests, fast restore, fuzzing.
 #include <cstring>
 
+#include "planes.h"
 #include "restore.h"
 
 #if defined(_WIN32)
@@ -11,10 +12,6 @@
 
 namespace onnx_compress {
 namespace {
-
-int64_t element_bytes(int dtype) {
-  return dtype == FLOAT ? 4 : dtype == FLOAT16 || dtype == BFLOAT16 || dtype == UINT16 || dtype == INT16 ? 2 : 1;
-}
 
 void decode_into(const Weight& weight, void* out, uint64_t out_bytes) {
   const Member& member = weight.member();

@@ -8,7 +8,7 @@ namespace onnx_compress {
   ONNX_COMPRESS_DECLARE_KERNELS                                                     \
   }                                                                                 \
   namespace {                                                                       \
-  constexpr Kernels isa##_set = {#isa, isa::decode, isa::multiply, isa::correlate}; \
+  constexpr Kernels isa##_set = {#isa, isa::decode, isa::planes, isa::transpose, isa::multiply, isa::correlate}; \
   }
 
 ONNX_COMPRESS_SET(baseline)

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "operator.h"
+#include "planes.h"
 
 namespace onnx_compress {
 namespace {
@@ -62,11 +63,24 @@ class Gather : public Operator {
   // "A stream can only be read from its start", so a piece is decoded from its head to the last asked row, and no further.
   void gather_piece(const Weight& weight, const Wanted* next, const Wanted* end, void* out) const {
     const int64_t k = weight.member().k;
+    if (wants_words(weight.member(), type_)) return gather_words(weight, next, end, out);
     TileSource source(weight, weight.piece_of(next->row), tile_memory());
     for (Tile tile; next != end && source.next(tile);) {
       const Wanted* here = next;
       for (; here != end && here->row < tile.row + tile.lanes; ++here)
         store_elements(tile.values + (here->row - tile.row), tile.stride, tile.last - tile.first, type_, out, here->place * k + tile.first);
+      if (tile.last == k) next = here;
+    }
+  }
+
+  // The same of the exact bits of a Planes weight.
+  void gather_words(const Weight& weight, const Wanted* next, const Wanted* end, void* out) const {
+    const int64_t k = weight.member().k;
+    PlanesSource source(weight, weight.piece_of(next->row), tile_memory(), false);
+    for (Tile tile; next != end && source.next(tile);) {
+      const Wanted* here = next;
+      for (; here != end && here->row < tile.row + tile.lanes; ++here)
+        store_tile_words(tile, here->row - tile.row, element_bytes(type_), out, here->place * k + tile.first);
       if (tile.last == k) next = here;
     }
   }

@@ -1,5 +1,8 @@
 #include "restore.h"
 
+#include "planes.h"
+
+#include <cstring>
 #include <numeric>
 
 namespace onnx_compress {
@@ -59,9 +62,54 @@ void store_tile(const Member& member, const Places& places, const Tile& tile, in
   }
 }
 
+// A step's lanes are neighbours in the tensor: [k, rows] with the rows innermost.
+bool lanes_are_neighbours(const Member& member, const Places& places, const Tile& tile) {
+  const int64_t row = tile.batch * member.rows + tile.row, first = places.of(row * member.k);
+  if (places.columns().empty()) return false;
+  for (int64_t lane = 1; lane < tile.lanes; ++lane)
+    if (places.of((row + lane) * member.k) != first + lane) return false;
+  return true;
+}
+
+// The exact bits of a Planes weight.
+void store_words(const Member& member, const Places& places, const Tile& tile, void* out) {
+  const int64_t bytes = element_bytes(member.dtype), steps = tile.last - tile.first, row = tile.batch * member.rows + tile.row;
+  const uint8_t* from = reinterpret_cast<const uint8_t*>(tile.values);
+  uint8_t* to = static_cast<uint8_t*>(out);
+  const std::vector<int64_t>& columns = places.columns();
+  if (lanes_are_neighbours(member, places, tile)) {
+    const int64_t first = places.of(row * member.k);
+    for (int64_t k = tile.first; k < tile.last; ++k)
+      std::memcpy(to + (first + columns[static_cast<size_t>(k)]) * bytes, from + (k - tile.first) * tile.stride * bytes,
+                  static_cast<size_t>(tile.lanes * bytes));
+    return;
+  }
+  if (!columns.empty() && columns.back() == member.k - 1) {  // ascending, so every step is where the one before ends
+    std::vector<int64_t> first(static_cast<size_t>(tile.lanes));
+    for (int64_t lane = 0; lane < tile.lanes; ++lane)
+      first[static_cast<size_t>(lane)] = (places.of((row + lane) * member.k) + tile.first) * bytes;
+    const Transposition job{from, tile.stride, steps, tile.lanes, bytes, to, first.data()};
+    kernels().transpose(&job);
+    return;
+  }
+  for (int64_t lane = 0; lane < tile.lanes; ++lane)
+    for (int64_t k = tile.first; k < tile.last; ++k)
+      std::memcpy(to + places.of((row + lane) * member.k + k) * bytes, from + ((k - tile.first) * tile.stride + lane) * bytes,
+                  static_cast<size_t>(bytes));
+}
+
+void restore_words(const Weight& weight, void* out, const Parallel& parallel) {
+  const Places places(weight.member());
+  parallel(weight.pieces(), [&](int64_t piece) {
+    PlanesSource source(weight, piece, tile_memory(), false);
+    for (Tile tile; source.next(tile);) store_words(weight.member(), places, tile, out);
+  });
+}
+
 }  // namespace
 
 void restore(const Weight& weight, int type, void* out, const Parallel& parallel) {
+  if (wants_words(weight.member(), type)) return restore_words(weight, out, parallel);
   const Places places(weight.member());
   parallel(weight.pieces(), [&](int64_t piece) {
     TileSource source(weight, piece, tile_memory());

@@ -6,7 +6,7 @@
 
 namespace onnx_compress {
 
-enum FormKind : int { FORM_SPARSE = 1, FORM_GRID = 2, FORM_CODEBOOK = 3, FORM_SYMBOLS = 4, FORM_MAPPED = 6 };
+enum FormKind : int { FORM_SPARSE = 1, FORM_GRID = 2, FORM_CODEBOOK = 3, FORM_SYMBOLS = 4, FORM_PLANES = 5, FORM_MAPPED = 6 };
 
 constexpr int LANES_MAX = 256;
 
@@ -89,6 +89,25 @@ struct Evaluation {
   alignas(64) int32_t base[LANES_MAX];  // Mapped: the first centroid of the row's group
 };
 
+// How words are put together from symbols and raw bytes: Planes (kernel_planes.cc).
+struct PlanesPlan {
+  int width;     // bits of a word
+  int exponent;  // bits of a float's exponent, 0: integers
+  int planes, drop, short_bits;
+  int escape_bytes;
+  int delta;
+  int floats;  // a dtype: tiles of floats instead of words; 0: words
+  uint64_t base;
+  uint64_t* sums;            // a lane
+  const uint8_t* short_row;  // of the first lane, or null: no row is short
+};
+
+// Bits of a byte plane (0: the most significant) that short rows store: those above the `short_bits` lowest of all planes.
+constexpr int kept_bits(int planes, int short_bits, int plane) {
+  const int kept = 8 * (planes - plane) - short_bits;
+  return kept < 0 ? 0 : kept > 8 ? 8 : kept;
+}
+
 enum StreamFault : int {
   STREAM_OK = 0,
   STREAM_OVERRUN,
@@ -110,17 +129,30 @@ struct Product {
   int accumulate;
 };
 
+// to[first[lane] + step] = from[step, lane], of words of `bytes` bytes; `first` is in bytes.
+struct Transposition {
+  const uint8_t* from;
+  int64_t stride, steps, lanes, bytes;
+  uint8_t* to;
+  const int64_t* first;
+};
+
 // The functions that exist once for each instruction set:
 // decode: steps `first` to `last` of a group into tile [step, panels * 64]; gives a StreamFault.
+// planes: the same of a Planes weight, into words or floats.
 // correlate: y[i] (+)= sum over taps of weights[tap] * sources[tap][i].
 #define ONNX_COMPRESS_DECLARE_KERNELS                                                                                     \
   int decode(Stream* stream, const Group* group, const Evaluation* evaluation, int64_t first, int64_t last, float* tile); \
+  int planes(Stream* stream, const Group* group, const PlanesPlan* split, int64_t first, int64_t last, void* tile);       \
+  void transpose(const Transposition* job);                                                                               \
   void multiply(const Product* product);                                                                                  \
   void correlate(float* y, int64_t count, const float* const* sources, const float* weights, int64_t taps, int accumulate);
 
 struct Kernels {
   const char* name;
   int (*decode)(Stream*, const Group*, const Evaluation*, int64_t, int64_t, float*);
+  int (*planes)(Stream*, const Group*, const PlanesPlan*, int64_t, int64_t, void*);
+  void (*transpose)(const Transposition*);
   void (*multiply)(const Product*);
   void (*correlate)(float*, int64_t, const float* const*, const float*, int64_t, int);
 };
