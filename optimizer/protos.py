@@ -80,6 +80,12 @@ class Model:
     graphs: list[Graph]
     metadata: dict[str, str]
 
+    def tensors(self) -> Iterator[Tensor]:
+        """The tensors of all graphs: initializers, and what Constants give."""
+        for graph in self.graphs:
+            yield from graph.tensors
+            yield from (node.constant for node in graph.nodes if node.constant is not None)
+
 
 def read_model(data: Data) -> Model:
     """The model in `data`; no graphs where the file has another number of main graphs than one. Raises CompressError."""

@@ -1,0 +1,96 @@
+"""`--lossless`: the file's own bytes with payloads in the place of tensors, and the recipe that gives the original back, byte for byte.
+
+The model is never parsed into objects and never in memory as a whole: tensors are read, coded and written one after the other.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from .emit import FORMAT_KEY
+from .errors import CompressError, UsageError
+from .files import Workspace
+from .lossless_restore import hash_original, read_recipe
+from .lossless_tensors import Coder, Source
+from .lossless_write import write_model
+from .protos import Model, read_model
+from .report import Progress, Request, silent
+from .save import EXTERNAL_FROM_BYTES, PROTOBUF_LIMIT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class LosslessReport:
+    """What came of `--lossless`: bytes over all files, of the tensors before and after, of the record of the original, and what each weight became.
+
+    `weights` holds (name, form, bytes before, bytes after), `left_alone` (name, reason, bytes).
+    """
+
+    source: str
+    target: str
+    bytes_before: int
+    bytes_after: int
+    ratio: float
+    record_bytes: int
+    weights: tuple[tuple[str, str, int, int], ...]
+    left_alone: tuple[tuple[str, str, int], ...]
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+def compress_lossless(source: Path, target: Path, request: Request, progress: Progress = silent) -> LosslessReport:
+    """Compresses the model at `source` without changing a bit. Raises UsageError, CompressError, VerificationError."""
+    source, target = Path(source), Path(target)
+    _check(source)
+    threads, seconds, since = request.threads or os.cpu_count() or 1, {}, time.monotonic()
+    with Workspace(source, target, request.force, request.dry_run) as work, Source(source) as held:
+        progress("reading", 0.0)
+        model = read_model(held.data)
+        _refuse(source, model)
+        external = _is_external(held, model, request)
+        progress("compressing", 0.0)
+        with ThreadPoolExecutor(threads) as pool:
+            coder = Coder(held, request, pool, work.data if external else None)
+            packed = coder.pack(model, lambda done: progress("compressing", done))
+        written = write_model(held, model, packed, work.model)
+        seconds["compressing"] = time.monotonic() - since
+        progress("verifying", 0.0)
+        since = time.monotonic()
+        recipe = read_recipe(work.model)
+        hash_original(work.model, recipe, threads)
+        seconds["verifying"] = time.monotonic() - since
+        after = sum(file.stat().st_size for file in (work.model, work.data) if file.exists())
+        before = sum(file.size for file in recipe.files)
+        weights = tuple((one.name, one.form, one.bytes_before, one.bytes_after) for one in packed.weights)
+        report = LosslessReport(
+            str(source), str(target), before, after, before / after, written.record_bytes, weights, tuple(packed.left_alone), written.notes, seconds
+        )
+        work.publish()
+    return report
+
+
+def _check(source: Path) -> None:
+    if not source.exists():
+        raise UsageError(f"{source} does not exist: check the name and the folder")
+    if not source.is_file():
+        raise UsageError(f"{source} is no file: give the name of an .onnx file")
+    if not source.stat().st_size:
+        raise CompressError(f"{source} is no ONNX model (it is empty): export or copy it again")
+
+
+def _refuse(source: Path, model: Model) -> None:
+    if FORMAT_KEY in model.metadata:
+        raise UsageError(f"{source} is compressed already: compress its original, or restore it first")
+    if not model.graphs or not model.graphs[0].outputs:
+        raise CompressError(f"{source} is no ONNX model (its graph has no outputs): export or copy it again")
+
+
+def _is_external(held: Source, model: Model, request: Request) -> bool:
+    """Whether payloads go into a data file: as wanted, else for large models and those that have data files."""
+    total = sum(held.stored_bytes(tensor) for tensor in model.tensors())
+    if request.external_data is False and total >= PROTOBUF_LIMIT_BYTES:
+        raise CompressError(f"{total:,} bytes of weights may not fit into one .onnx file (protobuf ends at 2 GB): leave out --inline-data")
+    return total >= EXTERNAL_FROM_BYTES if request.external_data is None else request.external_data
