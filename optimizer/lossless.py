@@ -8,40 +8,22 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from .emit import FORMAT_KEY
 from .errors import CompressError, UsageError
 from .files import Workspace
 from .lossless_restore import hash_original, read_recipe
-from .lossless_tensors import Coder, Source
+from .lossless_tensors import Coder, Packed, Source, Weight
 from .lossless_write import write_model
 from .protos import Model, read_model
-from .report import Progress, Request, silent
+from .recipe import Recipe, pack
+from .report import Progress, Report, Request, WeightReport, silent
 from .save import EXTERNAL_FROM_BYTES, PROTOBUF_LIMIT_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class LosslessReport:
-    """What came of `--lossless`: bytes over all files, of the tensors before and after, of the record of the original, and what each weight became.
-
-    `weights` holds (name, form, bytes before, bytes after), `left_alone` (name, reason, bytes).
-    """
-
-    source: str
-    target: str
-    bytes_before: int
-    bytes_after: int
-    ratio: float
-    record_bytes: int
-    weights: tuple[tuple[str, str, int, int], ...]
-    left_alone: tuple[tuple[str, str, int], ...]
-    notes: tuple[str, ...]
-    seconds: dict[str, float]
-
-
-def compress_lossless(source: Path, target: Path, request: Request, progress: Progress = silent) -> LosslessReport:
+def compress_lossless(source: Path, target: Path, request: Request, progress: Progress = silent) -> Report:
     """Compresses the model at `source` without changing a bit. Raises UsageError, CompressError, VerificationError."""
     source, target = Path(source), Path(target)
     _check(source)
@@ -62,14 +44,33 @@ def compress_lossless(source: Path, target: Path, request: Request, progress: Pr
         recipe = read_recipe(work.model)
         hash_original(work.model, recipe, threads)
         seconds["verifying"] = time.monotonic() - since
-        after = sum(file.stat().st_size for file in (work.model, work.data) if file.exists())
-        before = sum(file.size for file in recipe.files)
-        weights = tuple((one.name, one.form, one.bytes_before, one.bytes_after) for one in packed.weights)
-        report = LosslessReport(
-            str(source), str(target), before, after, before / after, written.record_bytes, weights, tuple(packed.left_alone), written.notes, seconds
-        )
+        report = _report(source, target, recipe, packed, work)
+        report = replace(report, notes=written.notes + report.notes, seconds=seconds)
         work.publish()
     return report
+
+
+
+
+
+def _report(source: Path, target: Path, recipe: Recipe, packed: Packed, work: Workspace) -> Report:
+    after = sum(file.stat().st_size for file in (work.model, work.data) if file.exists())
+    before = sum(file.size for file in recipe.files)
+    rows = tuple(_row(weight) for weight in packed.weights)
+    record = len(pack(recipe))
+    notes = (f"restore gives the {len(recipe.files)} input file{'s' if len(recipe.files) > 1 else ''} back byte for byte; the record for that takes {record:,} bytes",)
+    graph = after - sum(row.bytes_after for row in rows)
+    return Report(
+        str(source), str(target), before, after, before / after, graph, 0.0, "exact: every weight decodes to its very bits", "the sha256 of the restored files",
+        0.0, 0.0, rows, tuple(packed.left_alone), notes, (), {},
+    )  # fmt: skip
+
+
+def _row(weight: Weight) -> WeightReport:
+    tensor = weight.item.tensor
+    operator = "CompressedGather" if weight.item.gathers else "Decompress"
+    bits = 8 * weight.bytes_after / tensor.size
+    return WeightReport(weight.name, tensor.dims, str(tensor.dtype), operator, weight.form, weight.bytes_before, weight.bytes_after, bits, 0.0, 0.0, 0.0)
 
 
 def _check(source: Path) -> None:

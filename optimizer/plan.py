@@ -58,7 +58,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """One weight with the technique that it gets (None: integers, without loss), the family that won and the divergence predicted.
+    """One weight with the technique that it gets (None: without loss), the family that won and the divergence predicted.
 
     `instead` is taken where `technique` refuses: a step that was made finer may give levels beyond what can be coded.
     """
@@ -73,6 +73,11 @@ class Choice:
     def weight(self) -> Weight:
         """The weight."""
         return self.layer.weight
+
+    @property
+    def is_exact_float(self) -> bool:
+        """Whether this is a weight of floats that keeps every bit."""
+        return self.technique is None and self.weight.is_float
 
     def made(self) -> tuple[Choice, Member]:
         """(the choice with the technique that was taken, what it makes of the weight). Raises ValueError where all refuse."""

@@ -32,7 +32,8 @@ class Request:
     """What the user asks for. The goal is a ratio or a size; or, without either, `max_divergence`: then the smallest file within it.
 
     With a target, a file whose outputs differ by more than `max_divergence` is an error. `effort` is a name of `effort.py`, by default fast without
-    calibration and balanced with it. `per_weight` measures the divergence of each chosen form alone. Raises UsageError where a value is out of its range.
+    calibration and balanced with it. `per_weight` measures the divergence of each chosen form alone. `lossless` changes nothing at all, `lossless_weights`
+    (regular expressions) keeps the bits of some weights. Raises UsageError where a value is out of its range.
     """
 
     target_ratio: float | None = None
@@ -52,6 +53,8 @@ class Request:
     drop_channels: float = 0.0
     effort: str | None = None
     per_weight: bool = False
+    lossless: bool = False
+    lossless_weights: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_target()
@@ -59,7 +62,9 @@ class Request:
             raise UsageError(f"technique {self.technique!r} is not known: choose one of {', '.join(TECHNIQUES)}")
         if self.effort is not None and self.effort not in EFFORTS:
             raise UsageError(f"effort {self.effort!r} is not known: choose one of {', '.join(EFFORTS)}")
-        for regex in (*self.include, *self.exclude):
+        if self.lossless and (self.has_target or self.lossless_weights or self.drop_channels or self.max_divergence is not None):
+            raise UsageError("--lossless changes nothing and takes the size that comes of it: leave out targets, --drop-channels and --lossless-weights, or leave out --lossless")
+        for regex in (*self.include, *self.exclude, *self.lossless_weights):
             _check_regex(regex)
         for name, shape in self.input_shapes.items():
             if not all(size > 0 for size in shape):
@@ -85,7 +90,7 @@ class Request:
 
     def check_goal(self) -> None:
         """Raises UsageError where nothing says how small the file is to become."""
-        if not self.has_target and self.max_divergence is None:
+        if not self.has_target and self.max_divergence is None and not self.lossless:
             raise UsageError(
                 "how small? Give --target-ratio, such as 10, or --target-size, such as 500KB, or --max-divergence for the smallest file "
                 "within it; --dry-run --curve shows what there is to choose from"
