@@ -23,6 +23,9 @@ DENSE_OF = {1: "float32", 10: "float16", 16: "bfloat16"}
 BOTH_VIEWS_UP_TO = 1 << 22
 """Values up to which a tensor is coded in every view that is legal, to take the smallest."""
 
+SHORTEST_ROW = 16
+SMALL_VALUES = 1 << 14
+
 SEARCHED_FORMS_UP_TO = 1 << 28
 
 
@@ -49,12 +52,11 @@ def stored_bytes(dtype: int, size: int) -> int:
     return (size + 1) // 2 if dtype in FOUR_BITS else size * WIDTHS[dtype] // 8
 
 
-def smallest(raw: NDArray[np.uint8], dtype: int, dims: tuple[int, ...], views: tuple[View, ...], work: Map = map) -> Exact | None:
+def smallest(raw: NDArray[np.uint8], dtype: int, dims: tuple[int, ...], views: tuple[View, ...], gathered: bool, work: Map = map) -> Exact | None:
     """The smallest payload for the tensor whose stored bytes are `raw`, in one of `views` (the first is for large tensors); None where none is exact.
 
-    `views` of one element: a Gather reads it.
+    `gathered` says that a Gather reads it.
     """
-    gathered = len(views) == 1
     if dtype in FOUR_BITS:
         found = [_of_member(Member(dtype, view, Symbols(view.see(_unpacked(raw, dtype, dims)))), gathered) for view in views[:1]]
     else:
@@ -76,7 +78,7 @@ def _candidates(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: bo
         signed = bits.view(f"i{bits.itemsize}") if dtype in (3, 5) else bits
         yield _of_member(Member(dtype, views[0], Symbols(views[0].see(signed.astype(np.int32)))), gathered)
     elif dtype in DENSE_OF and bits.size <= SEARCHED_FORMS_UP_TO:
-        yield from _float_forms(bits, dtype, views[-1 if gathered else 0], gathered)
+        yield from _float_forms(bits, dtype, views[0], gathered)
 
 
 def _float_forms(bits: NDArray, dtype: int, view: View, gathered: bool) -> Iterator[Exact | None]:
@@ -110,17 +112,26 @@ def _is_exact(candidate: Exact, raw: NDArray[np.uint8]) -> bool:
 
 
 def free_views(dims: tuple[int, ...]) -> tuple[View, ...]:
-    """The views that a tensor may have whose consumers take it whole: the first is the one whose lanes are neighbours in memory, or the only one."""
+    """The views that a tensor may have whose consumers take it whole: the first is the one whose lanes are neighbours in memory, where there is one.
+
+    Classes of symbols go by single columns, but by 64 rows: so each axis that is long enough gets a view in which it is k. A tensor without such an axis,
+    and a small one, is cut into rows wherever that divides it.
+    """
     size, rank = int(np.prod(dims, dtype=np.int64)), len(dims)
-    if rank <= 1 or max(dims) == size:
-        rows = next(many for many in (64, 32, 16, 8, 4, 2, 1) if size % many == 0 and (many == 1 or size // many >= 256))
-        return (View(dims, tuple(range(rank)), 1, rows),) * 2
-    by_row = View(dims, tuple(range(rank)), 1, dims[0])
-    turned = View(dims, (*range(1, rank), 0), 1, size // dims[0])
-    found = [view for view in (turned, by_row) if view.rows >= PANEL_ROWS or view.k >= PANEL_ROWS]
-    if rank > 2 and dims[0] < PANEL_ROWS:
-        found.append(View(dims, tuple(range(rank)), 1, dims[0] * dims[1]))
-    return tuple(found) if len(found) > 1 else (found[0] if found else by_row,) * 2
+    order = tuple(range(rank))
+    long = [axis for axis in order if dims[axis] > 1]
+    found = []
+    for axis in dict.fromkeys((long[0], long[-1])) if len(long) > 1 else ():
+        rows = size // dims[axis]
+        if rows >= PANEL_ROWS / 2 and dims[axis] >= SHORTEST_ROW:
+            found.append(View(dims, order if axis == long[-1] else (*(one for one in order if one != axis), axis), 1, rows))
+    if len(long) > 1 and dims[long[0]] < size // dims[long[0]] and dims[long[0]] > 1:
+        found.append(View(dims, order, 1, int(np.prod(dims[: long[0] + 1], dtype=np.int64))))
+    most = max(1, min(PANEL_ROWS, size // (PANEL_ROWS if size > SMALL_VALUES else 4 * PANEL_ROWS)))
+    if len(found) < 2 or size <= SMALL_VALUES:
+        rows = next(many for many in range(most, 0, -1) if size % many == 0)
+        found.append(View(dims, order, 1, rows))
+    return tuple({view.permutation + (view.rows,): view for view in found}.values())
 
 
 def row_view(dims: tuple[int, ...]) -> View:

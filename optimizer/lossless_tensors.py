@@ -250,7 +250,7 @@ class Coder:
         if digest in self._known:
             return _Made(None, digest, ())
         views = (exact.row_view(tensor.dims),) if item.gathers else exact.free_views(tensor.dims)
-        return _Made(exact.smallest(raw, tensor.dtype, tensor.dims, views, work), digest, tuple(self._twins(raw, tensor)))
+        return _Made(exact.smallest(raw, tensor.dtype, tensor.dims, views, bool(item.gathers), work), digest, tuple(self._twins(raw, tensor)))
 
     def _read(self, item: Item) -> NDArray[np.uint8]:
         span = self._held.span(item.tensor)

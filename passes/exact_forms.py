@@ -10,10 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 EXPONENT_MASK = {1: 0x7F800000, 10: 0x7C00, 16: 0x7F80}
-MOST_VALUES = 65536
+MOST_VALUES = {1: 65536, 10: 512, 16: 512}
+"""Of 16-bit floats more distinct values are usual, and do not pay."""
+
 BLOCKS = (0, 16, 32, 64, 128, 256)
 LARGEST_LEVEL = 255
 """Levels of dequantized weights: 8 bits, with a zero point."""
+
+SAMPLE = 4096
+"""Values that are looked at first: where a quarter of them is distinct, so will be too many of the rest."""
 
 MOST_DIVISORS = 16
 """The smallest non-zero magnitude of a block is sought as this many times the scale at most."""
@@ -21,10 +26,10 @@ MOST_DIVISORS = 16
 
 def few_values(bits: NDArray, dtype: int) -> tuple[NDArray, NDArray[np.int32]] | None:
     """(distinct values, sorted; the number of each) of bits [batch, rows, k]; None where there are too many to pay, or a NaN or an infinity."""
-    most = min(MOST_VALUES, max(1, bits.size // 4))
+    most = min(MOST_VALUES[dtype], max(1, bits.size // 8))
     flat = bits.reshape(-1)
-    sample = np.unique(flat[:: max(1, bits.size // 65536)])
-    if len(sample) > most or len(sample) * 4 > max(4, len(flat[:: max(1, bits.size // 65536)])):
+    sample = flat[:: max(1, bits.size // SAMPLE)]
+    if len(np.unique(sample)) > min(most, max(1, len(sample) // 4)):
         return None
     values, codes = np.unique(flat, return_inverse=True)
     mask = EXPONENT_MASK[dtype]

@@ -133,7 +133,7 @@ def chunking(rows: int, k: int, gathered: bool) -> tuple[int, int]:
     if gathered:
         full = rows // PANEL_ROWS
         return 1, max((g for g in range(1, GATHER_PANELS + 1) if full and full % g == 0), default=1)
-    width = max(1, min(4, rows // PANEL_ROWS))
+    width = max(1, min(4, rows // PANEL_ROWS, rows * k // (PANEL_ROWS * CHUNK_STEPS)))
     full = rows // (PANEL_ROWS * width)
     return width, next((g for g in range(1, full + 1) if full % g == 0 and g * k >= CHUNK_STEPS), max(full, 1))
 

@@ -21,6 +21,9 @@ __all__ = ["Coding", "fit_table", "histogram", "normalize", "plan", "rate", "sha
 MAX_TABLES = 256
 ROW_CLASSES = (1, 2, 4, 8)
 COLUMN_CLASSES = (2, 4)
+MORE_COLUMN_CLASSES = (2, 4, 8, 16)
+"""For what is decoded in one go (Planes), and for itself."""
+
 ITERATIONS = 6
 
 WIDEST = 1 << 17
@@ -86,7 +89,7 @@ def plan_classes(classes: NDArray) -> Coding:
     counts = weight.by_class(weight.by_level(1), 1, 0)
     choices = _codings(counts, ROW_CLASSES)
     if classes.shape[2] > 1 and classes.shape[2] * counts[0].size <= 16 * COUNTS:
-        choices += _with_columns(weight, 0, choices[0], ROW_CLASSES)
+        choices += _with_columns(weight, 0, choices[0], ROW_CLASSES, MORE_COLUMN_CLASSES)
     best = min(choices, key=lambda one: one.bits)
     return replace(best, escape_base=low, tables=tuple(replace(table, first=table.first + low) for table in best.tables))
 
@@ -127,12 +130,12 @@ def _plane_bits(batch: int, rows: int, k: int) -> int:
     return batch * k * 8 * -(-rows // 8)
 
 
-def _with_columns(weight: _Weight, raw: int, plain: Coding, options: Sequence[int]) -> list[Coding]:
+def _with_columns(weight: _Weight, raw: int, plain: Coding, options: Sequence[int], columns_options: Sequence[int] = COLUMN_CLASSES) -> list[Coding]:
     """Codings with column classes, where these pay by themselves: with each number of row classes."""
     classes = class_count(weight.low, weight.high, raw)
     counts = by_column(weight.levels, weight.quantizers, weight.low, raw, classes)
     found = []
-    for many in COLUMN_CLASSES:
+    for many in columns_options:
         if many <= len(counts):
             columns = group(counts, many)
             cells = _gathered(counts, columns)[None]
