@@ -246,11 +246,18 @@ class Coder:
     def _make(self, item: Item, work: Callable[..., Iterable[object]] = map) -> _Made:
         tensor = item.tensor
         raw = self._read(item)
-        digest = _digest(raw, tensor.dtype, tensor.dims)
+        alone = self._shapes[tensor.dtype, tensor.dims] == 1
+        digest = b"" if alone and not self._could_serve(tensor) else _digest(raw, tensor.dtype, tensor.dims)
         if digest in self._known:
             return _Made(None, digest, ())
         views = (exact.row_view(tensor.dims),) if item.gathers else exact.free_views(tensor.dims)
         return _Made(exact.smallest(raw, tensor.dtype, tensor.dims, views, bool(item.gathers), work), digest, tuple(self._twins(raw, tensor)))
+
+    def _could_serve(self, tensor: Tensor) -> bool:
+        """Whether a tensor of another shape or dtype might be this one in another guise."""
+        if tensor.dtype == FLOAT and (self._shapes[FLOAT16, tensor.dims] or self._shapes[BFLOAT16, tensor.dims]):
+            return True
+        return bool((len(tensor.dims) == 2 and self._shapes[tensor.dtype, tensor.dims[::-1]]) or (tensor.dtype in (FLOAT16, BFLOAT16) and self._shapes[FLOAT, tensor.dims]))
 
     def _read(self, item: Item) -> NDArray[np.uint8]:
         span = self._held.span(item.tensor)
@@ -282,7 +289,7 @@ class Coder:
         number = len(self._gatherable)
         self._gatherable.append(bool(item.gathers))
         self._store(number, made.found.pieces, file)
-        if item.graph == 0:
+        if item.graph == 0 and made.digest:
             self._known[made.digest] = number, PLAIN
             self._known |= {digest: (number, manner) for digest, manner in made.twins if digest not in self._known}
         self._packed.weights.append(Weight(item, number, PLAIN, made.found.form, size, made.found.size))

@@ -56,16 +56,17 @@ def subtract(words: NDArray, delta: bool, base: np.uint64, out: NDArray) -> None
 
 
 @numba.njit(cache=True, nogil=True)
-def top_fields(words: NDArray, shift: np.uint64, mask: np.uint64, tops: NDArray) -> None:
+def top_fields(words: NDArray, shift: int, mask: int, tops: NDArray) -> None:
     """(word >> shift) & mask of all words, into `tops` [rows, k]."""
     rows, k = words.shape
+    by, bits = words.dtype.type(shift), words.dtype.type(mask)
     for first in range(0, rows, BLOCK):
         last = min(first + BLOCK, rows)
         for step in range(0, k, BLOCK):
             end = min(step + BLOCK, k)
             for row in range(first, last):
                 for at in range(step, end):
-                    tops[row, at] = (words[row, at] >> shift) & mask
+                    tops[row, at] = (words[row, at] >> by) & bits
 
 
 @numba.njit(cache=True, nogil=True)
@@ -103,9 +104,9 @@ def store_planes(folded: NDArray, planes: int, drop: int, out: NDArray) -> None:
         for first in range(0, lanes, PANEL):
             count = min(PANEL, lanes - first)
             for plane in range(planes):
-                shift = drop + 8 * (planes - 1 - plane)
+                shift = folded.dtype.type(drop + 8 * (planes - 1 - plane))
                 for lane in range(count):
-                    out[at + lane] = (folded[step, first + lane] >> shift) & 255
+                    out[at + lane] = folded[step, first + lane] >> shift
                 at += count
 
 

@@ -17,7 +17,7 @@ from ..runtime.form import PANEL_ROWS, Fields, Member, Planes, Symbols, View
 from ..runtime.members import EXPONENT_BITS, WIDTHS
 from ..runtime.planes import escape_bytes, low_bytes
 from . import plane_kernels as kernels
-from . import tables as tabling
+from .class_plan import plan_classes
 from .members import Coded, framed, member_bytes, table_bytes, varint
 from .tables import Coding
 
@@ -63,7 +63,7 @@ def write_planes(bits: NDArray, dtype: int, view: View, gathered: bool = False, 
     """The payload of a weight as pieces, from its bits, unsigned [dims]; `gathered` says that a Gather reads it."""
     viewed = view.see(bits)
     split = _split_floats(viewed, dtype, view) if dtype in EXPONENT_BITS else _split_integers(viewed, dtype, view)
-    coding = tabling.plan_classes(split.tops)
+    coding = plan_classes(split.tops)
     numbers = replace(coding, raw_bits=split.raw_bits)
     member = Member(dtype, view, Planes(split.fields, Symbols(np.empty((0, 0, 0), np.int32), split.raw_bits), np.empty((0, 0, 0), np.uint64)))
     coded = Coded(member, numbers, numbers.map, None)
@@ -103,7 +103,7 @@ def _with_short_rows(fields: Fields, zeros: NDArray[np.int64], k: int) -> Fields
 def _tops(words: NDArray, shift: int, bits: int) -> NDArray:
     tops = np.empty(words.shape, np.uint8 if bits <= 8 else np.uint16)
     for batch in range(len(words)):
-        kernels.top_fields(words[batch], np.uint64(shift), np.uint64((1 << bits) - 1), tops[batch])
+        kernels.top_fields(words[batch], shift, (1 << bits) - 1, tops[batch])
     return tops
 
 

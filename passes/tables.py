@@ -21,9 +21,6 @@ __all__ = ["Coding", "fit_table", "histogram", "normalize", "plan", "rate", "sha
 MAX_TABLES = 256
 ROW_CLASSES = (1, 2, 4, 8)
 COLUMN_CLASSES = (2, 4)
-MORE_COLUMN_CLASSES = (2, 4, 8, 16)
-"""For what is decoded in one go (Planes), and for itself."""
-
 ITERATIONS = 6
 
 WIDEST = 1 << 17
@@ -82,18 +79,6 @@ def plan(levels: NDArray[np.int32], quantizers: NDArray[np.uint8] | None = None,
     return replace(best, bits=best.bits + float(raw) * (levels.size if pooled else _plane_bits(*levels.shape)), raw_bits=raw, escape_base=base, tables=shifted)
 
 
-def plan_classes(classes: NDArray) -> Coding:
-    """The cheapest coding of class values [batch, rows, k], non-negative and below 2^11, without raw bits: by classes of panels and of columns."""
-    low, high = int(classes.min()), int(classes.max())
-    weight = _Weight(classes, None, low, high, PANEL_ROWS)
-    counts = weight.by_class(weight.by_level(1), 1, 0)
-    choices = _codings(counts, ROW_CLASSES)
-    if classes.shape[2] > 1 and classes.shape[2] * counts[0].size <= 16 * COUNTS:
-        choices += _with_columns(weight, 0, choices[0], ROW_CLASSES, MORE_COLUMN_CLASSES)
-    best = min(choices, key=lambda one: one.bits)
-    return replace(best, escape_base=low, tables=tuple(replace(table, first=table.first + low) for table in best.tables))
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Weight:
     """Levels low..high [batch, rows, k] that are to be coded; a unit, which may have a row class of its own, has `unit_rows` rows."""
@@ -130,16 +115,16 @@ def _plane_bits(batch: int, rows: int, k: int) -> int:
     return batch * k * 8 * -(-rows // 8)
 
 
-def _with_columns(weight: _Weight, raw: int, plain: Coding, options: Sequence[int], columns_options: Sequence[int] = COLUMN_CLASSES) -> list[Coding]:
+def _with_columns(weight: _Weight, raw: int, plain: Coding, options: Sequence[int]) -> list[Coding]:
     """Codings with column classes, where these pay by themselves: with each number of row classes."""
     classes = class_count(weight.low, weight.high, raw)
     counts = by_column(weight.levels, weight.quantizers, weight.low, raw, classes)
     found = []
-    for many in columns_options:
+    for many in COLUMN_CLASSES:
         if many <= len(counts):
             columns = group(counts, many)
-            cells = _gathered(counts, columns)[None]
-            found.append((_coding(cells, None, columns).bits, columns))
+            cells = gathered(counts, columns)[None]
+            found.append((coding(cells, None, columns).bits, columns))
     bits, columns = min(found, key=lambda one: one[0], default=(np.inf, np.zeros(0, np.uint8)))
     if bits >= plain.bits:
         return []
@@ -154,16 +139,16 @@ def _codings(counts: NDArray[np.float64], options: Sequence[int], columns: NDArr
     for many in options:
         if many <= units:
             rows = None if many == 1 else group(counts.reshape(units, -1, classes), many)
-            codings.append(_coding(counts.sum(0)[None] if rows is None else _gathered(counts, rows), rows, columns))
+            codings.append(coding(counts.sum(0)[None] if rows is None else gathered(counts, rows), rows, columns))
     return codings
 
 
-def _gathered(counts: NDArray[np.float64], classes: NDArray[np.uint8]) -> NDArray[np.float64]:
+def gathered(counts: NDArray[np.float64], classes: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Sums of counts [units, ...] by class of the unit."""
     return np.stack([counts[classes == number].sum(0) for number in range(int(classes.max()) + 1)])
 
 
-def _coding(cells: NDArray[np.float64], rows: NDArray[np.uint8] | None, columns: NDArray[np.uint8] | None) -> Coding:
+def coding(cells: NDArray[np.float64], rows: NDArray[np.uint8] | None, columns: NDArray[np.uint8] | None) -> Coding:
     """The coding of counts [row classes, column classes, quantizers, classes]: a table for each cell, or one for both quantizers where that is cheaper."""
     numbers = np.zeros(cells.shape[:3], np.uint8)
     tables: list[Table] = []
@@ -200,7 +185,7 @@ def group(counts: NDArray[np.float64], many: int) -> NDArray[np.uint8]:
     spread = (merged * centre**2).sum(1) / merged.sum(1)
     classes = (np.argsort(np.argsort(spread, kind="stable"), kind="stable") * many // len(spread)).astype(np.uint8)
     for _ in range(ITERATIONS):
-        seen = _gathered(counts, classes) + prior
+        seen = gathered(counts, classes) + prior
         lengths = np.minimum(-np.log2(np.maximum(seen / np.maximum(seen.sum(2), 1e-9)[..., None], 1e-9)), RARE_BITS)
         costs = np.einsum("uf,cf->uc", flat, lengths.reshape(len(seen), -1))  # no BLAS: the same sums on any number of threads
         before, classes = classes, np.unique(costs.argmin(1), return_inverse=True)[1].astype(np.uint8)
