@@ -87,7 +87,7 @@ def _exact(choice: Choice) -> Payload:
     """A weight of floats that keeps every bit."""
     weight = choice.weight
     array = np.ascontiguousarray(weight.array())
-    pieces = write_planes(array.view(f"u{array.itemsize}"), weight.dtype, weight.view, any(use.kind == "Gather" for use in weight.uses))
+    pieces = write_planes(array.view(f"u{array.itemsize}"), weight.dtype, (weight.view,), any(use.kind == "Gather" for use in weight.uses))
     return Payload(b"".join(pieces), (choice,), (float(np.mean(array == 0)),), {})
 
 

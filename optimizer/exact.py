@@ -63,17 +63,13 @@ def smallest(raw: NDArray[np.uint8], dtype: int, dims: tuple[int, ...], views: t
         bits = raw.view(f"<u{WIDTHS[dtype] // 8}").reshape(dims)
         found = list(_candidates(bits, dtype, views if bits.size <= BOTH_VIEWS_UP_TO else views[:1], gathered, work))
     for candidate in sorted((one for one in found if one is not None), key=lambda one: one.size):
-        if _is_exact(candidate, raw):
+        if candidate.form == "planes" or _is_exact(candidate, raw):  # planes are exact by construction, and the whole file is checked at the end
             return candidate
     return None
 
 
 def _candidates(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: bool, work: Map) -> Iterator[Exact | None]:
-    best = None
-    for view in views:
-        made = Exact("planes", write_planes(bits, dtype, view, gathered, work))
-        best = made if best is None or made.size < best.size else best
-    yield best
+    yield Exact("planes", write_planes(bits, dtype, views, gathered, work))
     if dtype in INTEGER_RANGES:
         signed = bits.view(f"i{bits.itemsize}") if dtype in (3, 5) else bits
         yield _of_member(Member(dtype, views[0], Symbols(views[0].see(signed.astype(np.int32)))), gathered)

@@ -71,19 +71,18 @@ def cluster(counts: NDArray, order: NDArray, many: int, labels: NDArray) -> floa
     return bits
 
 
-def _grouped(counts: NDArray[np.float64]) -> NDArray[np.uint8] | None:
+def _grouped(counts: NDArray[np.float64], most: int = 16) -> NDArray[np.uint8] | None:
     """The cheapest clusters of counts [units, classes], numbered without gaps; None where one is cheapest."""
     used = np.ascontiguousarray(counts[:, counts.any(axis=0)])
     ranks = np.arange(used.shape[1])
     order = np.argsort((used * ranks).sum(1) / np.maximum(used.sum(1), 1), kind="stable")
     labels = np.zeros(len(used), np.uint8)
     best, chosen = cluster(used, order, 1, labels) + TABLE_BITS, None
-    for many in (one for one in MANY if one <= len(used)):
+    for many in (one for one in MANY if one <= min(most, len(used))):
         labels = np.zeros(len(used), np.uint8)
         bits = cluster(used, order, many, labels) + many * TABLE_BITS + len(used) * np.log2(many)
-        if bits >= best:
-            break
-        best, chosen = bits, np.unique(labels, return_inverse=True)[1].astype(np.uint8)
+        if bits < best:
+            best, chosen = bits, np.unique(labels, return_inverse=True)[1].astype(np.uint8)
     return chosen if chosen is not None and chosen.any() else None
 
 
@@ -91,12 +90,16 @@ def plan_classes(classes: NDArray) -> Coding:
     """A cheap coding of class values [batch, rows, k], non-negative and below 2^11, without raw bits: by classes of panels and of columns."""
     low, size = int(classes.min()), int(classes.max()) - int(classes.min()) + 1
     many_columns = classes.shape[2] > 1 and classes.shape[2] * size <= tables.COUNTS * 16
-    columns = _grouped(by_column(classes, None, low, 0, size)[:, 0]) if many_columns else None
     units = classes.shape[0] * -(-classes.shape[1] // PANEL_ROWS)
-    joint = by_unit(classes, None, low, 0, PANEL_ROWS, size, columns) if units * size <= tables.COUNTS * 16 else by_unit(classes, None, low, 0, classes.shape[1], size, columns)
-    rows = _grouped(joint.reshape(len(joint), -1)) if len(joint) == units else None
-    cells = joint.sum(0)[None] if rows is None else tables.gathered(joint, rows)
-    best = tables.coding(cells, rows, columns)
-    if rows is not None or columns is not None:  # tables cost more than entropies say
-        best = min(best, tables.coding(joint.sum((0, 1))[None, None], None, None), key=lambda one: one.bits)
+    unit_rows = PANEL_ROWS if units * size <= tables.COUNTS * 16 else classes.shape[1]
+    plain = by_unit(classes, None, low, 0, unit_rows, size)
+    choices = [tables.coding(plain.sum(0)[None], None, None)]
+    if unit_rows == PANEL_ROWS and (rows := _grouped(plain[:, 0, 0])) is not None:
+        choices.append(tables.coding(tables.gathered(plain, rows), rows, None))
+    if many_columns and (columns := _grouped(by_column(classes, None, low, 0, size)[:, 0])) is not None:
+        joint = by_unit(classes, None, low, 0, unit_rows, size, columns)
+        choices.append(tables.coding(joint.sum(0)[None], None, columns))
+        if unit_rows == PANEL_ROWS and (rows := _grouped(joint.reshape(len(joint), -1), 4)) is not None:
+            choices.append(tables.coding(tables.gathered(joint, rows), rows, columns))
+    best = min(choices, key=lambda one: one.bits)
     return replace(best, escape_base=low, tables=tuple(replace(table, first=table.first + low) for table in best.tables))

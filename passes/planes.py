@@ -25,6 +25,7 @@ CHUNK_STEPS = 2048
 """Symbols a lane that a chunk has at least, where the weight allows: heads then cost 1.5 B in 2,048 values."""
 
 GATHER_PANELS = 4
+HEAD_BITS = 16
 TOP_BITS = 8
 """Bits of the top field of integers, the one that is coded."""
 
@@ -49,6 +50,13 @@ class Split:
         return WIDTHS[self.dtype]
 
     @property
+    def low_bytes(self) -> int:
+        """About what is stored below the symbols."""
+        rows = len(self.fields.short_row) if self.fields.short_row is not None else 0
+        short = int(self.fields.short_row.sum()) * self.fields.short * self.view.k // 8 + rows // 8 if self.fields.short_row is not None else 0
+        return self.view.size * self.fields.planes + self.view.batch * self.view.k * self.raw_bits * -(-self.view.rows // 8) - short
+
+    @property
     def mantissa(self) -> int:
         """Mantissa bits of a float."""
         return self.width - 1 - EXPONENT_BITS[self.dtype]
@@ -59,12 +67,11 @@ class Split:
         return self.fields.drop + 8 * self.fields.planes + self.raw_bits
 
 
-def write_planes(bits: NDArray, dtype: int, view: View, gathered: bool = False, work: Map = map) -> list[bytes]:
-    """The payload of a weight as pieces, from its bits, unsigned [dims]; `gathered` says that a Gather reads it."""
-    viewed = view.see(bits)
-    split = _split_floats(viewed, dtype, view) if dtype in EXPONENT_BITS else _split_integers(viewed, dtype, view)
-    coding = plan_classes(split.tops)
-    numbers = replace(coding, raw_bits=split.raw_bits)
+def write_planes(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: bool = False, work: Map = map) -> list[bytes]:
+    """The payload of a weight as pieces, from its bits, unsigned [dims], in the view that takes least; `gathered` says that a Gather reads it."""
+    plans = (_planned(bits, dtype, view) for view in views)
+    split, coding = min(plans, key=lambda plan: plan[1].bits + HEAD_BITS * _heads(plan[0].view, gathered) + 8 * plan[0].low_bytes)
+    view, numbers = split.view, replace(coding, raw_bits=split.raw_bits)
     member = Member(dtype, view, Planes(split.fields, Symbols(np.empty((0, 0, 0), np.int32), split.raw_bits), np.empty((0, 0, 0), np.uint64)))
     coded = Coded(member, numbers, numbers.map, None)
     width, groups = chunking(view.rows, view.k, gathered)
@@ -74,6 +81,17 @@ def write_planes(bits: NDArray, dtype: int, view: View, gathered: bool = False, 
     directory = b"".join(entry for entry, _ in done)  # type: ignore[misc]
     header = table_bytes(numbers.tables) + member_bytes(coded, len(numbers.tables)) + bytes([width]) + varint(groups) + directory
     return [framed(0, header), *(body for _, bodies in done for body in bodies)]  # type: ignore[misc]
+
+
+def _planned(bits: NDArray, dtype: int, view: View) -> tuple[Split, Coding]:
+    viewed = view.see(bits)
+    split = _split_floats(viewed, dtype, view) if dtype in EXPONENT_BITS else _split_integers(viewed, dtype, view)
+    return split, plan_classes(split.tops)
+
+
+def _heads(view: View, gathered: bool) -> int:
+    """Lanes of all chunks: each costs a start state."""
+    return sum(lanes for *_, lanes in _cuts(view, *chunking(view.rows, view.k, gathered)))
 
 
 def _split_floats(words: NDArray, dtype: int, view: View) -> Split:
