@@ -13,7 +13,7 @@ from ..passes.planes import Map, write_planes
 from ..passes.writer import write
 from ..runtime import library
 from ..runtime.form import PANEL_ROWS, Codebook, Dense, Grid, Member, Sparse, Symbols, View
-from ..runtime.members import EXPONENT_BITS, INTEGER_RANGES, WIDTHS
+from ..runtime.members import INTEGER_RANGES, WIDTHS
 
 LEAST_VALUES = 256
 """Tensors below this cost more than they save."""
@@ -79,15 +79,17 @@ def _candidates(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: bo
 
 def _float_forms(bits: NDArray, dtype: int, view: View, gathered: bool) -> Iterator[Exact | None]:
     """Few distinct values, many zeros, integers times scales."""
-    viewed = view.see(bits)
+    dims, viewed = bits.shape, view.see(bits)
     if (few := exact_forms.few_values(viewed, dtype)) is not None:
         centroids, codes = few
         yield _of_member(Member(dtype, view, Codebook(Dense(DENSE_OF[dtype], centroids), Symbols(codes))), gathered)
     if (kept := exact_forms.sparse_mask(viewed, dtype)) is not None:
         yield _of_member(Member(dtype, view, Sparse(Symbols(kept.astype(np.int32)), Dense(DENSE_OF[dtype], viewed[kept]))), gathered)
-    if dtype == 1 and (grid := exact_forms.grid(viewed)) is not None:
-        scale, levels, block = grid
-        yield _of_member(Member(dtype, view, Grid(Dense("float32", scale.view(np.uint32)), Symbols(levels), None, block)), gathered)
+    for view in (row_view(dims), column_view(dims))[: 1 if gathered else 2] if dtype == 1 and len(dims) > 1 else ():
+        if (grid := exact_forms.grid(view.see(bits))) is not None:
+            scale, levels, block = grid
+            yield _of_member(Member(dtype, view, Grid(Dense("float32", scale.view(np.uint32)), Symbols(levels), None, block)), gathered)
+            return
 
 
 def _of_member(member: Member, gathered: bool) -> Exact | None:
@@ -135,6 +137,6 @@ def row_view(dims: tuple[int, ...]) -> View:
     return View(dims, tuple(range(len(dims))), 1, dims[0])
 
 
-def is_float(dtype: int) -> bool:
-    """Whether values of this dtype have an exponent."""
-    return dtype in EXPONENT_BITS
+def column_view(dims: tuple[int, ...]) -> View:
+    """Its last axis in rows: the columns of a matrix."""
+    return View(dims, (len(dims) - 1, *range(len(dims) - 1)), 1, dims[-1])

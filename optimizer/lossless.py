@@ -87,6 +87,12 @@ def _refuse(source: Path, model: Model) -> None:
         raise UsageError(f"{source} is compressed already: compress its original, or restore it first")
     if not model.graphs or not model.graphs[0].outputs:
         raise CompressError(f"{source} is no ONNX model (its graph has no outputs): export or copy it again")
+    _refuse_stray(source, model)
+
+
+def _refuse_stray(source: Path, model: Model) -> None:
+    if model.stray_external:
+        raise CompressError(f"{source} has tensors with external data in functions or attributes, which --lossless does not follow: save it with that data inside")
 
 
 def _is_external(held: Source, model: Model, request: Request) -> bool:

@@ -20,12 +20,15 @@ from ..runtime import library
 from ..runtime.errors import FormatError
 from ..runtime.header import FORMAT_VERSION, read_header
 from ..runtime.members import WIDTHS
+from . import wire
 from .emit import FORMAT_KEY, PACKAGE_KEY
 from .errors import CompressError, UsageError
 from .files import data_name
 from .lossless_tensors import READ_BYTES, Source, widened
-from .protos import Model, read_model
+from .protos import TENSOR_EXTERNAL, Model, Tensor, read_model
 from .recipe import COPY_DATA, COPY_MODEL, LITERAL, RECIPE_KEY, TENSOR, TRANSPOSED, WIDENED, Original, Recipe, Segment, unpack
+from .splice import Edit, spans, with_lengths
+from .wire import Data, Field
 
 AHEAD_BYTES = 64 << 20
 """Decoded tensors that wait to be written, beside the one that is next."""
@@ -184,4 +187,25 @@ def _check_places(source: Path, target: Path, places: list[Path], force: bool, n
 
 def _rename_locations(path: Path, renamed: dict[str, str]) -> None:
     """Lets the tensors of a restored model refer to data files by their new names."""
-    raise UsageError(f"{path} {renamed}")
+    with Source(path) as held:
+        model = read_model(held.data)
+        edits = [edit for tensor, around in model.placed_tensors() for edit in _location_edits(held.data, tensor, around, renamed)]
+        out = path.with_suffix(".renamed")
+        with out.open("wb") as file:
+            for span in spans(with_lengths(held.data, edits), len(held.data)):
+                if isinstance(span, Edit):
+                    file.writelines(one for one in span.new if isinstance(one, bytes))
+                else:
+                    file.writelines(block.data for block in held.blocks("", *span))
+    out.replace(path)
+
+
+def _location_edits(data: Data, tensor: Tensor, around: tuple[Field, ...], renamed: dict[str, str]) -> Iterator[Edit]:
+    """The value of the entry `location` of an external tensor."""
+    for entry in wire.fields(data, tensor.place.body, tensor.place.end):
+        if entry.number != TENSOR_EXTERNAL:
+            continue
+        parts = {one.number: one for one in wire.fields(data, entry.body, entry.end)}
+        if 1 in parts and 2 in parts and wire.text(data, parts[1]) == "location" and (new := renamed.get(wire.text(data, parts[2]))):
+            value = parts[2]
+            yield Edit(value.start, value.end, (wire.block(2, new),), (*around, tensor.place, entry))

@@ -69,7 +69,7 @@ class _Plan:
                 stored.add(weight.number)
             edits += self._weight_edits(weight, heads[graph])
         coded = {weight.item.tensor.place.start for weight in self._packed.weights}
-        edits += [edit for tensor in self._model.tensors() if tensor.place.start not in coded for edit in self._kept_edits(tensor)]
+        edits += [edit for tensor, around in self._model.placed_tensors() if tensor.place.start not in coded for edit in self._kept_edits(tensor, around)]
         heads[0] += [wire.block(protos.GRAPH_INITIALIZER, _tensor(self._like(dtype), dtype, [1], b"\0" * exact.stored_bytes(dtype, 1))) for dtype in sorted(self._likes)]
         for graph, head in zip(self._model.graphs, heads, strict=True):
             if head:
@@ -136,7 +136,7 @@ class _Plan:
         transpose = wire.block(protos.GRAPH_NODE, wire.block(1, turned) + wire.block(2, weight.name) + wire.block(protos.NODE_OP_TYPE, "Transpose"))
         return [_node("Decompress", [payload, *likes], [turned]), transpose]
 
-    def _kept_edits(self, tensor: Tensor) -> Iterator[Edit]:
+    def _kept_edits(self, tensor: Tensor, around: tuple[Field, ...]) -> Iterator[Edit]:
         """A tensor of a data file that stays as it is: it now stands in the new data file, or in the model."""
         span = self._held.span(tensor)
         if tensor.external is None or span is None:
@@ -147,15 +147,7 @@ class _Plan:
             body = _external(tensor.name, tensor.dtype, dims, self._packed.data_name, place)
         else:
             body = _tensor(tensor.name, tensor.dtype, dims, self._held.read(span[0], span[1], span[2] - span[1]).tobytes())
-        yield Edit(tensor.place.start, tensor.place.end, (wire.block(tensor.place.number, body),), self._around(tensor))
-
-    def _around(self, tensor: Tensor) -> tuple[Field, ...]:
-        for graph in self._model.graphs:
-            if any(one is tensor for one in graph.tensors):
-                return graph.around
-            for node in (node for node in graph.nodes if node.constant is tensor):
-                return (*graph.around, node.place, node.attributes["value"])
-        raise AssertionError("unreachable: every tensor is in a graph")
+        yield Edit(tensor.place.start, tensor.place.end, (wire.block(tensor.place.number, body),), around)
 
 
 def _free_prefix(model: Model) -> str:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from . import wire
 from .wire import Data, Field
 
-MODEL_IR_VERSION, MODEL_GRAPH, MODEL_OPSETS, MODEL_METADATA = 1, 7, 8, 14
+MODEL_IR_VERSION, MODEL_GRAPH, MODEL_OPSETS, MODEL_METADATA, MODEL_FUNCTIONS = 1, 7, 8, 14, 25
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 3, 4, 5, 7
-ATTRIBUTE_NAME, ATTRIBUTE_INT, ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS = 1, 3, 5, 6, 11
+ATTRIBUTE_NAME, ATTRIBUTE_INT, ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS = 1, 3, 5, 6, 10, 11
+FUNCTION_NODE = 7
 TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_RAW, TENSOR_EXTERNAL, TENSOR_LOCATION = 1, 2, 8, 9, 13, 14
 TYPED_DATA = (4, 5, 6, 7, 10, 11)
 ATTRIBUTE_TYPE_INT = 2
@@ -79,12 +80,17 @@ class Model:
     fields: list[Field]
     graphs: list[Graph]
     metadata: dict[str, str]
+    stray_external: bool
+
+    def placed_tensors(self) -> Iterator[tuple[Tensor, tuple[Field, ...]]]:
+        """All tensors with the messages that hold each, outermost first."""
+        for graph in self.graphs:
+            yield from ((tensor, graph.around) for tensor in graph.tensors)
+            yield from ((node.constant, (*graph.around, node.place, node.attributes["value"])) for node in graph.nodes if node.constant is not None)
 
     def tensors(self) -> Iterator[Tensor]:
         """The tensors of all graphs: initializers, and what Constants give."""
-        for graph in self.graphs:
-            yield from graph.tensors
-            yield from (node.constant for node in graph.nodes if node.constant is not None)
+        yield from (tensor for tensor, _ in self.placed_tensors())
 
 
 def read_model(data: Data) -> Model:
@@ -92,7 +98,28 @@ def read_model(data: Data) -> Model:
     found = list(wire.fields(data, 0, len(data)))
     mains = [one for one in found if one.number == MODEL_GRAPH and one.kind == wire.LENGTH]
     graphs = list(_graphs(data, (mains[0],))) if len(mains) == 1 else []
-    return Model(found, graphs, dict(_entry(data, one) for one in found if one.number == MODEL_METADATA))
+    known = {tensor.place.start for graph in graphs for tensor in (*graph.tensors, *(node.constant for node in graph.nodes if node.constant))}
+    stray = any(place.start not in known for one in found if one.number in (MODEL_GRAPH, MODEL_FUNCTIONS) for place in _externals(data, one))
+    return Model(found, graphs, dict(_entry(data, one) for one in found if one.number == MODEL_METADATA), stray)
+
+
+def _externals(data: Data, body: Field) -> Iterator[Field]:
+    """Every tensor with external data in a graph or function, wherever it is."""
+    node_field = GRAPH_NODE if body.number != MODEL_FUNCTIONS else FUNCTION_NODE
+    for one in wire.fields(data, body.body, body.end):
+        if one.number == node_field and one.kind == wire.LENGTH:
+            for attribute in (a for a in wire.fields(data, one.body, one.end) if a.number == NODE_ATTRIBUTE and a.kind == wire.LENGTH):
+                for value in (v for v in wire.fields(data, attribute.body, attribute.end) if v.kind == wire.LENGTH):
+                    if value.number in (ATTRIBUTE_TENSOR, ATTRIBUTE_TENSORS) and _is_external(data, value):
+                        yield value
+                    elif value.number in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
+                        yield from _externals(data, value)
+        elif body.number != MODEL_FUNCTIONS and one.number == GRAPH_INITIALIZER and one.kind == wire.LENGTH and _is_external(data, one):
+            yield one
+
+
+def _is_external(data: Data, tensor: Field) -> bool:
+    return any(one.number == TENSOR_LOCATION and one.value == 1 for one in wire.fields(data, tensor.body, tensor.end))
 
 
 def _entry(data: Data, place: Field) -> tuple[str, str]:

@@ -5,6 +5,8 @@ What is found is a proposal: `optimizer/exact.py` decodes it and compares every 
 
 from __future__ import annotations
 
+import math
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -98,7 +100,7 @@ def _scale(values: NDArray) -> np.float32:
     least, most = np.float32(np.inf), np.float32(0)
     for value in values:
         size = abs(value)
-        if value == 0 and np.float32(1) / value < 0:
+        if value == 0 and math.copysign(1.0, value) < 0:
             return np.float32(0)  # -0 is no multiple
         if size > 0:
             least, most = min(least, size), max(most, size)
