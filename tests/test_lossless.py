@@ -228,13 +228,13 @@ def test_a_dequantized_model_is_found_to_be_integers_times_scales(tmp_path: Path
     array = levels * np.repeat(scales, block or 512, axis=1)
     report = returns(tmp_path, constant_model(array.shape, array.tobytes(), TensorProto.FLOAT).SerializeToString())
     assert form_of(report, "w") == "grid"
-    assert report.bytes_after < 0.25 * report.bytes_before
+    assert report.bytes_after < 0.28 * report.bytes_before
 
 
 def test_few_values_and_many_zeros_are_found(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     few = weight(1, (1, 12)).reshape(-1)[rng.integers(0, 12, (ROWS, COLUMNS))]
-    zeros = weight(2) * (rng.random((ROWS, COLUMNS)) < 0.3)
+    zeros = np.where(rng.random((ROWS, COLUMNS)) < 0.3, weight(2), np.float32(0))
     report = returns(tmp_path, matmul_model(few, zeros.astype(np.float32), np.full((ROWS, COLUMNS), 0.25, np.float32)).SerializeToString())
     assert [form_of(report, f"w{i}") for i in range(3)] == ["codebook", "sparse", "codebook"]
 
