@@ -163,32 +163,48 @@ def store_bits(folded: NDArray, shift: int, bits: int, out: NDArray) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def encode_tops(tops: NDArray, tables: NDArray, laws: tuple[NDArray, NDArray, NDArray, NDArray], base: int, states: NDArray, rans: NDArray,
-                escapes: NDArray) -> tuple[int, int]:  # fmt: skip
-    """Encodes class values [steps, lanes] into the ends of `rans` and `escapes`; gives where they begin.
+def _advance(tops: NDArray, laws: NDArray, reciprocals: NDArray, states: NDArray, out: NDArray) -> int:
+    """Takes one symbol into each state; `out` [2, lanes] gets the byte that each would give up and whether it does. Gives how many symbols escape.
 
-    `tables` int64 [groups, columns of k, panels]: the first place of each panel's law in the `laws` (frequency, start, reciprocal, escapes) by class value - base.
-    The quotient is exact: a state below 2^16 times a reciprocal that is too large by less than 1 errs by less than 2^-8 <= 1 / frequency.
+    `laws` uint32 [class values, 3]: frequency, start, whether it escapes. The quotient is exact: a state below 2^16 times a reciprocal that is too large
+    by less than 1 (in 2^24) errs by less than 2^-8 <= 1 / frequency.
     """
-    frequencies, starts, reciprocals, escaping = laws
+    escaped = np.uint32(0)
+    for lane in range(len(states)):
+        value = np.uint64(tops[lane])
+        f, x = laws[0, value], states[lane]
+        full = np.uint32(x >= f << np.uint32(8))
+        out[0, lane] = x
+        out[1, lane] = full
+        x >>= full << np.uint32(3)
+        q = np.uint32((np.uint64(x) * np.uint64(reciprocals[value])) >> np.uint64(24))
+        states[lane] = x + q * (np.uint32(256) - f) + laws[1, value]
+        escaped += laws[2, value]
+    return escaped
+
+
+@numba.njit(cache=True, nogil=True)
+def encode_tops(tops: NDArray, tables: NDArray, laws: NDArray, reciprocals: NDArray, states: NDArray, rans: NDArray, escapes: NDArray) -> tuple[int, int]:
+    """Encodes class values [steps, lanes], counted from their least, into the ends of `rans` and `escapes`; gives where they begin.
+
+    `tables` [groups, columns of k, panels]: the number of each panel's table; `laws` and `reciprocals` as `_advance` wants them, by table.
+    """
     steps, lanes = tops.shape
     k = tables.shape[1]
     position, escaped = len(rans), len(escapes)
+    out = np.empty((2, PANEL), np.uint8)
     for step in range(steps - 1, -1, -1):
         of_panel = tables[step // k, step % k]
         for first in range((lanes - 1) // PANEL * PANEL, -1, -PANEL):
-            law = of_panel[first // PANEL]
-            for lane in range(min(first + PANEL, lanes) - 1, first - 1, -1):
-                value = np.int64(tops[step, lane]) - base
-                f = frequencies[law + value]
-                x = states[lane]
-                rans[position - 1] = x & np.uint64(255)
-                full = np.uint64(x >= f << np.uint64(8))
-                position -= np.int64(full)
-                x >>= full << np.uint64(3)
-                q = (x * reciprocals[law + value]) >> np.uint64(24)
-                states[lane] = x + q * (np.uint64(256) - f) + starts[law + value]
-                if escaping[law + value]:
+            last, table = min(first + PANEL, lanes), of_panel[first // PANEL]
+            many = _advance(tops[step, first:last], laws[table], reciprocals[table], states[first:last], out)
+            for lane in range(last - first - 1, -1, -1):
+                rans[position - 1] = out[0, lane]
+                position -= out[1, lane]
+            if many == 0:
+                continue
+            for lane in range(last - 1, first - 1, -1):
+                if laws[table, 2, tops[step, lane]]:
                     escaped -= 1
-                    escapes[escaped] = value
+                    escapes[escaped] = tops[step, lane]
     return position, escaped

@@ -169,26 +169,24 @@ def _cuts(view: View, width: int, groups: int) -> list[Cut]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Laws:
-    """What a table says of each class value from `base` to the largest: one row of `size` numbers a table."""
+    """What a table says of each class value from `base` to the largest: `numbers` uint32 [tables, 3, values] (frequency, start, whether it escapes)."""
 
     base: int
-    size: int
-    arrays: tuple[NDArray, NDArray, NDArray, NDArray]
+    numbers: NDArray[np.uint32]
+    reciprocals: NDArray[np.uint32]
 
 
 def _laws(coding: Coding, largest: int) -> _Laws:
     size = largest - coding.escape_base + 1
-    frequency, start, escape = (np.zeros((len(coding.tables), size), np.uint64) for _ in range(3))
-    for number, table in enumerate(coding.tables):
-        frequencies = np.array(table.frequencies, np.uint64)
-        starts = np.cumsum(frequencies) - frequencies
+    numbers = np.zeros((len(coding.tables), 3, size), np.uint32)
+    for law, table in zip(numbers, coding.tables, strict=True):
+        frequencies = np.array(table.frequencies, np.uint32)
         index = np.arange(size) + coding.escape_base - table.first
         own = len(frequencies) - table.escape
         inside = (index >= 0) & (index < own) & (frequencies[np.clip(index, 0, len(frequencies) - 1)] > 0)
         index = np.where(inside, index, len(frequencies) - 1)
-        frequency[number], start[number], escape[number] = frequencies[index], starts[index], ~inside & table.escape
-    reciprocal = ((1 << 24) + frequency - 1) // frequency
-    return _Laws(coding.escape_base, size, (frequency.reshape(-1), start.reshape(-1), reciprocal.reshape(-1), escape.reshape(-1).astype(np.uint8)))
+        law[:] = frequencies[index], (np.cumsum(frequencies) - frequencies)[index], ~inside & table.escape
+    return _Laws(coding.escape_base, numbers, ((1 << 24) + numbers[:, 0] - 1) // numbers[:, 0])
 
 
 def _chunk(coded: Coded, split: Split, laws: _Laws, cut: Cut) -> tuple[bytes, list[bytes]]:
@@ -200,6 +198,7 @@ def _chunk(coded: Coded, split: Split, laws: _Laws, cut: Cut) -> tuple[bytes, li
     if not fields.integers:
         kernels.fold(folded.reshape(-1), split.mantissa, split.width)
     tops = (folded >> folded.dtype.type(split.shift)).astype(split.tops.dtype) if split.shift < 8 * folded.itemsize else np.zeros(folded.shape, np.uint8)
+    tops -= tops.dtype.type(laws.base)
     stream = _encode(coded, split, laws, cut, tops)
     raw = np.zeros(groups * view.k * split.raw_bits * sum(-(-min(PANEL_ROWS, lanes - at) // 8) for at in range(0, lanes, PANEL_ROWS)), np.uint8)
     kernels.store_bits(folded, split.shift - split.raw_bits, split.raw_bits, raw)
@@ -219,11 +218,11 @@ def _encode(coded: Coded, split: Split, laws: _Laws, cut: Cut, tops: NDArray) ->
     numbers = batch * (view.panels // view.batch) + first // PANEL_ROWS + np.arange(groups * panels)
     rows = np.zeros(len(numbers), np.intp) if coding.row_class is None else coding.row_class[numbers].astype(np.intp)
     columns = np.zeros(view.k, np.intp) if coding.column_class is None else coding.column_class.astype(np.intp)
-    tables = coding.map[rows.reshape(groups, 1, panels), columns.reshape(1, -1, 1), 0].astype(np.int64) * laws.size
-    states = np.full(lanes, 256, np.uint64)
+    tables = coding.map[rows.reshape(groups, 1, panels), columns.reshape(1, -1, 1), 0]
+    states = np.full(lanes, 256, np.uint32)
     rans = np.empty(tops.size + lanes + 16, np.uint8)
-    escapes = np.empty(tops.size if laws.arrays[3].any() else 0, f"<u{escape_bytes(coded.member)}")
-    begin, escaped = kernels.encode_tops(tops, tables, laws.arrays, laws.base, states, rans, escapes)
+    escapes = np.empty(tops.size if laws.numbers[:, 2].any() else 0, f"<u{escape_bytes(coded.member)}")
+    begin, escaped = kernels.encode_tops(tops, tables, laws.numbers, laws.reciprocals, states, rans, escapes)
     return rans[begin:].tobytes(), states.astype("<u2").tobytes(), escapes[escaped:].tobytes()
 
 
