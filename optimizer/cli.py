@@ -100,11 +100,8 @@ def compress_command(
         threads,
         force,
         dry_run,
-        drop_channels,
-        effort,
-        table,
-        lossless,
-        tuple(lossless_weights or ()),
+        drop_channels=drop_channels, effort=effort, per_weight=table,
+        lossless=lossless, lossless_weights=tuple(lossless_weights or ()),
     )
     _show_curve(console, source, request) if curve else _print(console, _compress(console, source, target, request), request)
 

@@ -85,10 +85,10 @@ def _float_forms(bits: NDArray, dtype: int, view: View, gathered: bool) -> Itera
         yield _of_member(Member(dtype, view, Codebook(Dense(DENSE_OF[dtype], centroids), Symbols(codes))), gathered)
     if (kept := exact_forms.sparse_mask(viewed, dtype)) is not None:
         yield _of_member(Member(dtype, view, Sparse(Symbols(kept.astype(np.int32)), Dense(DENSE_OF[dtype], viewed[kept]))), gathered)
-    for view in (row_view(dims), column_view(dims))[: 1 if gathered else 2] if dtype == 1 and len(dims) > 1 else ():
-        if (grid := exact_forms.grid(view.see(bits))) is not None:
+    for other in (row_view(dims), column_view(dims))[: 1 if gathered else 2] if dtype == 1 and len(dims) > 1 else ():
+        if (grid := exact_forms.grid(other.see(bits))) is not None:
             scale, levels, block = grid
-            yield _of_member(Member(dtype, view, Grid(Dense("float32", scale.view(np.uint32)), Symbols(levels), None, block)), gathered)
+            yield _of_member(Member(dtype, other, Grid(Dense("float32", scale.view(np.uint32)), Symbols(levels), None, block)), gathered)
             return
 
 
@@ -129,7 +129,7 @@ def free_views(dims: tuple[int, ...]) -> tuple[View, ...]:
     if len(found) < 2 or size <= SMALL_VALUES:
         rows = next(many for many in range(most, 0, -1) if size % many == 0)
         found.append(View(dims, order, 1, rows))
-    return tuple({view.permutation + (view.rows,): view for view in found}.values())
+    return tuple({(*view.permutation, view.rows): view for view in found}.values())
 
 
 def row_view(dims: tuple[int, ...]) -> View:

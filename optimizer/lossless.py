@@ -15,7 +15,8 @@ from .emit import FORMAT_KEY
 from .errors import CompressError, UsageError
 from .files import Workspace
 from .lossless_restore import hash_original, read_recipe
-from .lossless_tensors import Coder, Packed, Source, Weight
+from .lossless_source import Source
+from .lossless_tensors import Coder, Packed, Weight
 from .lossless_write import write_model
 from .protos import Model, read_model
 from .recipe import Recipe, pack

@@ -24,16 +24,16 @@ from . import wire
 from .emit import FORMAT_KEY, PACKAGE_KEY
 from .errors import CompressError, UsageError
 from .files import data_name
-from .lossless_tensors import READ_BYTES, Source, widened
+from .lossless_source import Source, widened
 from .protos import TENSOR_EXTERNAL, Model, Tensor, read_model
-from .recipe import COPY_DATA, COPY_MODEL, LITERAL, RECIPE_KEY, TENSOR, TRANSPOSED, WIDENED, Original, Recipe, Segment, unpack
+from .recipe import COPY_DATA, LITERAL, RECIPE_KEY, TENSOR, TRANSPOSED, WIDENED, Original, Recipe, Segment, unpack
 from .splice import Edit, spans, with_lengths
 from .wire import Data, Field
 
 AHEAD_BYTES = 64 << 20
 """Decoded tensors that wait to be written, beside the one that is next."""
 
-Sink = Callable[[bytes | NDArray[np.uint8]], object]
+Sink = Callable[[bytes | memoryview], object]
 
 
 def recipe_of(model: Model, path: Path) -> Recipe | None:
@@ -88,7 +88,7 @@ def _put_together(held: Source, recipe: Recipe, file: Original, threads: int, si
         raise CompressError(f"{where} cannot be restored: what it decodes to is not what was compressed (the checksum differs), so the file is damaged; copy it again")
 
 
-def _pieces(held: Source, recipe: Recipe, file: Original, threads: int) -> Iterator[bytes | NDArray[np.uint8]]:
+def _pieces(held: Source, recipe: Recipe, file: Original, threads: int) -> Iterator[bytes | memoryview]:
     """The bytes of an original file; tensors are decoded ahead, by `threads` threads."""
     pool = ThreadPoolExecutor(threads)
     try:
@@ -98,7 +98,7 @@ def _pieces(held: Source, recipe: Recipe, file: Original, threads: int) -> Itera
             while tensors and (not ahead or sum(one.size for one, _ in ahead) + tensors[0].size <= AHEAD_BYTES):
                 ahead.append((tensors[0], pool.submit(_decode, held, recipe, tensors.popleft())))
             if segment.kind == TENSOR:
-                yield ahead.popleft()[1].result()
+                yield ahead.popleft()[1].result().data
             elif segment.kind == LITERAL:
                 yield recipe.literals[segment.at : segment.at + segment.size]
             else:
@@ -196,7 +196,7 @@ def _rename_locations(path: Path, renamed: dict[str, str]) -> None:
                 if isinstance(span, Edit):
                     file.writelines(one for one in span.new if isinstance(one, bytes))
                 else:
-                    file.writelines(block.data for block in held.blocks("", *span))
+                    file.writelines(held.blocks("", *span))
     out.replace(path)
 
 

@@ -11,7 +11,8 @@ from typing import BinaryIO
 from ..runtime.header import FORMAT_VERSION
 from . import exact, protos, wire
 from .emit import DOMAIN, FORMAT_KEY, PACKAGE_KEY
-from .lossless_tensors import Packed, Source, Weight, gaps
+from .lossless_source import Source, gaps
+from .lossless_tensors import Packed, Weight
 from .protos import Model, Tensor
 from .recipe import COPY_DATA, COPY_MODEL, LITERAL, RECIPE_KEY, TENSOR, TRANSPOSED, Original, Place, Recipe, Segment, pack
 from .save import IDENTITY_KEY
@@ -63,11 +64,11 @@ class _Plan:
         heads: list[list[bytes | Blob]] = [[] for _ in self._model.graphs]
         stored: set[int] = set()
         for weight in self._packed.weights:
-            graph = weight.item.graph
+            head = heads[weight.item.graph]
             if weight.number not in stored:
-                heads[graph] += self._payload(weight.number)
+                head += self._payload(weight.number)
                 stored.add(weight.number)
-            edits += self._weight_edits(weight, heads[graph])
+            edits += self._weight_edits(weight, head)
         coded = {weight.item.tensor.place.start for weight in self._packed.weights}
         edits += [edit for tensor, around in self._model.placed_tensors() if tensor.place.start not in coded for edit in self._kept_edits(tensor, around)]
         heads[0] += [wire.block(protos.GRAPH_INITIALIZER, _tensor(self._like(dtype), dtype, [1], b"\0" * exact.stored_bytes(dtype, 1))) for dtype in sorted(self._likes)]
@@ -203,7 +204,7 @@ class _Writer:
                 self._segments.append(Segment(COPY_MODEL, self._at, span[1] - span[0]))
                 for block in self._held.blocks("", *span):
                     self._hash.update(block)
-                    self._put(block.data)
+                    self._put(block)
         self._finish("", size)
 
     def _finish(self, name: str, size: int) -> None:

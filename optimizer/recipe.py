@@ -86,15 +86,13 @@ def unpack(text: str) -> Recipe:
     """The inverse of `pack`. Raises CompressError."""
     try:
         packed = base64.b85decode(text)
-        body = _unzip(packed[4], packed[5:])
-        if zlib.crc32(body) != struct.unpack("<I", packed[:4])[0]:
-            raise CompressError("its checksum does not match")
+        body = _unzip(packed[4], packed[5:], struct.unpack("<I", packed[:4])[0])
         return _Reader(body).recipe()
     except (ValueError, IndexError, struct.error, zlib.error, lzma.LZMAError, CompressError) as error:
         raise CompressError(f"the record of the original is damaged ({error}): copy the file again or compress the original again") from None
 
 
-def _unzip(kind: int, data: bytes) -> bytes:
+def _unzip(kind: int, data: bytes, crc: int) -> bytes:
     if kind == 0:
         one = zlib.decompressobj()
         body = one.decompress(data, MOST_BYTES)
@@ -103,6 +101,8 @@ def _unzip(kind: int, data: bytes) -> bytes:
         body = many.decompress(data, MOST_BYTES)
     if len(body) >= MOST_BYTES:
         raise CompressError("it is too long")
+    if zlib.crc32(body) != crc:
+        raise CompressError("its checksum does not match")
     return body
 
 

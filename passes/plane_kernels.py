@@ -40,7 +40,7 @@ def bounds(words: NDArray, delta: bool) -> tuple[int, int]:
             difference = value - before if delta else value
             before = value
             low, high = min(low, difference), max(high, difference)
-    return low, high
+    return int(low), int(high)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -180,7 +180,7 @@ def _advance(tops: NDArray, laws: NDArray, reciprocals: NDArray, states: NDArray
         q = np.uint32((np.uint64(x) * np.uint64(reciprocals[value])) >> np.uint64(24))
         states[lane] = x + q * (np.uint32(256) - f) + laws[1, value]
         escaped += laws[2, value]
-    return escaped
+    return int(escaped)
 
 
 @numba.njit(cache=True, nogil=True)

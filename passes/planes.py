@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,10 +78,10 @@ def write_planes(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: b
     width, groups = chunking(view.rows, view.k, gathered)
     laws = _laws(numbers, int(split.tops.max()))
     cuts = _cuts(view, width, groups)
-    done = list(work(lambda cut: _chunk(coded, split, laws, cut), cuts))  # type: ignore[arg-type]
-    directory = b"".join(entry for entry, _ in done)  # type: ignore[misc]
+    done = [cast(tuple[bytes, list[bytes]], one) for one in work(lambda cut: _chunk(coded, split, laws, cast(Cut, cut)), cuts)]
+    directory = b"".join(entry for entry, _ in done)
     header = table_bytes(numbers.tables) + member_bytes(coded, len(numbers.tables)) + bytes([width]) + varint(groups) + directory
-    return [framed(0, header), *(body for _, bodies in done for body in bodies)]  # type: ignore[misc]
+    return [framed(0, header), *(body for _, bodies in done for body in bodies)]
 
 
 def _planned(bits: NDArray, dtype: int, view: View) -> tuple[Split, Coding]:
@@ -133,7 +134,7 @@ def _split_integers(words: NDArray, dtype: int, view: View) -> Split:
         found = [kernels.bounds(part, delta) for part in signed]
         low, high = min(one for one, _ in found), max(one for _, one in found)
         choices.append((min(WIDTHS[dtype], (int(high) - int(low)).bit_length()), delta, int(low) % 2**64))
-    bits, delta, base = min(choices)
+    _, delta, base = min(choices)
     moved = np.empty(words.shape, np.uint64)
     for part, out in zip(signed, moved, strict=True):
         kernels.subtract(part, delta, np.uint64(base), out)

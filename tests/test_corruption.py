@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from onnx_compress.runtime import library
-from onnx_compress.runtime.errors import CorruptionError, FormatError, TruncatedError, UnsupportedVersionError
+from onnx_compress.runtime.errors import CorruptionError, FormatError, TruncatedError
 from onnx_compress.runtime.evaluate import member_array
 from onnx_compress.runtime.form import Codebook, Form, Grid, Mapped, Member, Payload, Sparse, Symbols, Table
 from onnx_compress.runtime.reader import read, read_header

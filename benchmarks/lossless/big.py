@@ -7,7 +7,6 @@ own whose peak memory is taken. Prints one line a step. The tests run the same w
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import time
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import onnx
 from onnx import TensorProto, helper
 
 WIDTH, HIDDEN, WORDS = 2048, 5632, 32000
@@ -83,7 +81,7 @@ def measure(folder: Path, kind: str, size: float, threads: int = 0) -> dict[str,
     """Peak memory in MB of each step; raises AssertionError where what comes back is not what was given."""
     source, target, back = write(folder, kind, size), folder / "out.onnx", folder / "back"
     back.mkdir()
-    bytes_before = sum(os.path.getsize(folder / name) for name in ("big.onnx", "big.bin"))
+    bytes_before = sum((folder / name).stat().st_size for name in ("big.onnx", "big.bin"))
     print(f"{kind}: {bytes_before:,} bytes", flush=True)
     peaks = {"compress": step("compress", COMPRESS.format(source, target, threads))[1]}
     peaks["restore"] = step("restore", RESTORE.format(target, back / "again.onnx", threads))[1]

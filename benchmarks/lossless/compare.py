@@ -18,13 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from models import variants
 from onnx_compress.optimizer.lossless import compress_lossless
 from onnx_compress.optimizer.lossless_restore import read_recipe
-from onnx_compress.optimizer.lossless_tensors import Source
+from onnx_compress.optimizer.lossless_source import Source
 from onnx_compress.optimizer.protos import read_model
 from onnx_compress.optimizer.report import Request
 from onnx_compress.runtime import library
+
+from models import variants
 
 NAMES = {1: "float32", 10: "float16", 16: "bfloat16"}
 LEAST_VALUES = 64

@@ -3,11 +3,11 @@
 
 namespace onnx_compress {
 
-#define ONNX_COMPRESS_SET(isa)                                                      \
-  namespace isa {                                                                   \
-  ONNX_COMPRESS_DECLARE_KERNELS                                                     \
-  }                                                                                 \
-  namespace {                                                                       \
+#define ONNX_COMPRESS_SET(isa)                                                                                   \
+  namespace isa {                                                                                                \
+  ONNX_COMPRESS_DECLARE_KERNELS                                                                                  \
+  }                                                                                                              \
+  namespace {                                                                                                    \
   constexpr Kernels isa##_set = {#isa, isa::decode, isa::planes, isa::transpose, isa::multiply, isa::correlate}; \
   }
 

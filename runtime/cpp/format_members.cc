@@ -195,8 +195,8 @@ void read_planes(Cursor& cursor, Member& member, const Scope& scope) {
   }
   member.symbols = read_leaf(cursor, scope);
   if (split.drop + 8 * split.planes + member.symbols.raw_bits >= width)
-    fail(Fault::format, split.drop, " + 8 x ", split.planes, " + ", member.symbols.raw_bits, " bits leave none of the ", width, " of dtype ",
-         member.dtype, " to symbols");
+    fail(Fault::format, split.drop, " + 8 x ", split.planes, " + ", member.symbols.raw_bits, " bits leave none of the ", width,
+         " of dtype ", member.dtype, " to symbols");
 }
 
 void read_form(Cursor& cursor, Member& member, const Scope& scope) {
@@ -257,8 +257,7 @@ Member read_member(Cursor& cursor, int tables, bool pooled) {
   const bool fits = member.form == FORM_PLANES ? planes_width(member.dtype) > 0
                     : member.integer()         ? is_integer(member.dtype)
                                                : is_float(member.dtype);
-  if (!fits)
-    fail(Fault::format, "form ", static_cast<int>(member.form), " does not fit dtype ", member.dtype);
+  if (!fits) fail(Fault::format, "form ", static_cast<int>(member.form), " does not fit dtype ", member.dtype);
   if (pooled && (member.form == FORM_SPARSE || member.form == FORM_PLANES))
     fail(Fault::format, "a pool holds no Sparse and no Planes members");
   return member;

@@ -32,7 +32,8 @@ int take_escapes(Stream& stream, const Group& group, int bytes, uint64_t lanes, 
   return STREAM_OK;
 }
 
-// "The raw section has, for each step and each panel of the group, r bit planes, least significant bit first, of ceil(lanes / 8) bytes each"
+// "The raw section has, for each step and each panel of the group, r bit planes, least significant bit first, of ceil(lanes / 8) bytes
+// each"
 int take_raw(Stream& stream, int raw_bits, int lanes, uint8_t* parts) {
   const size_t bytes = static_cast<size_t>(lanes + 7) / 8;
   std::memset(parts, 0, PANEL);
@@ -99,7 +100,8 @@ inline Word unfolded(Word folded, int mantissa) {
   constexpr int TOP = 8 * sizeof(Word) - 1;
   const Word low = static_cast<Word>((Word{1} << mantissa) - 1);
   const Word sign = static_cast<Word>((folded >> mantissa & 1) << TOP);
-  const Word exponent = static_cast<Word>(static_cast<Word>(folded >> 1) & static_cast<Word>(~low) & static_cast<Word>((Word{1} << TOP) - 1));
+  const Word exponent =
+      static_cast<Word>(static_cast<Word>(folded >> 1) & static_cast<Word>(~low) & static_cast<Word>((Word{1} << TOP) - 1));
   return static_cast<Word>(sign | exponent | (folded & low));
 }
 
@@ -108,7 +110,8 @@ void words_of(const Parts& parts, const Group& group, const PlanesPlan& split, W
   const int raw_bits = group.raw_bits, planes = split.planes, drop = split.drop;
   if (split.exponent) {
     const int mantissa = static_cast<int>(8 * sizeof(Word)) - 1 - split.exponent;
-    for (int lane = 0; lane < PANEL; ++lane) out[lane] = unfolded<Word>(joined<Word, Planes>(parts, lane, raw_bits, planes, drop), mantissa);
+    for (int lane = 0; lane < PANEL; ++lane)
+      out[lane] = unfolded<Word>(joined<Word, Planes>(parts, lane, raw_bits, planes, drop), mantissa);
     return;
   }
   for (int lane = 0; lane < PANEL; ++lane)
@@ -231,7 +234,8 @@ void transpose_words(const Transposition& job) {
     }
     for (int64_t i = 0; i < lanes; ++i)
       for (int64_t at = step; at < job.steps; ++at)
-        std::memcpy(job.to + job.first[lane + i] + at * static_cast<int64_t>(sizeof(Word)), from + at * job.stride + lane + i, sizeof(Word));
+        std::memcpy(job.to + job.first[lane + i] + at * static_cast<int64_t>(sizeof(Word)), from + at * job.stride + lane + i,
+                    sizeof(Word));
   }
 }
 
