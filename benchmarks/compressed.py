@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,23 +15,25 @@ ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT.parent / "shared" / "models"
 CACHE = ROOT / ".cache" / "benchmarks"
 RATIO = 10
-TOKENS = 30522
-"""Rows of the vocabulary of BERT's tokenizer."""
+TOKENS = {"minilm_l6_v2": 30522, "charrnn_shakespeare": 65}
+"""Rows of the vocabulary."""
 
 
-def compressed(name: str, external: bool = False, fresh: bool = False) -> Path:
-    """The 10x file of a model, made without calibration data. Latency and memory depend on the sizes of the streams, not on the accuracy."""
-    folder = CACHE / ("external" if external else "inline")
+def compressed(name: str, ratio: float = RATIO, options: Sequence[str] = ("--inline-data",), fresh: bool = False) -> Path:
+    """The file that the command line makes of a model of ../shared/models with its calibration data."""
+    from shared_models import calibration
+
+    folder = CACHE / "-".join(option.strip("-") for option in options)
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{name}_{RATIO}x.onnx"
+    target = folder / f"{name}_{ratio:g}x.onnx"
     if fresh or not target.exists():
-        print(f"compressing {name}, {RATIO}x ...", file=sys.stderr, flush=True)
-        options = ["--target-ratio", str(RATIO), "--external-data" if external else "--inline-data", "--force", "--quiet"]
-        subprocess.run([sys.executable, "-m", "onnx_compress.optimizer.cli", str(MODELS / f"{name}.onnx"), str(target), *options], check=True)
+        print(f"compressing {name}, {ratio:g}x ...", file=sys.stderr, flush=True)
+        given = ["--target-ratio", f"{ratio:g}", "--calibration", str(calibration(MODELS, name, CACHE)), "--force", "--quiet", *options]
+        subprocess.run([sys.executable, "-m", "onnx_compress.optimizer.cli", str(MODELS / f"{name}.onnx"), str(target), *given], check=True)
     return target
 
 
-def feed(session: onnxruntime.InferenceSession, length: int) -> dict[str, NDArray[np.generic]]:
+def feed(session: onnxruntime.InferenceSession, length: int, tokens: int = 0) -> dict[str, NDArray[np.generic]]:
     """One sample: random token ids, masks of ones, types of zeros, normal floats; sizes that are open are `length`, axis 0 is 1."""
     rng = np.random.default_rng(0)
     made: dict[str, NDArray[np.generic]] = {}
@@ -42,7 +44,7 @@ def feed(session: onnxruntime.InferenceSession, length: int) -> dict[str, NDArra
         elif "mask" in one.name:
             made[one.name] = np.ones(shape, np.int64)
         else:
-            made[one.name] = np.zeros(shape, np.int64) if "type" in one.name else rng.integers(1000, TOKENS, shape)
+            made[one.name] = np.zeros(shape, np.int64) if "type" in one.name else rng.integers(tokens // 30, tokens, shape)
     return made
 
 

@@ -1,19 +1,24 @@
 """Spends a budget of bytes: one candidate for each weight under one Lagrangian multiplier.
 
 The allocator sees only (bytes, predicted divergence). For a multiplier m every weight takes the candidate with the least `predicted + m * bytes`,
-which is a point of its lower convex hull; m is bisected until the bytes fit, and what is left over is spent where it buys most.
+which is a point of its lower convex hull; m is bisected until the bytes fit, and what is left over is spent where it buys most. Where time is limited, too,
+microseconds have a price of their own in `predicted`.
 After: Shoham and Gersho 1988, "Efficient bit allocation for an arbitrary set of quantizers".
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 BISECTIONS = 100
 """Halvings of the logarithm of the multiplier: far below the resolution of a double."""
+
+PRICES, PRICE_BISECTIONS = 16, 14
+"""Octaves, either way, around the price at which all the time of a plan is worth all its divergence; halvings of their logarithm."""
 
 Options = Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
 """For each weight (bytes [n], predicted divergence [n]) of its candidates."""
@@ -36,12 +41,57 @@ def allocate(options: Options, budget_bytes: float) -> list[int] | None:
     return _spend(options, best, budget_bytes - _bytes(options, best))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Timed:
+    """What a limit of time needs to know: microseconds [n] of the candidates of each weight, and which of them are folded, bool [n].
+
+    All are to come to `most` microseconds at most, as long as that does not make the divergence more than `worse` times what it is without folded ones.
+    A plan with folded candidates takes `shared_bytes` more than those.
+    """
+
+    microseconds: Sequence[NDArray[np.float64]]
+    folded: Sequence[NDArray[np.bool_]]
+    most: float
+    worse: float
+    shared_bytes: float
+
+    def total(self, chosen: Sequence[int]) -> float:
+        """The microseconds of these candidates."""
+        return _sum(self.microseconds, chosen)
+
+
+def allocate_timed(options: Options, budget_bytes: float, timed: Timed) -> list[int] | None:
+    """As `allocate`, and within the time; where that would make the divergence too large, as fast as can be had for it.
+
+    Time has a price of its own, which is bisected: the least that keeps the time, below that at which the divergence grows too much.
+    """
+    plain = allocate(unfolded(options, timed.folded), budget_bytes)
+    if plain is None or timed.total(plain) <= timed.most:
+        return plain
+    predicted = _predicted(options, plain)
+    middle = float(np.log2(max(predicted, 1e-30) / timed.total(plain)))
+    low, high, best = middle - PRICES, middle + PRICES, plain
+    for _ in range(PRICE_BISECTIONS):
+        price = 2.0 ** ((low + high) / 2)
+        priced = [(size, harm + price * each) for (size, harm), each in zip(options, timed.microseconds, strict=True)]
+        chosen = allocate(priced, budget_bytes - timed.shared_bytes) or plain
+        kept, fast = _predicted(options, chosen) <= timed.worse * predicted, timed.total(chosen) <= timed.most
+        best = chosen if kept and (fast or timed.total(chosen) < timed.total(best)) else best
+        low, high = (low, (low + high) / 2) if fast or not kept else ((low + high) / 2, high)
+    return best
+
+
+def unfolded(options: Options, folded: Sequence[NDArray[np.bool_]]) -> Options:
+    """The same options where folded candidates are out of reach."""
+    return [(np.where(out, np.inf, size), harm) for (size, harm), out in zip(options, folded, strict=True)]
+
+
 def frontier(options: Options) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(bytes, predicted divergence) over all multipliers, from the smallest plan to the most faithful one: what `allocate` spends its budget along."""
     points = {}
     for exponent in np.arange(-80.0, 80.0, 0.25):
         chosen = _choose(options, 2.0**exponent)
-        points[_bytes(options, chosen)] = float(sum(predicted[number] for (_, predicted), number in zip(options, chosen, strict=True)))
+        points[_bytes(options, chosen)] = _predicted(options, chosen)
     sizes = sorted(points)
     return np.array(sizes), np.array([points[size] for size in sizes])
 
@@ -50,8 +100,16 @@ def _choose(options: Options, multiplier: float) -> list[int]:
     return [int(np.argmin(predicted + multiplier * size)) for size, predicted in options]
 
 
+def _predicted(options: Options, chosen: Sequence[int]) -> float:
+    return _sum([predicted for _, predicted in options], chosen)
+
+
 def _bytes(options: Options, chosen: Sequence[int]) -> float:
-    return float(sum(size[number] for (size, _), number in zip(options, chosen, strict=True)))
+    return _sum([size for size, _ in options], chosen)
+
+
+def _sum(each: Sequence[NDArray[np.float64]], chosen: Sequence[int]) -> float:
+    return float(sum(values[number] for values, number in zip(each, chosen, strict=True)))
 
 
 def _spend(options: Options, chosen: list[int], left: float) -> list[int]:

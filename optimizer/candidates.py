@@ -14,6 +14,7 @@ from ..passes.prune import Prune
 from ..passes.quantize import Quantize
 from ..passes.technique import Adjustable, Refusal
 from ..passes.thin import Thin
+from .cost import times
 from .parallel import spread
 from .plan import Layer
 from .trial import Candidate, Sample, coded_bits, tried
@@ -59,11 +60,15 @@ Maker = Callable[[str, Sample, float], Offering]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is tried on every weight: families, around an average rate in bits; a trellis for as many of the plain grids, the best first."""
+    """What is tried on every weight: families, around an average rate in bits; a trellis for as many of the plain grids, the best first.
+
+    `folds` says whether weights are tried as folded ones, too, where that is faster.
+    """
 
     families: Sequence[str]
     average_bits: float
     trellises: int = 1
+    folds: bool = False
 
 
 def offers(layers: Sequence[Layer], wanted: Wanted, threads: int, tick: Callable[[float], None] = lambda _: None) -> list[Offer]:
@@ -84,7 +89,9 @@ def _offer(layer: Layer, wanted: Wanted) -> Offer:
     sample = Sample.of(layer)
     found: dict[str, tuple[Candidate, ...]] = {}
     refusals = []
-    for family in wanted.families:
+    for family in (*wanted.families, *(FOLDED if wanted.folds and _is_faster_folded(layer) else ())):
+        if family in FOLDED and any(one.error == 0 for many in found.values() for one in many):
+            continue  # a weight of few values stays without loss
         if family in TRELLIS_OF.values() and family not in _best_trellises(found, wanted, layer.weight.view.size):
             continue
         candidates = list(FAMILIES[family](family, sample, wanted.average_bits))
@@ -93,6 +100,11 @@ def _offer(layer: Layer, wanted: Wanted) -> Offer:
         if usable:
             found[family] = usable
     return Offer(layer, found, "" if found else (refusals or ["no technique applies"])[0])
+
+
+def _is_faster_folded(layer: Layer) -> bool:
+    known = times(layer.weight.view, layer.work, Quantize(1.0))
+    return known.fused > known.folded
 
 
 def _best_trellises(found: Mapping[str, Sequence[Candidate]], wanted: Wanted, values: int) -> list[str]:
@@ -113,7 +125,7 @@ def refined(layer: Layer, chosen: Candidate, factors: Sequence[float]) -> list[C
     return [one for one in made if isinstance(one, Candidate)]
 
 
-def _grid(power: float, rows: float = 0.0, trellis: bool = False) -> Maker:
+def _grid(power: float, rows: float = 0.0, trellis: bool = False, folded: bool = False) -> Maker:
     def candidates(family: str, sample: Sample, average_bits: float) -> Offering:
         # The entropy of a Gaussian on a fine grid of step s is about 2.05 - log2(s) bits.
         middle, octave = min(average_bits, HIGH_BITS), TRELLIS_OCTAVE if trellis else GRID_OCTAVE
@@ -121,8 +133,9 @@ def _grid(power: float, rows: float = 0.0, trellis: bool = False) -> Maker:
         coarsest, finest = min(2.05 - (middle - below), 2.5), 2.05 - (middle + above)
         numbers = range(int(np.floor(finest * octave)), int(np.ceil(coarsest * octave)) + 1)
         unit, feedback = TRELLIS_STEP if trellis else 1.0, sample.context.factor is not None
-        techniques = [Quantize(float(2.0 ** (number / octave)) * unit, power, rows=rows, feedback=feedback, trellis=trellis) for number in numbers]
-        known = replace(sample, classes=_class_saving(techniques[len(techniques) // 2], sample))
+        base = Quantize(unit, power, rows=rows, feedback=feedback, trellis=trellis, folded=folded)
+        techniques = [base.at(float(2.0 ** (number / octave))) for number in numbers]
+        known = sample if folded else replace(sample, classes=_class_saving(techniques[len(techniques) // 2], sample))
         for technique in techniques:
             yield tried(family, technique, known)
 
@@ -187,12 +200,17 @@ FAMILIES: dict[str, Maker] = {
     "deep-compression": _deep_compression,
     "mapped": _mapped,
     "pruned grid": _thinned,
+    "folded": _grid(1.0, folded=True),
+    "folded, one step": _grid(0.0, folded=True),
 }
 
 TRELLIS_OF = {"grid": "trellis", "grid, one step": "trellis, one step", "grid by lookup": "trellis by lookup"}
 """The families of plain grids, and what a trellis makes of them."""
 
 GRIDS = tuple(TRELLIS_OF)
+
+FOLDED = ("folded", "folded, one step")
+"""The families of folded weights, which compete under every technique where a weight is slower fused."""
 
 AUTO = (*GRIDS, *TRELLIS_OF.values(), "codebook", "distinct values")
 

@@ -67,6 +67,7 @@ def compress_command(
     exclude: options.Exclude = None,
     max_divergence: options.MaxDivergence = None,
     effort: options.Effort = None,
+    prefer: options.Prefer = "balanced",
     drop_channels: options.DropChannels = 0.0,
     lossless: options.Lossless = False,
     lossless_weights: options.LosslessWeights = None,
@@ -100,8 +101,12 @@ def compress_command(
         threads,
         force,
         dry_run,
-        drop_channels=drop_channels, effort=effort, per_weight=table,
-        lossless=lossless, lossless_weights=tuple(lossless_weights or ()),
+        drop_channels,
+        effort,
+        table,
+        prefer,
+        lossless,
+        tuple(lossless_weights or ()),
     )
     _show_curve(console, source, request) if curve else _print(console, _compress(console, source, target, request), request)
 

@@ -15,6 +15,7 @@ from ..passes.technique import Technique
 from ..runtime import library
 from ..runtime.evaluate import centroid_numbers, dense_values
 from ..runtime.form import Codebook, Mapped, Member
+from .fold import Folded
 from .model import Weight
 from .parallel import spread
 from .plan import Choice, Payload
@@ -28,8 +29,8 @@ class Coder:
         self._coded: dict[Key, Payload] = {}
 
     def code(self, choices: Sequence[Choice]) -> tuple[Payload, ...]:
-        """The payloads of all choices: small weights in pools, each other one by itself. The same bytes for any number of threads."""
-        sharing = [choice for choice in choices if _may_share(choice.weight) and not choice.is_exact_float]
+        """The payloads of all choices: small weights in pools, folded ones and each other one by itself. The same bytes for any number of threads."""
+        sharing = [choice for choice in choices if _may_share(choice.weight) and not choice.is_folded and not choice.is_exact_float]
         groups = [[sharing[place] for place in pool] for pool in writer.pools([choice.weight.view.size for choice in sharing])]
         pooled = {id(choice) for group in groups for choice in group}
         groups += [[choice] for choice in choices if id(choice) not in pooled]
@@ -47,7 +48,7 @@ def decoded(payload: Payload) -> list[dict[str, NDArray[np.float32]]]:
         if choice.technique is None:
             continue
         weight, bias = choice.weight, choice.layer.bias
-        array = library.decode(payload.data, np.empty(weight.view.dims, ir.DataType(weight.dtype).numpy()), number)
+        array = library.decode(payload.data, np.empty(weight.view.dims, ir.DataType(weight.dtype).numpy()), number) if payload.folded is None else payload.folded.array()
         arrays = {weight.name: array.astype(np.float32, copy=False)}
         if bias is not None and str(bias.name) in payload.biases:
             arrays[str(bias.name)] = payload.biases[str(bias.name)]
@@ -64,7 +65,7 @@ def _key(group: Sequence[Choice]) -> Key:
 
 def _renewed(payload: Payload, group: Sequence[Choice]) -> Payload:
     """The payload with what is predicted now; a technique that was taken instead of another stays."""
-    return replace(payload, choices=tuple(replace(old, predicted=new.predicted) for old, new in zip(payload.choices, group, strict=True)))
+    return replace(payload, choices=tuple(replace(old, predicted=new.predicted, times=new.times) for old, new in zip(payload.choices, group, strict=True)))
 
 
 def _coded(group: list[Choice]) -> Payload:
@@ -80,7 +81,10 @@ def _payload(choices: Sequence[Choice], members: Sequence[Member]) -> Payload:
         bias = choice.layer.corrected_bias(made) if choice.technique is not None else None
         if bias is not None:
             biases[str(choice.layer.bias.name)] = bias  # type: ignore[union-attr]
-    return Payload(_bytes(choices, members), tuple(choices), tuple(map(_zeros, members)), biases)
+    zeros = tuple(map(_zeros, members))
+    if choices[0].is_folded:
+        return Payload(b"", tuple(choices), zeros, biases, Folded.of(members[0]))
+    return Payload(_bytes(choices, members), tuple(choices), zeros, biases)
 
 
 def _exact(choice: Choice) -> Payload:

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from ..passes.simplify import overridable, simplify
 from ..passes.technique import Context
+from . import epilogues
 from .calibrate import Feed, load_calibration
 from .decide import decide
 from .drop_channels import Drop, drop_channels
@@ -143,6 +144,7 @@ def prepare(source: Path, target: Path, request: Request) -> Prepared:
     notes = simplify(model, untouchable)
     if request.drop_channels:
         notes += drop_channels(model, load_calibration(request.calibration, model.graph.inputs), Drop(request.drop_channels, request.threads, request.seed))
+    epilogues.mark(model)
     found = find_weights(model, rules)
     if not found.weights:
         reasons = "; ".join(sorted({reason for _, reason, _ in found.left_alone})) or "it has no large constants"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
-from .allocate import allocate
 from .candidates import HIGH_BITS
 from .compress import Clock, named, observed, prepare
 from .emit import Emitted
@@ -77,7 +76,7 @@ def _file(study: Study, market: Market, target_bytes: int, overhead: float) -> t
     """(a file of at most this size, its bytes, its weights' predicted bytes); None where there is none. One correction of the overhead."""
     made: tuple[Emitted, int, float] | None = None
     for _ in range(2):
-        numbers = allocate(market.options(), target_bytes - overhead)
+        numbers = market.allocate(target_bytes - overhead)
         if numbers is None:
             return None
         emitted, size = study.sizer.emit(market.choices(numbers))

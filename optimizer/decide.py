@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .allocate import allocate
 from .emit import Emitted
 from .evidence import Evidence
 from .fit import fit
@@ -42,5 +41,5 @@ def decide(task: Task, evidence: Evidence, request: Request, confirm: Callable[[
 def _extend(study: Study, bits: float, budget_bytes: int) -> None:
     """Candidates around the rate that the target leaves; and around a low one where those are all too large, for their sizes are not what rates suggest."""
     study.extend(bits)
-    if bits > COARSE_BITS and allocate(study.market().options(), budget_bytes) is None:
+    if bits > COARSE_BITS and study.market().allocate(budget_bytes) is None:
         study.extend(COARSE_BITS)

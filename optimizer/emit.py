@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,15 +13,19 @@ from onnx_ir.passes import common
 from ..passes import names
 from ..passes.halve import halve
 from ..runtime.reader import FORMAT_VERSION
+from . import epilogues, fold, recurrent
 from .bias import constant_behind, following_add
 from .model import Use, Weight
+from .operators import DOMAIN
 from .plan import Payload
 from .version import how_to_install
 
-DOMAIN = "onnx_compress"
 FORMAT_KEY = "onnx_compress.format"
 PACKAGE_KEY = "onnx_compress.package"
 NAMES_KEY = "onnx_compress.names"
+FOLDED_KEY = "onnx_compress.folded"
+"""The values that are folded weights, separated by spaces."""
+
 LEAST_IR_VERSION = 8
 NAMES_SHARE = 1 / 1000
 """The map from payloads to the weights' own names is written where it costs at most this share of the payloads."""
@@ -35,7 +39,7 @@ KEPT_ATTRIBUTES = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Emitted:
-    """The compressed model, its payloads, each payload's name in it, and the initializers that are now float16."""
+    """The compressed model, its payloads, the name in it of each payload or folded weight, and the initializers that are now float16."""
 
     model: ir.Model
     payloads: tuple[Payload, ...]
@@ -52,20 +56,39 @@ def emit(model: ir.Model, payloads: Sequence[Payload], untouchable: Container[st
         dtype = value.const_value.dtype  # type: ignore[union-attr]
         value.const_value = ir.Tensor(array.astype(dtype.numpy()), name=name)
     prefix = _free_prefix(copy)
-    payload_names = []
-    for number, payload in enumerate(payloads):
-        value = _payload_value(copy, payload, f"{prefix}.payload.{number}")
-        payload_names.append(str(value.name))
-        for place, choice in enumerate(payload.choices):
-            _rewrite(copy, choice.weight, _Source(copy, value, place, prefix), twins)
+    folded = fold.write(copy, {payload.choices[0].weight.name: payload.folded for payload in payloads if payload.folded is not None}, prefix)
+    values = [
+        folded.get(payload.choices[0].weight.name) or _payload_value(copy, payload, f"{prefix}.payload.{number}") for number, payload in enumerate(payloads)
+    ]
+    payload_names = [str(value.name) for value in values]
+    sources = {
+        choice.weight: _Source(copy, value, place, prefix)
+        for value, payload in zip(values, payloads, strict=True)
+        for place, choice in enumerate(payload.choices if payload.folded is None else ())
+    }
+    layers = recurrent.whole_layers(sources)
+    for weight, source in sources.items():
+        _rewrite(weight, source, _Twins(twins, layers))
+    for layer in layers:
+        recurrent.fuse(twins[layer], *(_half(layer, index, sources) for index in (recurrent.W_INPUT, recurrent.R_INPUT)))
+    epilogues.fuse(copy, untouchable)
     halved = halve(copy, untouchable)
     _drop_unused(copy)
-    copy.graph.opset_imports[DOMAIN] = 1
+    if any(payload.folded is None for payload in payloads):
+        copy.graph.opset_imports[DOMAIN] = 1
     copy.ir_version = max(copy.ir_version or 0, LEAST_IR_VERSION)
     short = names.shorten(copy)
     final = tuple(short.get(name, name) for name in payload_names)
     _describe(copy, payloads, final)
     return Emitted(copy, tuple(payloads), final, halved)
+
+
+@dataclass(frozen=True, slots=True)
+class _Twins:
+    """For each node of the model, that of the copy; and the recurrent layers that become one operator each."""
+
+    of: dict[ir.Node, ir.Node]
+    layers: Container[ir.Node]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,24 +138,34 @@ def _payload_value(model: ir.Model, payload: Payload, name: str) -> ir.Value:
     return value
 
 
-def _rewrite(model: ir.Model, weight: Weight, source: _Source, twins: dict[ir.Node, ir.Node]) -> None:
-    """Lets every consumer of a weight read the payload instead."""
-    others = [use for use in weight.uses if use.kind not in FUSED]
+def _rewrite(weight: Weight, source: _Source, twins: _Twins) -> None:
+    """Lets every consumer of a weight read the payload instead, but for recurrent layers, which need two."""
+    others = [use for use in weight.uses if use.kind not in FUSED and use.node not in twins.layers]
     for use in weight.uses:
         if use.kind in FUSED:
-            _fuse(weight, use, source, twins)
+            _fuse(weight, use, source, twins.of)
     if others:
-        _decompress(model, weight, others, source, twins)
+        _decompress(weight, others, source, twins.of)
+
+
+def _half(layer: ir.Node, index: int, sources: Mapping[Weight, _Source]) -> recurrent.Half:
+    """The payload of one input of a recurrent layer."""
+    return next(
+        recurrent.Half(source.payload, source.member, use.cast_to)
+        for weight, source in sources.items()
+        for use in weight.uses
+        if use.node is layer and use.index == index
+    )
 
 
 def _fuse(weight: Weight, use: Use, source: _Source, twins: dict[ir.Node, ir.Node]) -> None:
     """One consumer becomes one operator of ours; an Add of a vector behind a MatMul becomes its bias."""
     node, kind = twins[use.node], FUSED[use.kind]
-    attributes = [ir.convenience.convert_attribute(name, value) for name, value in source.attributes(_cast_to(use)).items()]
+    attributes = [ir.convenience.convert_attribute(name, value) for name, value in source.attributes(use.cast_to).items()]
     attributes += [node.attributes[name] for name in KEPT_ATTRIBUTES.get(kind, ()) if name in node.attributes]
     replaced = [node]
     if kind == "CompressedGather":
-        inputs = [source.payload, node.inputs[1], *source.like(_cast_to(use) or weight.dtype)]
+        inputs = [source.payload, node.inputs[1], *source.like(use.cast_to or weight.dtype)]
     else:
         inputs = [node.inputs[0], source.payload, *node.inputs[2:]]
         add = following_add(node) if kind == "CompressedMatMul" else None
@@ -161,16 +194,11 @@ def _columns(use: Use) -> int:
     return int(dims[-2] if transposed else dims[-1])
 
 
-def _cast_to(use: Use) -> int:
-    """The dtype that the weight is cast to on its way to this consumer, 0 for none."""
-    casts = [node for node in use.between if node.op_type == "Cast"]
-    return casts[-1].attributes["to"].as_int() if casts else 0
-
-
-def _decompress(model: ir.Model, weight: Weight, others: Sequence[Use], source: _Source, twins: dict[ir.Node, ir.Node]) -> None:
+def _decompress(weight: Weight, others: Sequence[Use], source: _Source, twins: dict[ir.Node, ir.Node]) -> None:
     """One Decompress node for all consumers without an operator of ours; it also does a Cast that all of them go through."""
+    model = source.model
     value = model.graph.initializers[weight.name]
-    casts = {_cast_to(use) if use.between and use.between[0].op_type == "Cast" else 0 for use in others}
+    casts = {use.cast_to if use.between and use.between[0].op_type == "Cast" else 0 for use in others}
     cast_to = casts.pop() if len(casts) == 1 else 0
     attributes = [ir.convenience.convert_attribute(name, number) for name, number in source.attributes(cast_to).items()]
     new = ir.Node(DOMAIN, "Decompress", [source.payload, *source.like(cast_to or weight.dtype)], attributes, num_outputs=1)
@@ -193,12 +221,15 @@ def _drop_unused(model: ir.Model) -> None:
 
 
 def _describe(model: ir.Model, payloads: Sequence[Payload], final: Sequence[str]) -> None:
-    """Metadata: what wrote this file, and the weights' own names where they cost next to nothing."""
+    """Metadata: what wrote this file, which values are folded weights, and the weights' own names where they cost next to nothing."""
     model.metadata_props[FORMAT_KEY] = FORMAT_VERSION
     model.metadata_props[PACKAGE_KEY] = how_to_install()
     text = json.dumps(
         {name: [choice.weight.name for choice in payload.choices] for name, payload in zip(final, payloads, strict=True)},
         separators=(",", ":"),
     )
-    if len(text) <= NAMES_SHARE * sum(len(payload.data) for payload in payloads):
+    folded = [name for name, payload in zip(final, payloads, strict=True) if payload.folded is not None]
+    if folded:
+        model.metadata_props[FOLDED_KEY] = " ".join(folded)
+    if len(text) <= NAMES_SHARE * sum(payload.bytes for payload in payloads):
         model.metadata_props[NAMES_KEY] = text

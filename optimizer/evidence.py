@@ -20,6 +20,7 @@ from .moments import Moments, measure
 from .plan import Layer
 from .report import Request
 from .synthetic import synthesize
+from .work import measure as measure_work
 
 PROBE_SAMPLES = (8, 96)
 """Samples in the probes, at least and at most: sensitivities of few samples are flattered ones."""
@@ -51,10 +52,11 @@ def observe(model: ir.Model, layers: Sequence[Layer], untouchable: frozenset[str
 
     probes = subset(feeds, request.level.probes * probe_samples(feeds, len(layers)))
     measure(model, [layer.weight for layer in layers], feeds, take, bool(request.calibration) and request.level.feedback, tick)
+    work = measure_work(model, [layer.weight for layer in layers], feeds)
     count, used = samples(feeds), samples(probes)
     share = f"{used} of {count}" if used < count else f"{count}"
     description = f"{share} {'calibration' if request.calibration else 'synthetic'} sample{'s' * (count != 1)}"
-    return Evidence(probes, tuple(known.values()), description)
+    return Evidence(probes, tuple(replace(layer, work=work[name]) for name, layer in known.items()), description)
 
 
 def informed(layer: Layer, moments: Moments, untouchable: frozenset[str], factors: Factors) -> Layer:

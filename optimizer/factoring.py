@@ -76,8 +76,8 @@ def factor(model: ir.Model, layers: Sequence[Layer], untouchable: frozenset[str]
 def hindrance(weight: Weight, model: ir.Model) -> str:
     """Why a layer cannot become two; empty where it can."""
     kinds = {use.kind for use in weight.uses}
-    if kinds & {"Gather", "Other"}:
-        return "factors are for weights that are multiplied only, not for one that is looked up or decompressed"
+    if kinds - {"MatMul", "Gemm", "Conv"}:
+        return "factors are for weights that are multiplied only, not for one that is looked up or decompressed, or of a recurrent layer"
     if len(weight.uses) != 1:
         return "several layers share it"
     use, view = weight.uses[0], weight.view

@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from ..passes.quantize import Quantize
 from ..passes.technique import Adjustable, Technique
-from .allocate import Options, allocate
+from .allocate import Options, Timed, allocate, allocate_timed, unfolded
 from .coding import Coder
 from .emit import Emitted, emit
 from .errors import TargetError
 from .plan import Choice, Layer, Payload
+from .preference import Pace
 from .save import is_external, size_bytes
 from .sensitivity import Scaled
 
@@ -32,6 +34,10 @@ CLOSE_ENOUGH = 0.0015
 
 NEAR_ENOUGH = 0.004
 """A file further below than this is searched for once more, in smaller steps: a ratio of R is promised to become 1.005 R at most."""
+
+
+FOLDING_BYTES = 900.0
+"""What the first folded weight costs in nodes that all of them share; a guess that real sizes correct."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,15 +67,28 @@ class Sizer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Market:
-    """What the allocator chooses from: layers with their candidates, and integer weights, which have one candidate each."""
+    """What the allocator chooses from: layers with their candidates, and integer weights, which have one candidate each; and the pace to keep."""
 
     layers: Sequence[Layer]
     candidates: Sequence[Sequence[Scaled]]
     fixed: Sequence[Choice]
+    pace: Pace | None = None
 
     def options(self) -> Options:
         """(bytes, predicted divergence) of all candidates."""
         return [(np.array([one.candidate.bytes for one in many]), np.array([one.predicted for one in many])) for many in self.candidates]
+
+    def allocate(self, budget_bytes: float) -> list[int] | None:
+        """The numbers of the best candidates within these bytes, at the pace; None where even the smallest ones exceed them."""
+        if self.pace is None:
+            return allocate(self.options(), budget_bytes)
+        most = self.pace.slowdown * sum(many[0].times.folded for many in self.candidates)
+        microseconds = [np.array([one.microseconds for one in many]) for many in self.candidates]
+        return allocate_timed(self.options(), budget_bytes, Timed(microseconds, self.folded(), most, self.pace.worse, FOLDING_BYTES))
+
+    def folded(self) -> list[NDArray[np.bool_]]:
+        """Which candidates are folded."""
+        return [np.array([one.candidate.is_folded for one in many]) for many in self.candidates]
 
     def chosen(self, numbers: Sequence[int]) -> list[Scaled]:
         """The candidates with these numbers."""
@@ -78,14 +97,15 @@ class Market:
     def choices(self, numbers: Sequence[int]) -> list[Choice]:
         """The plan that these candidate numbers stand for."""
         mine = [
-            Choice(layer, one.candidate.technique, one.candidate.family, one.predicted)
+            Choice(layer, one.candidate.technique, one.candidate.family, one.predicted, times=one.times)
             for layer, one in zip(self.layers, self.chosen(numbers), strict=True)
         ]
         return [*mine, *self.fixed]
 
     def bytes(self, numbers: Sequence[int]) -> float:
         """The predicted bytes of these candidates."""
-        return sum(one.candidate.bytes for one in self.chosen(numbers))
+        chosen = self.chosen(numbers)
+        return sum(one.candidate.bytes for one in chosen) + FOLDING_BYTES * any(one.candidate.is_folded for one in chosen)
 
 
 def fit(market: Market, sizer: Sizer, target_bytes: int, tick: Callable[[float], None]) -> Emitted:
@@ -135,9 +155,9 @@ class _Files:
 
 def _allocated(market: Market, files: _Files) -> tuple[list[Choice], int] | None:
     """Allocates until predicted and real sizes agree: (the last choices, their bytes); None where nothing fits any more."""
-    options, fixed_bytes, found = market.options(), 0.0, None
+    fixed_bytes, found = 0.0, None
     for _ in range(ALLOCATIONS):
-        numbers = allocate(options, files.target_bytes - fixed_bytes)
+        numbers = market.allocate(files.target_bytes - fixed_bytes)
         if numbers is None:
             return None
         choices = market.choices(numbers)
@@ -162,7 +182,7 @@ def _all_grids(choices: Sequence[Choice]) -> tuple[int, ...]:
 
 
 def _smoothed(market: Market, choices: Sequence[Choice]) -> tuple[list[Choice], int] | None:
-    """The same with the weight of most values on a grid of one step, and its number; None where it is on one already, or none is offered.
+    """The same with the weight of most values on a grid of one step, placed as it is, and its number; None where it is on one already, or none is offered.
 
     Steps by row are kept in eight bits, 4 % apart: where one weight dominates whose rows are few or alike, the size jumps with them. A single step
     has sixteen bits.
@@ -171,13 +191,14 @@ def _smoothed(market: Market, choices: Sequence[Choice]) -> tuple[list[Choice], 
     if largest is None or _is_smooth(choices[largest].technique):
         return None
     known = {one.candidate.technique: one.candidate.bytes for one in market.candidates[largest]}
-    smooth = [one for one in market.candidates[largest] if _is_smooth(one.candidate.technique)]
+    folded = choices[largest].is_folded
+    smooth = [one for one in market.candidates[largest] if _is_smooth(one.candidate.technique) and one.candidate.is_folded == folded]
     if not smooth:
         return None
     technique = choices[largest].instead or choices[largest].technique
     size = known.get(technique, float(np.median([one.candidate.bytes for one in smooth]))) if technique is not None else 0.0
     nearest = min(smooth, key=lambda one: abs(one.candidate.bytes - size))
-    changed = replace(choices[largest], technique=nearest.candidate.technique, family=nearest.candidate.family, predicted=nearest.predicted, instead=None)
+    changed = replace(choices[largest], technique=nearest.candidate.technique, family=nearest.candidate.family, predicted=nearest.predicted, instead=None, times=nearest.times)
     return [changed if number == largest else choice for number, choice in enumerate(choices)], largest
 
 
@@ -232,8 +253,7 @@ def _smallest(market: Market, sizer: Sizer, target_bytes: int) -> Emitted:
 
     Goes back from the smallest candidates to larger ones in halves of what is left.
     """
-    options = market.options()
-    numbers = [int(np.argmin(size)) for size, _ in options]
+    numbers = [int(np.argmin(size)) for size, _ in unfolded(market.options(), market.folded())]
     found = sizer.emit(market.choices(numbers))
     if found[1] > target_bytes:
         raise _too_large(sizer, *found, target_bytes)
@@ -241,7 +261,7 @@ def _smallest(market: Market, sizer: Sizer, target_bytes: int) -> Emitted:
     low, high = least, max(least, target_bytes - (found[1] - least))
     for _ in range(FINE_ROUNDS):
         middle = (low + high) / 2
-        tried = sizer.emit(market.choices(allocate(options, middle) or numbers))
+        tried = sizer.emit(market.choices(market.allocate(middle) or numbers))
         if tried[1] > target_bytes:
             high = middle
             continue
@@ -251,7 +271,7 @@ def _smallest(market: Market, sizer: Sizer, target_bytes: int) -> Emitted:
 
 
 def _too_large(sizer: Sizer, emitted: Emitted, size: int, target_bytes: int) -> TargetError:
-    rest = size - sum(len(one.data) for one in emitted.payloads)
+    rest = size - sum(one.bytes for one in emitted.payloads)
     return TargetError(
         f"{sizer.bytes_before / target_bytes:.4g} times smaller cannot be reached, {sizer.bytes_before / size:.4g} times can: the graph and what is not "
         f"compressed take {rest:,} of the {target_bytes:,} bytes allowed; ask for a lower ratio"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from ..runtime.form import Codebook, Dense, Form, Grid, Mapped, Member, Payload,
 from ..runtime.header import Header
 from ..runtime.pool import symbol_tables
 from ..runtime.trellis import quantizers
-from .emit import DOMAIN, NAMES_KEY, PACKAGE_KEY
+from . import fold
+from .emit import NAMES_KEY, PACKAGE_KEY
 from .errors import CompressError, UsageError
 from .files import model_bytes
-from .restore import PAYLOAD_INPUT, open_compressed
+from .operators import DOMAIN, reads
+from .restore import folded_values, open_compressed
 
 PLAIN_VALUES = 64
 """Tensors of fewer values count as part of the graph."""
@@ -30,7 +32,10 @@ PLAIN_VALUES = 64
 
 @dataclass(frozen=True, slots=True)
 class InspectedWeight:
-    """One compressed weight; in a pool, `bytes` is its share of the pool by the information in its symbols."""
+    """One compressed weight; in a pool, `bytes` is its share of the pool by the information in its symbols.
+
+    The operator of a folded weight is "folded", and `bytes` its share of the streams of levels; scales count as plain.
+    """
 
     name: str
     operator: str
@@ -60,8 +65,8 @@ def inspect(path: Path) -> Inspection:
     """Reads the file and checks every payload. Raises UsageError where it is not compressed, CompressError where it is damaged."""
     path = Path(path)
     model, total = open_compressed(path), model_bytes(path)
-    uses = _uses(model)
-    if not uses:
+    uses, folded = _uses(model), folded_values(model, str(path))
+    if not uses and not folded:
         raise UsageError(f"{path} holds no compressed weight: give a file that onnx-compress has written")
     names: dict[str, list[str]] = json.loads(model.metadata_props.get(NAMES_KEY, "{}"))
     weights: list[InspectedWeight] = []
@@ -73,10 +78,28 @@ def inspect(path: Path) -> Inspection:
             weights += _weights(data, members, Names(str(value.name), names.get(str(value.name), [])))
         except FormatError as error:
             raise CompressError(f"payload {value.name!r} of {path} cannot be read: {error}; compress or copy the model again") from error
-    plain = _plain_bytes(model, set(uses))
+    streams = fold.streams(folded)
+    stream_bytes = sum(value.const_value.nbytes for value in streams if value.const_value is not None)
+    weights += _folded_weights(folded, names, stream_bytes)
+    payload_bytes += stream_bytes
+    plain = _plain_bytes(model, set(uses) | streams)
     package = model.metadata_props.get(PACKAGE_KEY, "an unknown version").rsplit("==", 1)[-1]
     graph = total - payload_bytes - plain
     return Inspection(str(path), reader.FORMAT_VERSION, package, total, graph, payload_bytes, plain, len(uses), tuple(weights))
+
+
+def _folded_weights(values: Sequence[ir.Value], names: dict[str, list[str]], size: int) -> Iterator[InspectedWeight]:
+    """Folded weights, which share `size` bytes by what their levels take. Raises CompressError."""
+    found = fold.read(values)
+    for value, one, share in zip(values, found, _divided([float(one.bytes) for one in found], size), strict=True):
+        dtype = ir.DataType(one.dtype).name.lower()
+        form = f"Folded({_count(one.scales.size)}, levels {one.levels.min()}..{one.levels.max()})"
+        name = Names(str(value.name), names.get(str(value.name), [])).of(0)
+        yield InspectedWeight(name, "folded", one.levels.shape, dtype, form, share, 8 * share / one.levels.size)
+
+
+def _count(scales: int) -> str:
+    return "one scale" if scales == 1 else f"{scales} scales"
 
 
 def _uses(model: ir.Model) -> dict[ir.Value, dict[int, list[str]]]:
@@ -85,13 +108,12 @@ def _uses(model: ir.Model) -> dict[ir.Value, dict[int, list[str]]]:
     for node in nodes(model):
         if node.domain != DOMAIN:
             continue
-        payload = node.inputs[PAYLOAD_INPUT.get(node.op_type, 1)]
-        if payload is None or (payload.is_graph_input() and payload.const_value is None):
-            continue
-        member = node.attributes.get_int("member", 0)
-        operators = uses.setdefault(payload, {}).setdefault(member, [])
-        if node.op_type not in operators:
-            operators.append(node.op_type)
+        for read in reads(node):
+            if read.payload is None or (read.payload.is_graph_input() and read.payload.const_value is None):
+                continue
+            operators = uses.setdefault(read.payload, {}).setdefault(read.member, [])
+            if node.op_type not in operators:
+                operators.append(node.op_type)
     return uses
 
 
@@ -154,8 +176,12 @@ def _shares(payload: Payload, size: int) -> list[int]:
     """The payload's bytes, divided among its members by the information in their symbols; sums to `size`."""
     if len(payload.members) == 1:
         return [size]
-    bits = np.array([symbol_bits(payload, member) for member in payload.members])
-    ends = np.rint(np.cumsum(bits) / max(bits.sum(), 1e-9) * size).astype(int)
+    return _divided([symbol_bits(payload, member) for member in payload.members], size)
+
+
+def _divided(parts: Sequence[float], size: int) -> list[int]:
+    """`size` in proportion to the parts, in whole numbers that sum to it."""
+    ends = np.rint(np.cumsum(parts) / max(sum(parts), 1e-9) * size).astype(int)
     return [int(share) for share in np.diff(ends, prepend=0)]
 
 

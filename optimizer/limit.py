@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .allocate import allocate, frontier
+from .allocate import frontier
 from .candidates import HIGH_BITS
 from .emit import Emitted
 from .errors import TargetError
@@ -157,10 +157,10 @@ class _Search:
 
     def _coarse(self, limit: float) -> None:
         """Along the curve, whose prediction is corrected by what each file was measured to be; ends where no larger file is left to try."""
-        options, budget = self._market.options(), self._curve.bytes_at(limit)
+        budget = self._curve.bytes_at(limit)
         bracket = _Bracket(*map(math.log, self._curve.ends))
         for number in range(2 * COARSE_ROUNDS):
-            numbers = allocate(options, budget * (1 + 1e-9)) or allocate(options, math.inf) or []
+            numbers = self._market.allocate(budget * (1 + 1e-9)) or self._market.allocate(math.inf) or []
             plan = self._measure(self._market.choices(numbers))
             kept = plan.divergence <= limit
             bracket.learn(math.log(budget), is_low=not kept)

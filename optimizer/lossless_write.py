@@ -10,9 +10,10 @@ from typing import BinaryIO
 
 from ..runtime.header import FORMAT_VERSION
 from . import exact, protos, wire
-from .emit import DOMAIN, FORMAT_KEY, PACKAGE_KEY
+from .emit import FORMAT_KEY, PACKAGE_KEY
 from .lossless_source import Source, gaps
 from .lossless_tensors import Packed, Weight
+from .operators import DOMAIN
 from .protos import Model, Tensor
 from .recipe import COPY_DATA, COPY_MODEL, LITERAL, RECIPE_KEY, TENSOR, TRANSPOSED, Original, Place, Recipe, Segment, pack
 from .save import IDENTITY_KEY

@@ -73,8 +73,14 @@ class Use:
 
     node: ir.Node
     index: int
-    kind: str  # "MatMul" | "Gemm" | "Conv" | "Gather" | "Other"
+    kind: str  # "MatMul" | "Gemm" | "Conv" | "Gather" | "LSTM" | "GRU" | "Other"
     between: tuple[ir.Node, ...]
+
+    @property
+    def cast_to(self) -> int:
+        """The dtype that the weight is cast to on its way to this consumer, 0 for none."""
+        casts = [node for node in self.between if node.op_type == "Cast"]
+        return casts[-1].attributes["to"].as_int() if casts else 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

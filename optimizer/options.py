@@ -56,6 +56,14 @@ Effort: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+Prefer: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--prefer",
+        metavar="WHAT",
+        help="memory, speed or balanced: whether small weights that are used often become dense when the session is created, which costs memory.",
+    ),
+]
 ExternalData: TypeAlias = Annotated[
     bool | None, typer.Option("--external-data/--inline-data", help="Weights beside the model or in it; by itself beside it from 64 MB on.")
 ]

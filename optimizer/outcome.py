@@ -72,6 +72,9 @@ def summarize(setting: Setting, held: Contents, checked: Checked, written: Path)
         notes=setting.notes + ((f"{count} small float tensors (biases, scales) are stored in 16 bits",) if count else ()),
         warnings=loss_warnings(checked, setting.calibrated) + surprise_warnings(checked, predicted, setting.calibrated),
         seconds=dict(setting.seconds),
+        resident_bytes=sum(row.resident_bytes for row in held.weights),
+        modelled_us=sum(row.microseconds for row in held.weights),
+        folded_us=sum(row.folded_us for row in held.weights),
     )
 
 
@@ -80,22 +83,28 @@ def _rows(payload: Payload) -> Iterator[WeightReport]:
     total = sum(choice.weight.view.size for choice in payload.choices)
     for choice, zeros in zip(payload.choices, payload.zeros, strict=True):
         size = choice.weight.view.size
-        share = round(len(payload.data) * size / total)
+        share = round(payload.bytes * size / total)
         yield _row(choice, share, zeros)
 
 
 def _row(choice: Choice, bytes_after: int, zeros: float) -> WeightReport:
     weight = choice.weight
     dtype = ir.DataType(weight.dtype)
+    dense_bytes = math.ceil(weight.view.size * dtype.bitwidth / 8)
+    placement = "folded" if choice.is_folded else "decompressed" if any(use.kind == "Other" for use in weight.uses) else "fused"
     return WeightReport(
         name=weight.name,
         dims=weight.view.dims,
         dtype=dtype.name.lower(),
         operator="+".join(sorted({use.node.op_type for use in weight.uses})),
         form=choice.family if choice.technique is None else f"{choice.family}: {choice.technique}",
-        bytes_before=math.ceil(weight.view.size * dtype.bitwidth / 8),
+        bytes_before=dense_bytes,
         bytes_after=bytes_after,
         bits_per_weight=8 * bytes_after / weight.view.size,
         zeros=zeros,
         predicted=choice.predicted,
+        placement=placement,
+        fused_us=choice.times.fused,
+        folded_us=choice.times.folded,
+        resident_bytes=dense_bytes if placement == "folded" else bytes_after,
     )

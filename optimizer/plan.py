@@ -9,19 +9,22 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ..passes.quantize import Quantize
 from ..passes.technique import Context, Refusal, Technique
 from ..runtime.evaluate import viewed_values
 from ..runtime.form import Form, Member, Symbols
 from .bias import correction
+from .fold import Folded
 from .model import Weight
 from .moments import Moments
+from .work import NO_TIMES, Times, Work
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
     """A weight with all that is known about it: the bias that can take up its mean error, and the moments of its inputs.
 
-    `optimism` is how many times more an error costs on new inputs than on those that it was made and probed with.
+    `optimism` is how many times more an error costs on new inputs than on those that it was made and probed with. `work` is what one run does with it.
     """
 
     weight: Weight
@@ -29,6 +32,7 @@ class Layer:
     bias: ir.Value | None = None
     moments: Moments | None = None
     optimism: float = 1.0
+    work: tuple[Work, ...] = ()
 
     def form(self, technique: Technique | None) -> Form | Refusal:
         """What the technique makes of the weight; integers stay as they are (no technique)."""
@@ -58,7 +62,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """One weight with the technique that it gets (None: without loss), the family that won and the divergence predicted.
+    """One weight with the technique that it gets (None: without loss), the family that won, the divergence predicted and the times modelled.
 
     `instead` is taken where `technique` refuses: a step that was made finer may give levels beyond what can be coded.
     """
@@ -68,6 +72,7 @@ class Choice:
     family: str
     predicted: float
     instead: Technique | None = None
+    times: Times = NO_TIMES
 
     @property
     def weight(self) -> Weight:
@@ -78,6 +83,11 @@ class Choice:
     def is_exact_float(self) -> bool:
         """Whether this is a weight of floats that keeps every bit."""
         return self.technique is None and self.weight.is_float
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether onnxruntime makes the weight dense when it creates a session; else operators of ours decode it at every run."""
+        return isinstance(self.technique, Quantize) and self.technique.folded
 
     def made(self) -> tuple[Choice, Member]:
         """(the choice with the technique that was taken, what it makes of the weight). Raises ValueError where all refuse."""
@@ -93,9 +103,18 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Payload:
-    """The bytes of one payload, the choices that it holds by member number, the zeros among their values, and the biases that go with them."""
+    """The bytes of one payload, the choices that it holds by member number, the zeros among their values, and the biases that go with them.
+
+    A folded weight has no bytes of a payload: `folded` is what is stored of it.
+    """
 
     data: bytes
     choices: tuple[Choice, ...]
     zeros: tuple[float, ...]
     biases: Mapping[str, NDArray[np.float32]]
+    folded: Folded | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of payload, or of levels and scales."""
+        return len(self.data) if self.folded is None else self.folded.bytes

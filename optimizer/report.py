@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from .effort import EFFORTS, Effort, effort_of
 from .errors import UsageError
+from .preference import PREFERENCES, Pace
 
 Progress: TypeAlias = Callable[[str, float], None]
 """Called with the name of the phase and the fraction of it that is done, 0..1."""
@@ -32,8 +33,8 @@ class Request:
     """What the user asks for. The goal is a ratio or a size; or, without either, `max_divergence`: then the smallest file within it.
 
     With a target, a file whose outputs differ by more than `max_divergence` is an error. `effort` is a name of `effort.py`, by default fast without
-    calibration and balanced with it. `per_weight` measures the divergence of each chosen form alone. `lossless` changes nothing at all, `lossless_weights`
-    (regular expressions) keeps the bits of some weights. Raises UsageError where a value is out of its range.
+    calibration and balanced with it; `prefer` one of `preference.py`. `per_weight` measures the divergence of each chosen form alone.
+    `lossless` changes nothing at all, `lossless_weights` (regular expressions) keeps the bits of some weights. Raises UsageError where a value is out of its range.
     """
 
     target_ratio: float | None = None
@@ -53,6 +54,7 @@ class Request:
     drop_channels: float = 0.0
     effort: str | None = None
     per_weight: bool = False
+    prefer: str = "balanced"
     lossless: bool = False
     lossless_weights: tuple[str, ...] = ()
 
@@ -62,6 +64,8 @@ class Request:
             raise UsageError(f"technique {self.technique!r} is not known: choose one of {', '.join(TECHNIQUES)}")
         if self.effort is not None and self.effort not in EFFORTS:
             raise UsageError(f"effort {self.effort!r} is not known: choose one of {', '.join(EFFORTS)}")
+        if self.prefer not in PREFERENCES:
+            raise UsageError(f"preference {self.prefer!r} is not known: choose one of {', '.join(PREFERENCES)}")
         if self.lossless and (self.has_target or self.lossless_weights or self.drop_channels or self.max_divergence is not None):
             raise UsageError("--lossless changes nothing and takes the size that comes of it: leave out targets, --drop-channels and --lossless-weights, or leave out --lossless")
         for regex in (*self.include, *self.exclude, *self.lossless_weights):
@@ -82,6 +86,11 @@ class Request:
     def level(self) -> Effort:
         """The level of effort that this asks for."""
         return effort_of(self.effort, bool(self.calibration))
+
+    @property
+    def pace(self) -> Pace | None:
+        """How fast the result is to be, None where nothing counts but size and divergence."""
+        return PREFERENCES[self.prefer]
 
     @property
     def has_target(self) -> bool:
@@ -119,7 +128,9 @@ def _check_regex(regex: str) -> None:
 class WeightReport:
     """What became of one weight; `zeros` is the share of zeros after compression, `predicted` its share of the divergence.
 
-    `measured` is the divergence with this weight alone compressed, NaN where the request did not ask for it.
+    `measured` is the divergence with this weight alone compressed, NaN where the request did not ask for it. `placement` is "fused" (decoded inside the
+    operators that use it), "decompressed" (decoded as a whole at every run, at least for some of its uses) or "folded" (dense in the session); `fused_us`
+    and `folded_us` are what the cost model gives a run either way, `resident_bytes` what the placement keeps in memory between runs.
     """
 
     name: str
@@ -133,13 +144,23 @@ class WeightReport:
     zeros: float
     predicted: float
     measured: float = math.nan
+    placement: str = "fused"
+    fused_us: float = 0.0
+    folded_us: float = 0.0
+    resident_bytes: int = 0
+
+    @property
+    def microseconds(self) -> float:
+        """Modelled, of one run, as the weight is placed."""
+        return self.folded_us if self.placement == "folded" else self.fused_us
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """What came of a Request. Bytes are counted over all files of a model; `seconds` are by phase.
 
-    `left_alone` holds (name, reason, bytes) of each weight that was not compressed, `inputs` says what `divergence` was measured on.
+    `left_alone` holds (name, reason, bytes) of each weight that was not compressed, `inputs` says what `divergence` was measured on. `resident_bytes` is what
+    all weights keep in memory, `modelled_us` what the cost model gives a run of all of them, `folded_us` the same if all were folded.
     """
 
     source: str
@@ -158,6 +179,9 @@ class Report:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     seconds: dict[str, float]
+    resident_bytes: int = 0
+    modelled_us: float = 0.0
+    folded_us: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ KEPT_INLINE_BYTES = 1024
 
 def is_external(emitted: Emitted, wanted: bool | None) -> bool:
     """Whether payloads go into an external file: as wanted, else from 64 MB on. Raises CompressError where inline is impossible."""
-    total = sum(len(payload.data) for payload in emitted.payloads)
+    total = sum(payload.bytes for payload in emitted.payloads)
     others = sum(value.const_value.nbytes for value in emitted.model.graph.initializers.values() if value.const_value is not None) - total
     if wanted is None:
         return total + others >= EXTERNAL_FROM_BYTES

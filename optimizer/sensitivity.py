@@ -20,10 +20,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from .candidates import Offer
+from .cost import times
 from .parallel import spread
 from .plan import Layer
 from .probe import Prober
 from .trial import Candidate
+from .work import NO_TIMES, Times
 
 LEAST = 1e-12
 """A divergence below this is numerical noise: such a weight counts as this sensitive, not as free."""
@@ -35,10 +37,16 @@ Keep: TypeAlias = Literal["all", "none", "mean"]
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """A candidate with the divergence that its weight's probes predict for it."""
+    """A candidate with the divergence that its weight's probes predict for it, and with the times that the cost model gives it."""
 
     candidate: Candidate
     predicted: float
+    times: Times = NO_TIMES
+
+    @property
+    def microseconds(self) -> float:
+        """Of one run, where the candidate places the weight."""
+        return self.times.folded if self.candidate.is_folded else self.times.fused
 
 
 class Sensitivities:
@@ -75,7 +83,7 @@ class Sensitivities:
 
     def scaled(self, layer: Layer, candidate: Candidate) -> Scaled:
         """The candidate with the divergence that it is expected to cost on new inputs."""
-        return Scaled(candidate, self._sensitivity(layer, candidate.error) * candidate.error * layer.optimism)
+        return Scaled(candidate, self._sensitivity(layer, candidate.error) * candidate.error * layer.optimism, times(layer.weight.view, layer.work, candidate.technique))
 
     def _sensitivity(self, layer: Layer, error: float) -> float:
         known = self._found.get(id(layer), {})

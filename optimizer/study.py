@@ -7,15 +7,18 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from .allocate import allocate
+from ..passes.quantize import Quantize
 from .candidates import CALIBRATED_ONLY, TECHNIQUES, Wanted, offers, refined
 from .coding import Coder, decoded
+from .cost import times
 from .distortion import Kind
 from .emit import Emitted
 from .evidence import Evidence
 from .fit import Market, Sizer
+from .fold import LEAST_OPSET
 from .parallel import spread
 from .plan import Choice, Layer
+from .preference import Pace
 from .probe import Prober
 from .report import Request
 from .sensitivity import Keep, Sensitivities, reference
@@ -49,6 +52,7 @@ class Study:
         self._families = [name for name in TECHNIQUES[request.technique] if request.calibration or name not in CALIBRATED_ONLY]
         self.sizer = Sizer(task.model, task.untouchable, request.external_data, Coder(task.threads), task.bytes_before, task.data_name)
         self.skeleton_bytes = self.sizer.skeleton_bytes(evidence.layers, task.fixed)
+        self._pace = request.pace if _may_fold(task, evidence.layers, request.pace) else None
         self._candidates: dict[int, list[Candidate]] = {id(layer): [] for layer in evidence.layers}
         self._reasons: dict[int, str] = {}
         biases = [layer.bias for layer in evidence.layers if layer.bias is not None]
@@ -71,7 +75,7 @@ class Study:
 
     def extend(self, bits: float) -> None:
         """Makes candidates around this rate, and probes each weight near it."""
-        wanted = Wanted(self._families, bits, self._effort.trellises)
+        wanted = Wanted(self._families, bits, self._effort.trellises, self._pace is not None)
         found = offers(self._layers, wanted, self._task.threads, self._start("making candidates"))
         for offer in found:
             self._reasons.setdefault(id(offer.layer), offer.refusal)
@@ -81,7 +85,7 @@ class Study:
     def market(self) -> Market:
         """All candidates so far with their predicted divergence."""
         many = [[self._sensitivities.scaled(layer, one) for one in self._candidates[id(layer)]] for layer in self._usable()]
-        return Market(self._usable(), many, self._task.fixed)
+        return Market(self._usable(), many, self._task.fixed, self._pace)
 
     def sharpen(self, budget_bytes: float) -> None:
         """Probes each weight again where the allocator puts it under this budget for all weights, and makes candidates close by; as the effort says."""
@@ -100,7 +104,7 @@ class Study:
     def _probe_at(self, budget_bytes: float, tick: Callable[[float], None], keep: Keep) -> list[tuple[Layer, Candidate]]:
         """Probes what the allocator chooses; nothing where nothing fits."""
         market = self.market()
-        numbers = allocate(market.options(), budget_bytes)
+        numbers = market.allocate(budget_bytes)
         if numbers is None:
             return []
         jobs = list(zip(market.layers, (one.candidate for one in market.chosen(numbers)), strict=True))
@@ -153,6 +157,14 @@ class Study:
         """Keeps candidates whose technique is new."""
         known = {one.technique for one in self._candidates[id(layer)]}
         self._candidates[id(layer)] += [one for one in more if one.technique not in known]
+
+
+def _may_fold(task: Task, layers: Sequence[Layer], pace: Pace | None) -> bool:
+    """Whether plain grids are too slow when fused, and the model's opset has what folded weights need."""
+    if pace is None or (task.model.graph.opset_imports.get("") or 0) < LEAST_OPSET:
+        return False
+    each = [times(layer.weight.view, layer.work, Quantize(1.0)) for layer in layers]
+    return sum(one.fused for one in each) > pace.slowdown * sum(one.folded for one in each)
 
 
 def stored_bytes(layer: Layer) -> int:

@@ -48,7 +48,7 @@ def number(value: float) -> str:
 
 def summary(report: Report, names: bool, dry_run: bool) -> list[Row]:
     """The report in about a dozen rows; `names` lists each weight that was left alone."""
-    rows = [("size", _size(report)), ("difference", _difference(report)), *_weights(report), *_left_alone(report, names)]
+    rows = [("size", _size(report)), ("difference", _difference(report)), *_weights(report), *_placement(report), *_left_alone(report, names)]
     rows += [("note", note) for note in report.notes]
     if dry_run:
         return [*rows, ("dry run", f"nothing was written; {report.target} would have {report.bytes_after:,} bytes")]
@@ -77,6 +77,17 @@ def _weights(report: Report) -> list[Row]:
         ("compressed", f"{len(report.weights)} weights: {forms}"),
         ("", f"{bits:.2f} bits a weight on average; the graph itself takes {human(report.graph_bytes)}"),
     ]
+
+
+def _placement(report: Report) -> list[Row]:
+    """Where the weights are when the model runs, and what the cost model says of that."""
+    if not report.weights:
+        return []
+    counts = Counter(weight.placement for weight in report.weights)
+    where = ", ".join(f"{count} {placement}" for placement, count in counts.most_common())
+    pace = f"; modelled time of their operators {report.modelled_us / report.folded_us:.2f} of the dense ones'" if report.folded_us else ""
+    dense = sum(weight.bytes_before for weight in report.weights)
+    return [("placed", f"{where}: {human(report.resident_bytes)} in memory, dense {human(dense)}{pace}")]
 
 
 def _head(form: str) -> str:
@@ -125,7 +136,8 @@ def details(report: Report) -> list[Row]:
 
 
 def _figures(w: WeightReport) -> tuple[str, ...]:
-    return f"{w.bytes_before:,}", f"{w.bytes_after:,}", f"{w.bits_per_weight:.2f}", f"{w.zeros:.1%}", number(w.predicted), number(w.measured)
+    times = f"{w.fused_us:.0f} / {w.folded_us:.0f}"
+    return f"{w.bytes_before:,}", f"{w.bytes_after:,}", f"{w.bits_per_weight:.2f}", f"{w.zeros:.1%}", number(w.predicted), number(w.measured), times
 
 
 def _named(form: str) -> str:
@@ -137,12 +149,11 @@ def _named(form: str) -> str:
 
 def weight_table(report: Report) -> list[str]:
     """One line for each compressed weight."""
-    head = ("weight", "shape", "dtype", "operator", "form", "before", "after", "bits/weight", "zeros", "predicted", "measured")
-    lines = [
-        (w.name, _shape(w.dims), w.dtype, w.operator, _named(w.form), *_figures(w))
-        for w in report.weights
-    ]
-    return aligned(head, lines, right=range(5, 11))
+    head = (
+        "weight", "shape", "dtype", "operator", "placed", "form", "before", "after", "bits/weight", "zeros", "predicted", "measured", "us fused / folded",
+    )  # fmt: skip
+    lines = [(w.name, _shape(w.dims), w.dtype, w.operator, w.placement, _named(w.form), *_figures(w)) for w in report.weights]
+    return aligned(head, lines, right=range(6, 13))
 
 
 def curve_table(curve: Curve) -> list[str]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..passes import tables
+from ..passes import golomb, tables
+from ..passes.quantize import Quantize
 from ..passes.technique import Adjustable, Context, Refusal, Technique
 from ..passes.writer import POOL_BELOW
 from ..runtime.evaluate import viewed_values
@@ -27,6 +28,12 @@ SAMPLE_VALUES = 1 << 19
 HEADER_BYTES = 45
 """Of a payload beside tables and scales: framing, dims, form tags, directory; a guess that the bisection on real sizes corrects."""
 
+POOLED_BYTES = 25.0
+"""The same of a weight in a pool."""
+
+FOLDED_BYTES = 90.0
+"""Of a folded weight beside levels and scales: its nodes and shapes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -36,6 +43,11 @@ class Candidate:
     technique: Technique
     bytes: float
     error: float
+
+    @property
+    def is_folded(self) -> bool:
+        """As `Choice.is_folded`."""
+        return isinstance(self.technique, Quantize) and self.technique.folded
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,11 +88,14 @@ def tried(family: str, technique: Technique, sample: Sample) -> Candidate | Refu
         error = 0.0 if isinstance(form, Refusal) else layer_error(sample, form)
     if isinstance(form, Refusal):
         return form
-    bits = coded_bits(form, sample)
-    if bits is None:
-        return Refusal("levels span more than 16 bits")
-    side = _side_bytes(form, sample)
-    return Candidate(family, technique, sample.share * bits / 8 + side + _header(sample), sample.share * error)
+    if isinstance(technique, Quantize) and technique.folded:
+        bits, header = float(golomb.coded_bits(_member(form, sample).symbols.levels).min()), FOLDED_BYTES
+    else:
+        coded, header = coded_bits(form, sample), _header(sample)
+        if coded is None:
+            return Refusal("levels span more than 16 bits")
+        bits = coded
+    return Candidate(family, technique, sample.share * bits / 8 + _side_bytes(form, sample) + header, sample.share * error)
 
 
 def coded_bits(form: Form, sample: Sample) -> float | None:
@@ -111,5 +126,7 @@ def layer_error(sample: Sample, form: Form) -> float:
 
 
 def _header(sample: Sample) -> float:
-    """Bytes of header and stream heads."""
+    """Bytes of header and stream heads; a pool shares both."""
+    if sample.pooled:
+        return POOLED_BYTES
     return HEADER_BYTES + 1.5 * min(sample.values.shape[1], 128)

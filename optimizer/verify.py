@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from ..passes.simplify import simplify
 from ..runtime import session as compressed_session
+from ..runtime.reader import read_header
 from . import distortion
 from .calibrate import Feed, load_calibration, masked
-from .emit import DOMAIN
 from .errors import CompressError, VerificationError
 from .lossless_restore import is_lossless, restore_lossless
 from .model import load
+from .operators import DOMAIN, Read, reads
 from .restore import open_compressed, restore_model
 from .rig import reason
 from .save import KEPT_INLINE_BYTES
@@ -161,22 +162,15 @@ def _has_new_nan(before: NDArray, after: NDArray) -> bool:
 
 def _tolerance(compressed: Path) -> float:
     """Looser where an operator of ours works on float16 activations: a 16-bit weight that is not cast."""
-    from .restore import PAYLOAD_INPUT  # the same notion of where a payload is
-
     model = ir.load(compressed)
-    for node in model.graph.all_nodes():
-        if node.domain == DOMAIN and "to" not in node.attributes:
-            payload = node.inputs[PAYLOAD_INPUT.get(node.op_type, 1)]
-            if payload is not None and payload.const_value is not None and _is_float16(payload.const_value.numpy(), node):
-                return TOLERANCE_FLOAT16
-    return TOLERANCE
+    works_on = (node for node in model.graph.all_nodes() if node.domain == DOMAIN and "to" not in node.attributes)
+    return TOLERANCE_FLOAT16 if any(_is_float16(read) for node in works_on for read in reads(node)) else TOLERANCE
 
 
-def _is_float16(data: NDArray[np.uint8], node: ir.Node) -> bool:
-    from ..runtime.reader import read_header
-
-    number = node.attributes["member"].as_int() if "member" in node.attributes else 0
-    return read_header(data).payload.members[number].dtype == ir.DataType.FLOAT16
+def _is_float16(read: Read) -> bool:
+    if read.payload is None or read.payload.const_value is None:
+        return False
+    return read_header(read.payload.const_value.numpy()).payload.members[read.member].dtype == ir.DataType.FLOAT16
 
 
 def _agreement(fused: Sequence[Outputs], restored: Sequence[Outputs], tolerance: float) -> float:

@@ -46,7 +46,8 @@ def wanted(node: ir.Node, index: int, between: Sequence[ir.Node], stored: Stored
         case "ConvTranspose", 1 if not swapped and len(dims) >= 2:
             return "Other", View(dims, (1, 0, *range(2, len(dims))), 1, dims[1])
         case (("LSTM" | "GRU" | "RNN"), (1 | 2)) if not swapped and len(dims) == 3:
-            return "Other", View(dims, (0, 1, 2), dims[0], dims[1])
+            fused = multiplied and node.op_type != "RNN"
+            return node.op_type if fused else "Other", View(dims, (0, 1, 2), dims[0], dims[1])
     return "Other", None
 
 

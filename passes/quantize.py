@@ -29,6 +29,9 @@ FLOAT16_SCALES = (2.0**-12, 2.0**15)
 """A single scale in this range is a float16, with an error of 2^-11; outside, a float32."""
 
 
+LEAST_FLOAT16 = 2.0**-18
+
+
 @dataclass(frozen=True, slots=True)
 class Quantize:
     """level = round(w / scale), scale[o, k] = step * rms * (rms[o] / rms)^power * (E[x_k^2] / E[x^2])^(-columns / 2) * importance[o]^(-rows / 2).
@@ -36,7 +39,8 @@ class Quantize:
     `step` is relative to the weight's root mean square; `power` 0 gives all rows one step, 1 a step in proportion to the row's own magnitude;
     `columns` 0 is a grid without column scale, 1 makes every input contribute the same error, which needs measured moments; `rows` 1 makes
     every row contribute the same error to the model's outputs, which needs their importance. With `feedback` errors are fed back (needs a factor);
-    with `trellis` levels follow the trellis, and `step` is that of the grid that its two quantizers make up.
+    with `trellis` levels follow the trellis, and `step` is that of the grid that its two quantizers make up. `folded` is for weights that plain
+    operators decode: scales are in 16 bits, and there are neither trellis nor columns.
     """
 
     step: float
@@ -45,9 +49,10 @@ class Quantize:
     rows: float = 0.0
     feedback: bool = False
     trellis: bool = False
+    folded: bool = False
 
     def apply(self, weight: NDArray[np.float32], context: Context) -> Form | Refusal:
-        """A Grid with log8 scales, or one float scale for all."""
+        """A Grid with log8 scales (float16 ones where it is folded), or one float scale for all."""
         made = self.made(weight, context)
         return made if isinstance(made, Refusal) else made.form
 
@@ -102,7 +107,15 @@ class Quantize:
             wanted = wanted * context.rows.reshape(wanted.shape) ** np.float32(-self.rows / 2)
         with np.errstate(over="ignore"):  # log8 refuses an infinity
             steps = (self.step * wanted).astype(np.float32)
-        return log8(steps)
+        return half(steps) if self.folded else log8(steps)
+
+
+def half(values: NDArray[np.float32]) -> Dense | Refusal:
+    """Positive values as float16, what is too small as the least that is accurate to 1 %."""
+    largest = float(values.max(initial=0.0))
+    if not FLOAT16_SCALES[0] <= largest <= FLOAT16_SCALES[1]:
+        return Refusal(f"a scale of {largest:g} is outside {FLOAT16_SCALES[0]:g}..{FLOAT16_SCALES[1]:g}")
+    return Dense("float16", np.maximum(values, LEAST_FLOAT16).astype("<f2").view(np.uint16).reshape(-1))
 
 
 def single_scale(value: float) -> Dense | Refusal:

@@ -53,8 +53,8 @@ def _installed_places() -> list[Path]:
 def _library(path: str) -> ctypes.CDLL:
     library = ctypes.CDLL(path)
     library.onnx_compress_version.restype = ctypes.c_char_p
-    address, size, number = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32
-    library.onnx_compress_decode.argtypes = [address, size, number, ctypes.c_int, address, size, ctypes.c_char_p, size]
+    address, size, number, text = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_char_p
+    library.onnx_compress_decode.argtypes = [address, size, number, ctypes.c_int, text, address, size, text, size]
     return library
 
 
@@ -64,10 +64,13 @@ def library_version() -> str:
     return version.decode()
 
 
-def decode(payload: bytes | NDArray[np.uint8], out: NDArray, member: int = 0, verify_checksums: bool = True) -> NDArray:
+def decode(
+    payload: bytes | NDArray[np.uint8], out: NDArray, member: int = 0, verify_checksums: bool = True, instruction_set: str = ""
+) -> NDArray:
     """Decodes a member of `payload` into `out` and gives `out`.
 
     `out` has the weight's dims and dtype (bfloat16 as uint16 bits; 4-bit integers one a byte) and is C-contiguous.
+    `instruction_set` names the decoder ("avx512", "avx2", "baseline"), empty: the fastest of this machine; all give the same bits.
     Raises FormatError, TruncatedError, CorruptionError, UnsupportedVersionError; ValueError for arguments that do not fit.
     """
     if not out.flags.c_contiguous or not out.flags.writeable:
@@ -75,7 +78,15 @@ def decode(payload: bytes | NDArray[np.uint8], out: NDArray, member: int = 0, ve
     data = np.frombuffer(payload, np.uint8) if isinstance(payload, bytes) else np.ascontiguousarray(payload, np.uint8)
     message = ctypes.create_string_buffer(_MESSAGE_BYTES)
     number = _library(library_path()).onnx_compress_decode(
-        data.ctypes.data, data.nbytes, member, int(verify_checksums), out.ctypes.data, out.nbytes, message, _MESSAGE_BYTES
+        data.ctypes.data,
+        data.nbytes,
+        member,
+        int(verify_checksums),
+        instruction_set.encode(),
+        out.ctypes.data,
+        out.nbytes,
+        message,
+        _MESSAGE_BYTES,
     )
     if number:
         raise _ERRORS.get(number, ValueError)(message.value.decode(errors="replace"))

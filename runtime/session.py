@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnxruntime
@@ -17,7 +17,10 @@ FORMAT_VERSION = "0.3"
 """Version 0, draft 3: what this package reads."""
 
 CHECKSUMS_KEY = "onnx_compress.verify_checksums"
-"""The session config entry that makes the operators verify every checksum when they are created."""
+"""The session config entry that makes the operators verify every checksum when they are created: 1."""
+
+INSTRUCTION_SET_KEY = "onnx_compress.instruction_set"
+"""The session config entry that names the kernels to use, for tests: avx512, avx2 or baseline."""
 
 REGISTERED_KEY = "onnx_compress.registered"
 """The session config entry by which `session` knows options that it has used before."""
@@ -27,17 +30,23 @@ def session(
     path: str | Path,
     options: onnxruntime.SessionOptions | None = None,
     providers: Sequence[str] = ("CPUExecutionProvider",),
+    *,
     verify_checksums: bool = False,
+    instruction_set: str | None = None,
 ) -> onnxruntime.InferenceSession:
     """A session that runs the compressed (or any other) model at `path`.
 
-    `options` are yours; the library is registered in them unless an earlier call of this function did.
-    Raises UnsupportedVersionError where another version wrote the model.
+    `options` are yours; the library is registered in them unless an earlier call of this function did. The others are session config
+    entries, which the library sees only if they were there when it was registered:
+    `verify_checksums`: compare every checksum of the weights when the session is created.
+    `instruction_set`: the kernels to use, "avx512", "avx2" or "baseline"; else the fastest that the machine has. Weights decode to the
+    same bits with all of them.
+
+    Raises UnsupportedVersionError where another version wrote the model, ValueError where an entry comes too late, and onnxruntime's own
+    exception where the machine lacks the instruction set.
     """
     options = onnxruntime.SessionOptions() if options is None else options
-    if verify_checksums and not _has_entry(options, CHECKSUMS_KEY):
-        options.add_session_config_entry(CHECKSUMS_KEY, "1")
-    _register(options)
+    _register(options, {CHECKSUMS_KEY: "1" if verify_checksums else None, INSTRUCTION_SET_KEY: instruction_set})
     try:
         made = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:
@@ -53,16 +62,23 @@ def session(
     return made
 
 
-def _register(options: onnxruntime.SessionOptions) -> None:
+def _register(options: onnxruntime.SessionOptions, entries: Mapping[str, str | None]) -> None:
     """Registers the library once: options that serve a second session fail if it is done again ("Domain already set in registry")."""
-    if not _has_entry(options, REGISTERED_KEY):
+    wanted = {key: value for key, value in entries.items() if value is not None}
+    if _entry(options, REGISTERED_KEY) is None:
+        for key, value in wanted.items():
+            options.add_session_config_entry(key, value)
         options.register_custom_ops_library(library_path())
         options.add_session_config_entry(REGISTERED_KEY, "1")
+    for key, value in wanted.items():
+        if (found := _entry(options, key)) != value:
+            raise ValueError(f"{key} = {value} comes too late: the library is registered in these options, with {found}; make new options")
 
 
-def _has_entry(options: onnxruntime.SessionOptions, key: str) -> bool:
+def _entry(options: onnxruntime.SessionOptions, key: str) -> str | None:
+    """The value of a session config entry; None where there is none."""
     try:
-        options.get_session_config_entry(key)
+        value: str = options.get_session_config_entry(key)
     except RuntimeError:
-        return False
-    return True
+        return None
+    return value

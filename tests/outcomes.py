@@ -8,18 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from onnx_compress.optimizer import Request, compress
+from onnx_compress.optimizer.emit import FOLDED_KEY
 from onnx_compress.optimizer.errors import UsageError
 from onnx_compress.optimizer.files import model_bytes
+from onnx_compress.optimizer.operators import PAYLOAD_INPUTS
 from onnx_compress.optimizer.report import Report
-from onnx_compress.optimizer.restore import PAYLOAD_INPUT, restore
+from onnx_compress.optimizer.restore import restore
 from onnx_compress.optimizer.verify import FLOAT_PRODUCTS
 from onnx_compress.passes.simplify import simplify
 from onnx_compress.runtime import evaluate, library, reader, session
@@ -64,34 +67,38 @@ class Outcome:
         assert not [entry.key for entry in plain.metadata_props if entry.key.startswith(DOMAIN)]
 
     def check_weights(self) -> None:
-        """One member a weight, decoded bit for bit alike by both decoders and by `restore`; dtypes and dims as in the original, or as
-        they are without its dead channels; integers without loss."""
-        members = list(self.members())
+        """One member or folded value a weight, decoded bit for bit alike by both decoders, or by onnxruntime, and by `restore`; dtypes and dims as
+        in the original, or as they are without its dead channels; integers without loss."""
+        found = [*(key(member.dtype, member.view.dims, array) for member, array in self.members()), *self.folded()]
         reported = Counter((weight.dtype, weight.dims) for weight in self.report.weights)
-        assert Counter((ir.DataType(member.dtype).name.lower(), member.view.dims) for member, _ in members) == reported
-        plain, wanted = onnx.load(self.restored), Counter(key(member, array) for member, array in members)
+        assert Counter((ir.DataType(dtype).name.lower(), dims) for dtype, dims, _ in found) == reported
+        plain, wanted = onnx.load(self.restored), Counter(found)
         stored = Counter((tensor.data_type, tuple(tensor.dims), bits(tensor)) for tensor in plain.graph.initializer)
         assert not wanted - stored
         assert all(count == 1 for found, count in wanted.items() if len(found[2]) > 1024), "a weight is stored twice"
         whole = {(tensor.data_type, tuple(tensor.dims), bits(tensor)) for tensor in constants(self.original)}
-        assert all(key(*one) in whole for one in members if one[0].dtype not in (1, 10, 16)), "an integer weight was changed"
+        assert all(one in whole for one in found if one[0] not in (1, 10, 16)), "an integer weight was changed"
         slim = ir.load(self.source)
         simplify(slim)
         original = {(tensor.data_type, tuple(tensor.dims)) for model in (self.original, ir.to_proto(slim)) for tensor in constants(model)}
-        assert all((member.dtype, member.view.dims) in original for member, _ in members)
+        assert all((dtype, dims) in original for dtype, dims, _ in found)
 
     def members(self) -> Iterator[tuple[Member, NDArray[Any]]]:
         """Every member that a node reads, with its tensor as the reader decodes it; the library's is the same."""
         model = onnx.load(self.target)
         payloads = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        read = {
-            (node.input[PAYLOAD_INPUT.get(node.op_type, 1)], member_number(node)) for node in nodes(model.graph) if node.domain == DOMAIN
-        }
-        for name, number in sorted(read):
+        for name, number in sorted({read for node in nodes(model.graph) if node.domain == DOMAIN for read in reads(node)}):
             member = reader.read(payloads[name]).members[number]
             array = evaluate.member_array(member)
             assert np.array_equal(library.decode(payloads[name], np.empty_like(array), number).view(np.uint8), array.view(np.uint8))
             yield member, array
+
+    def folded(self) -> Iterator[Key]:
+        """What onnxruntime makes of the folded weights, without any optimization."""
+        model = onnx.load(self.target)
+        names = next((entry.value.split() for entry in model.metadata_props if entry.key == FOLDED_KEY), [])
+        for array in constant_values(model, names):
+            yield key(int(helper.np_dtype_to_tensor_dtype(array.dtype)), array.shape, array)
 
     def check_outputs(self, inputs: Sequence[Feed], tolerance: float = TOLERANCE) -> None:
         """Fused and restored model agree on every feed; the original's NaNs are the only ones."""
@@ -162,13 +169,38 @@ def constants(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     yield from (a.t for node in everywhere if node.op_type == "Constant" for a in node.attribute if a.HasField("t"))
 
 
-def member_number(node: onnx.NodeProto) -> int:
-    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "member"), 0)
+def reads(node: onnx.NodeProto) -> list[tuple[str, int]]:
+    """(payload, member) of each weight that a node of ours reads."""
+    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    inputs = PAYLOAD_INPUTS[node.op_type]
+    numbers = attributes.get("members", [attributes.get("member", 0)] * len(inputs))
+    return [(node.input[index], number) for index, number in zip(inputs, numbers, strict=True)]
 
 
-def key(member: Member, array: NDArray[Any]) -> tuple[int, tuple[int, ...], bytes]:
-    """(dtype, dims, bytes; 4-bit integers one a byte)."""
-    return member.dtype, member.view.dims, np.ascontiguousarray(array).tobytes()
+Key = tuple[int, tuple[int, ...], bytes]
+"""(dtype, dims, bytes; 4-bit integers one a byte)."""
+
+
+def key(dtype: int, dims: tuple[int, ...], array: NDArray[Any]) -> Key:
+    return dtype, dims, np.ascontiguousarray(array).tobytes()
+
+
+def constant_values(model: onnx.ModelProto, names: Sequence[str]) -> list[NDArray[Any]]:
+    """Values that depend on constants alone, run by onnxruntime without the rest of the graph; bfloat16 through a Cast to float and back."""
+    needed, kept, casts = set(names), [], []
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            kept.append(node)
+            needed |= set(node.input)
+    halves = {node.output[0] for node in kept if node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.BFLOAT16}
+    casts = [helper.make_node("Cast", [name], [f"{name}.float"], to=onnx.TensorProto.FLOAT) for name in names if name in halves]
+    outputs = [helper.make_empty_tensor_value_info(f"{name}.float" if name in halves else name) for name in names]  # types are inferred
+    graph = helper.make_graph([*reversed(kept), *casts], "constants", [], outputs, [one for one in model.graph.initializer if one.name in needed])
+    made = options()
+    made.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    part = helper.make_model(graph, ir_version=model.ir_version, opset_imports=[one for one in model.opset_import if not one.domain])
+    found = onnxruntime.InferenceSession(part.SerializeToString(), made, providers=["CPUExecutionProvider"]).run(None, {}) if names else []
+    return [array.astype(ml_dtypes.bfloat16) if name in halves else array for name, array in zip(names, found, strict=True)]
 
 
 def bits(tensor: onnx.TensorProto) -> bytes:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx_compress.optimizer.allocate import Options, allocate
+from onnx_compress.optimizer.allocate import Options, Timed, allocate, allocate_timed, unfolded
 
 
 def instance(seed: int, weights: int = 5, most: int = 5) -> Options:
@@ -110,3 +110,53 @@ def test_divergences_of_any_magnitude_are_allocated() -> None:
         chosen = allocate(options, 80)
         assert chosen is not None
         assert total(options, chosen, 1) == pytest.approx(8 * scale)
+
+
+def timed(options: Options, most: float, worse: float = np.inf, shared: float = 0.0) -> Timed:
+    """The first half of each weight's candidates is fused and takes 10 microseconds, the second folded and takes 2."""
+    folded = [np.arange(len(size)) >= len(size) // 2 for size, _ in options]
+    return Timed([np.where(one, 2.0, 10.0) for one in folded], folded, most, worse, shared)
+
+
+def placed(weights: int = 4) -> Options:
+    """Eight rates, fused, and the same folded, where they take a tenth more."""
+    rng = np.random.default_rng(0)
+    size = np.arange(1.0, 9.0) * 100
+    harm = [rng.uniform(0.5, 2) * 4.0 ** -np.arange(1.0, 9.0) for _ in range(weights)]
+    return [(np.concatenate([size, 1.1 * size]), np.concatenate([one, one])) for one in harm]
+
+
+def test_without_need_nothing_is_folded() -> None:
+    options = placed()
+    assert allocate_timed(options, 2000, timed(options, 40.0)) == allocate(unfolded(options, timed(options, 0).folded), 2000)
+
+
+@pytest.mark.parametrize("most", [32.0, 24.0, 16.0, 8.0])
+def test_time_is_kept_and_hardly_more_is_folded_than_that_takes(most: float) -> None:
+    """Plans lie on a hull: one weight too many at most."""
+    options = placed()
+    limit = timed(options, most)
+    chosen = allocate_timed(options, 2000, limit)
+    assert chosen is not None
+    assert total(options, chosen, 0) <= 2000
+    assert most - 16 < limit.total(chosen) <= most
+
+
+def test_divergence_grows_no_further_than_allowed_and_time_then_falls_as_far_as_it_can() -> None:
+    options = placed()
+    base = allocate_timed(options, 2000, timed(options, 40.0))
+    assert base is not None
+    found = [allocate_timed(options, 2000, timed(options, 8.0, worse)) for worse in (1.0, 1.3, 1.6, 10.0)]
+    harms = [total(options, one, 1) / total(options, base, 1) for one in found if one is not None]
+    times = [timed(options, 8.0).total(one) for one in found if one is not None]
+    assert all(harm <= worse * (1 + 1e-9) for harm, worse in zip(harms, (1.0, 1.3, 1.6, 10.0), strict=True))
+    assert times == sorted(times, reverse=True)
+    assert times[0] > times[-1] == 8.0
+
+
+def test_what_the_first_folded_weight_costs_is_left_free() -> None:
+    options = placed()
+    chosen = allocate_timed(options, 2000, timed(options, 8.0, shared=300.0))
+    assert chosen is not None
+    assert total(options, chosen, 0) <= 1700
+    assert allocate_timed(options, 100, timed(options, 8.0)) is None

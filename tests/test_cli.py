@@ -96,7 +96,7 @@ def test_options_may_come_first(spy: Spy) -> None:
 def test_every_option_reaches_the_request(spy: Spy) -> None:
     words = "in.onnx out.onnx --target-size 500KB --calibration a.npz --calibration b --technique codebook --include c1 --include c2 --exclude d"
     words += " --input-shape x=1,3,224,224 --input-shape a=b=7 --max-divergence 0.1 --drop-channels 0.05 --external-data --keep-overridable"
-    words += " --seed 3 -T 2 -f --dry-run --effort best --table"
+    words += " --seed 3 -T 2 -f --dry-run --effort best --table --prefer speed"
     assert main(words.split()) == 0
     assert spy.request == Request(
         target_bytes=500_000,
@@ -114,6 +114,7 @@ def test_every_option_reaches_the_request(spy: Spy) -> None:
         dry_run=True,
         drop_channels=0.05,
         effort="best",
+        prefer="speed",
         per_weight=True,
     )
 
@@ -234,8 +235,9 @@ def test_names_of_weights_left_alone_are_shown_on_request(spy: Spy, capsys: pyte
 def test_the_table_has_a_line_for_each_weight(spy: Spy, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["in.onnx", "out.onnx", "--target-ratio", "10", "--table"]) == 0
     head, first = capsys.readouterr().out.splitlines()[:2]
-    assert head.split() == ["weight", "shape", "dtype", "operator", "form", "before", "after", "bits/weight", "zeros", "predicted", "measured"]
-    assert first.split() == ["layer1.weight", "256x64x3x3", "float32", "Conv", "Grid(256", "scales)", "589,824", "58,000", "3.15", "42.0%", "0.0011", "0.0023"]
+    names = "weight shape dtype operator placed form before after bits/weight zeros predicted measured us fused / folded"
+    assert head.split() == names.split()
+    assert first.split() == ["layer1.weight", "256x64x3x3", "float32", "Conv", "fused", "Grid(256", "scales)", "589,824", "58,000", "3.15", "42.0%", "0.0011", "0.0023", "0", "/", "0"]
 
 
 @pytest.mark.parametrize("option", ["--json", "-q", "-v"])

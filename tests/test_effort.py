@@ -220,6 +220,7 @@ def test_sensitivities_between_probes_are_interpolated_and_never_fall_with_the_e
 
     class Probed:
         optimism = 1.0
+        work = ()
 
         def __init__(self) -> None:
             self.weight = type("W", (), {"view": type("V", (), {"size": 10})})

@@ -60,6 +60,7 @@ def test_a_request_needs_a_goal_and_has_at_most_one_target() -> None:
     ("change", "message"),
     [
         ({"effort": "heroic"}, "'heroic' is not known: choose one of fast, balanced, best"),
+        ({"prefer": "beauty"}, "'beauty' is not known: choose one of memory, balanced, speed"),
         ({"technique": "magic"}, "'magic' is not known: choose one of auto, quantize"),
         ({"include": ("conv[",)}, r"'conv\[' is no regular expression"),
         ({"exclude": ("(",)}, "no regular expression"),

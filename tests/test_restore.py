@@ -176,7 +176,7 @@ def test_a_plain_model_is_refused(tmp_path: Path) -> None:
     [
         ("member", "asks for member 7"),
         ("payload", "the file is damaged"),
-        ("operator", "CompressedLSTM .*install the onnx-compress that wrote the file"),
+        ("operator", "CompressedRNN .*install the onnx-compress that wrote the file"),
         ("draft", "draft"),
         ("cut", "copy the file again"),
     ],
@@ -194,7 +194,7 @@ def test_damage_is_named(tmp_path: Path, damage: str, sentence: str) -> None:
             made.graph.initializer.remove(payload)
             made.graph.input.append(tensor(payload.name, list(payload.dims), TensorProto.UINT8))
         case "operator":
-            node.op_type = "CompressedLSTM"
+            node.op_type = "CompressedRNN"
         case "draft":
             payload.raw_data = payload.raw_data[:2] + b"\x63" + payload.raw_data[3:]
         case _:

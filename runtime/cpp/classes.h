@@ -55,8 +55,6 @@ inline uint64_t load_plane(const uint8_t* from, size_t bytes) {
 
 inline __m512i load_bytes(const void* from) { return _mm512_loadu_si512(from); }
 
-// Masked forms of full masks: those without a mask start from a register that gcc 12 calls uninitialized.
-//
 // A table of 256 bytes in four registers, by slot.
 inline __m512i by_slot(const uint8_t* table, __m512i slot) {
   const __m512i low = _mm512_permutex2var_epi8(load_bytes(table), slot, load_bytes(table + 64));
@@ -68,18 +66,17 @@ inline __m512i places(const Lookup& table, __m512i slot, const uint8_t*) { retur
 
 // `slot` has its lanes in the order of packed words: eight of the first half, eight of the second, and so on.
 inline __m512i places(const LookupPair& pair, __m512i slot, const uint8_t* trellis) {
-  const __m512i states = _mm512_maskz_permutexvar_epi64(0xFF, _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), load_bytes(trellis));
+  const __m512i states = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), load_bytes(trellis));
   const __mmask64 odd = _mm512_test_epi8_mask(states, _mm512_set1_epi8(1));
   return _mm512_mask_blend_epi8(odd, by_slot(pair.bytes.place, slot), by_slot(pair.bytes.place + LookupPair::ODD_SLOTS, slot));
 }
 
 inline __m512i by_place(const uint8_t (&table)[16], __m512i place) {
-  return _mm512_shuffle_epi8(_mm512_maskz_broadcast_i32x4(0xFFFF, _mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), place);
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), place);
 }
 
 inline __m512i by_place(const uint8_t (&table)[32], __m512i place) {
-  return _mm512_maskz_permutexvar_epi8(~__mmask64{0}, place,
-                                       _mm512_maskz_broadcast_i64x4(0xFF, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(table))));
+  return _mm512_permutexvar_epi8(place, _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(table))));
 }
 
 // "slot = x & 255;  i = the class with start[i] <= slot < start[i] + frequency[i]
@@ -100,13 +97,13 @@ inline void step_classes(uint16_t* states, const Table& table, const uint8_t* tr
   const __m512i high_product = _mm512_mullo_epi16(high, _mm512_srli_epi16(second, 8));
   _mm512_storeu_si512(states, _mm512_add_epi16(low_product, _mm512_unpacklo_epi8(above, zero)));
   _mm512_storeu_si512(states + 32, _mm512_add_epi16(high_product, _mm512_unpackhi_epi8(above, zero)));
-  _mm512_storeu_si512(index, _mm512_maskz_permutexvar_epi64(0xFF, _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), found));
+  _mm512_storeu_si512(index, _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), found));
 }
 
 // out[lane] = table[index[lane]]
 inline void look_up(const void* table, const uint8_t* index, void* out) {
-  const __m512i entries = _mm512_maskz_broadcast_i64x4(0xFF, _mm256_loadu_si256(static_cast<const __m256i*>(table)));
-  _mm512_storeu_si512(out, _mm512_maskz_permutexvar_epi8(~__mmask64{0}, load_bytes(index), entries));
+  const __m512i entries = _mm512_broadcast_i64x4(_mm256_loadu_si256(static_cast<const __m256i*>(table)));
+  _mm512_storeu_si512(out, _mm512_permutexvar_epi8(load_bytes(index), entries));
 }
 
 // Bit l: index[l] is this id.

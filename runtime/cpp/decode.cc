@@ -16,7 +16,13 @@ const Lookup& table_of(const Payload& payload, const Symbols& symbols, int row_c
 
 namespace {
 
-LookupPair paired(const Lookup& even, const Lookup& odd) {
+// "m = 2 * level - q * sign(level)"
+int multiple_of(int level, int q) { return 2 * level - q * ((level > 0) - (level < 0)); }
+
+// "level = (c << r) - ((1 << r) >> 1) + b", of a raw part b of 0.
+int level_of(int class_value, int raw_bits) { return class_value * (1 << raw_bits) - ((1 << raw_bits) >> 1); }
+
+LookupPair paired(const Lookup& even, const Lookup& odd, int raw_bits) {
   LookupPair pair;
   for (const int q : {0, 1}) {
     const Lookup& table = q ? odd : even;
@@ -30,16 +36,37 @@ LookupPair paired(const Lookup& even, const Lookup& odd) {
     for (int i = 0; i < 16; ++i) {
       const int id = i + q * LookupPair::ODD_IDS;
       pair.bytes.less_one[id] = table.bytes.less_one[i], pair.bytes.biased[id] = table.bytes.biased[i];
+      pair.bytes.start[id] = table.bytes.start[i];
       pair.bytes.index[id] = static_cast<uint8_t>(table.bytes.index[i] + q * LookupPair::ODD_IDS);
-      const int level = table.first + i, multiple = 2 * level - q * ((level > 0) - (level < 0));
+      const int level = table.first + i, multiple = multiple_of(level, q);
       pair.small = pair.small && multiple >= -128 && multiple <= 127;
       pair.multiple[id] = static_cast<int8_t>(multiple), pair.parity[id] = static_cast<uint8_t>(level & 1);
     }
     for (int slot = 0; slot < LookupPair::ODD_SLOTS; ++slot)
       pair.bytes.place[slot + q * LookupPair::ODD_SLOTS] = static_cast<uint8_t>(table.bytes.place[slot] + q * LookupPair::ODD_IDS);
+    for (int i = 0; i < table.count; ++i) {
+      const int level = level_of(table.first + table.index[i], raw_bits), place = i + q * LookupPair::ODD_IDS;
+      const bool escape = table.escape && i == table.count - 1;
+      pair.value[place] = static_cast<float>(multiple_of(level, q));
+      pair.place_parity[place] = static_cast<uint8_t>((level & 1) * 8 | escape * 128);
+    }
     if (table.escape) pair.escape[q] = static_cast<uint8_t>(pair.index[pair.count - 1]);
   }
   return pair;
+}
+
+// [batch, rows, k] as [panel][k][lanes of the panel], panels one after the other.
+std::vector<int16_t> by_panels(const std::vector<int16_t>& levels, const Member& member) {
+  std::vector<int16_t> turned(levels.size());
+  auto to = turned.begin();
+  for (int64_t batch = 0; batch < member.batch; ++batch)
+    for (int64_t row = 0; row < member.rows; row += PANEL_ROWS) {
+      const int64_t lanes = std::min(PANEL_ROWS, member.rows - row);
+      const int16_t* from = levels.data() + (batch * member.rows + row) * member.k;
+      for (int64_t k = 0; k < member.k; ++k)
+        for (int64_t lane = 0; lane < lanes; ++lane) *to++ = from[lane * member.k + k];
+    }
+  return turned;
 }
 
 }  // namespace
@@ -59,21 +86,42 @@ void throw_fault(int fault, const std::string& where) {
   }
 }
 
-Weight::Weight(const uint8_t* data, uint64_t size, int64_t member, bool checksums, int round_then)
-    : payload_(parse(data, size)), member_(static_cast<size_t>(member)), round_then_(round_then) {
+Weight::Weight(const uint8_t* data, uint64_t size, int64_t member, const Options& options, int round_then)
+    : payload_(parse(data, size)), member_(static_cast<size_t>(member)), kernels_(options.kernels), round_then_(round_then) {
   if (member < 0 || member_ >= payload_.members.size())
     fail(Fault::argument, "member ", member, " of a payload that has ", payload_.members.size());
   if (round_then_ == this->member().dtype || round_then_ == FLOAT) round_then_ = 0;
-  if (checksums) onnx_compress::verify_checksums(payload_);
+  if (options.checksums) onnx_compress::verify_checksums(payload_);
   if (payload_.pooled) {
-    pooled_ = decode_pool(payload_, member_);
+    pooled_ = by_panels(decode_pool(payload_, member_), this->member());
     return;
   }
   const Symbols& symbols = this->member().symbols;
   for (int place = 0; symbols.quantizers == 2 && place < symbols.row_classes * symbols.column_classes; ++place) {
     const int row = place / symbols.column_classes, column = place % symbols.column_classes;
-    pairs_.push_back(paired(table_of(payload_, symbols, row, column, 0), table_of(payload_, symbols, row, column, 1)));
+    pairs_.push_back(paired(table_of(payload_, symbols, row, column, 0), table_of(payload_, symbols, row, column, 1), symbols.raw_bits));
   }
+  prepare_direct();
+}
+
+// Whether a class and its raw part decide a value before its scale, for every class of every table: that of a
+// grid; of codebooks and integers where no level can lie outside what is legal.
+void Weight::prepare_direct() {
+  const Member& member = this->member();
+  const Symbols& symbols = member.symbols;
+  const bool grid = member.form == FORM_GRID, codebook = member.form == FORM_CODEBOOK;
+  if (member.column_scale.count || (!grid && !codebook && member.form != FORM_SYMBOLS)) return;
+  if (symbols.raw_bits && !grid) return;
+  const int64_t low = codebook ? 0 : integer_low(member.dtype), high = codebook ? member.codes() - 1 : integer_high(member.dtype);
+  for (Lookup& table : payload_.tables)
+    for (int place = 0; place < table.count; ++place) {
+      const int level = level_of(table.first + table.index[place], symbols.raw_bits);
+      const bool escape = table.escape && place == table.count - 1;
+      if (!grid && (escape || level < low || level > high)) return;
+      if (escape) table.escape_place = static_cast<uint8_t>(place);
+      table.value[place] = escape ? 0.0f : codebook ? member.centroids[static_cast<size_t>(level)] : static_cast<float>(level);
+    }
+  direct_ = true;
 }
 
 int64_t Weight::pieces() const {
@@ -85,16 +133,28 @@ int64_t Weight::piece_row(int64_t piece) const {
   return payload_.chunks[static_cast<size_t>(piece)].first_row;
 }
 
+int64_t Weight::piece_end(int64_t piece) const {
+  if (payload_.pooled) return std::min(member().rows, piece_row(piece) + PANEL_ROWS);
+  const Chunk& chunk = payload_.chunks[static_cast<size_t>(piece)];
+  return chunk.first_row + chunk.lanes * chunk.groups;
+}
+
 int64_t Weight::piece_of(int64_t row) const {
   if (payload_.pooled) return row / PANEL_ROWS;
   const Chunk& first = payload_.chunks.front();
   return row / (first.lanes * first.groups);
 }
 
+int64_t Weight::group_of(int64_t piece, int64_t row) const {
+  if (payload_.pooled) return 0;
+  const Chunk& chunk = payload_.chunks[static_cast<size_t>(piece)];
+  return (row - chunk.first_row) / chunk.lanes;
+}
+
 TileSource::TileSource(const Weight& weight, int64_t piece, float* memory)
     : weight_(weight), member_(weight.member()), piece_(piece), memory_(memory) {
   if (member_.form == FORM_PLANES) {
-    planes_ = std::make_unique<PlanesSource>(weight, piece, memory, true);
+    planes_ = std::make_shared<PlanesSource>(weight, piece, memory, true);
     return;
   }
   batch_ = piece / weight.pieces_per_batch();
@@ -149,12 +209,14 @@ void TileSource::open_group() {
 void TileSource::load_tables() {
   const Symbols& symbols = member_.symbols;
   plan_.quantizers = symbols.quantizers;
+  plan_.direct = weight_.direct_, plan_.sharing = symbols.column_classes == 1 ? SHARED_BY_ALL : SHARED_IN_STEP;
   plan_.column_class = symbols.column_class.empty() ? nullptr : symbols.column_class.data();
   // "each row has a state s in 0..7, which is 0 before the row's first symbol"
   std::fill(stream_.trellis, stream_.trellis + LANES_MAX, uint8_t{0});
   const int64_t first = batch_ * member_.panels_per_batch() + row_ / PANEL_ROWS;
   for (int i = 0; i < plan_.panels; ++i) {
     const int row_class = symbols.row_class.empty() ? 0 : symbols.row_class[static_cast<size_t>(first + i)];
+    if (!symbols.row_class.empty() && row_class != symbols.row_class[static_cast<size_t>(first)]) plan_.sharing = SHARED_BY_NONE;
     for (int c = 0; c < symbols.column_classes; ++c) {
       plan_.tables[i][c] = &table_of(weight_.payload(), symbols, row_class, c, 0);
       if (symbols.quantizers == 2) plan_.pairs[i][c] = &weight_.pairs_[static_cast<size_t>(row_class * symbols.column_classes + c)];
@@ -174,6 +236,7 @@ void TileSource::load_scales(int64_t block) {
   const Dense& scale = member_.scale;
   const int64_t blocks = member_.block ? (member_.k + member_.block - 1) / member_.block : 1;
   std::fill(form_.scale, form_.scale + LANES_MAX, 0.0f);
+  if (scale.count == 0) std::fill(form_.scale, form_.scale + lanes_, 1.0f);
   for (int64_t lane = 0; lane < lanes_ && scale.count; ++lane) {
     const int64_t index = (batch_ * member_.rows + row_ + lane) * blocks + block;
     form_.scale[lane] = scale.at(scale.count == 1 ? 0 : static_cast<uint64_t>(index));
@@ -188,59 +251,134 @@ void TileSource::load_columns(int64_t first, int64_t last) {
   form_.column_scale = columns_.data();
 }
 
-TileSource::~TileSource() = default;
-
-bool TileSource::next(Tile& tile) {
-  if (planes_) return planes_->next(tile);
-  if (step_ == member_.k) {
-    if (++group_ == groups_) {
-      finish();
-      return false;
-    }
-    row_ += lanes_;
-    open_group();
+// The next group, once all of this one is decoded; false where there is none.
+bool TileSource::next_group() {
+  if (step_ < member_.k) return true;
+  if (++group_ == groups_) {
+    finish();
+    return false;
   }
-  const int64_t stride = plan_.panels * PANEL_ROWS;
-  const int64_t last = std::min(member_.k, step_ + std::min(TILE_FLOATS / stride, 4 * TILE_STEPS));
-  tile = Tile{memory_, stride, batch_, row_, lanes_, step_, last};
-  while (step_ < last) {  // a range at a time in which every lane has one scale
-    const int64_t block_end = member_.block ? (step_ / member_.block + 1) * member_.block : member_.k;
-    if (member_.block && step_ % member_.block == 0 && step_) load_scales(step_ / member_.block);
-    const int64_t end = std::min(last, block_end);
-    float* to = memory_ + (step_ - tile.first) * stride;
-    load_columns(step_, end);
-    chunk_ ? decode_range(step_, end, to) : pooled_range(step_, end, to);
-    step_ = end;
-  }
+  row_ += lanes_;
+  open_group();
   return true;
 }
 
-void TileSource::decode_range(int64_t first, int64_t last, float* to) {
-  const int fault = kernels().decode(&stream_, &plan_, &form_, first, last, to);
+// The tile of the steps that come next, as many as have room in so many floats.
+Tile TileSource::begin_tile(int64_t floats, int64_t steps) const {
+  const int64_t many = std::clamp<int64_t>(steps, 1, floats / (plan_.panels * PANEL_ROWS));
+  const int64_t last = std::min(member_.k, step_ + many);
+  return {memory_, (last - step_) * PANEL_ROWS, batch_, row_, lanes_, step_, last, weight_.kernels_};
+}
+
+bool TileSource::next(Tile& tile, int64_t steps) {
+  if (planes_) return planes_->next(tile, TILE_FLOATS, steps);
+  if (!next_group()) return false;
+  tile = begin_tile(TILE_FLOATS, steps);
+  fill(tile);
+  return true;
+}
+
+bool TileSource::next_together(TileSource* const* sources, Tile* tiles) {
+  bool going = true, side_by_side = true;
+  if (sources[0]->planes_) {
+    for (int i = 0; i < TOGETHER; ++i) going = sources[i]->planes_->next(tiles[i], SHARED_FLOATS, SHARED_FLOATS) && going;
+    return going;
+  }
+  for (int i = 0; i < TOGETHER; ++i) {
+    TileSource& source = *sources[i];
+    going = source.next_group() && going;
+    if (!going) continue;
+    tiles[i] = source.begin_tile(SHARED_FLOATS, SHARED_FLOATS);
+    side_by_side = side_by_side && source.chunk_ && source.plan_.direct && source.plan_.panels == 1 && source.member_.block == 0 &&
+                   !source.form_.round_first && !source.form_.round_then;
+  }
+  if (!going) return false;
+  if (side_by_side) decode_side_by_side(sources, tiles);
+  for (int i = 0; i < TOGETHER; ++i) sources[i]->fill(tiles[i]);
+  return true;
+}
+
+// What `fill` has to do is less afterwards.
+void TileSource::decode_side_by_side(TileSource* const* sources, const Tile* tiles) {
+  Stream* streams[TOGETHER];
+  const Group* groups[TOGETHER];
+  const Evaluation* forms[TOGETHER];
+  Range ranges[TOGETHER];
+  int faults[TOGETHER] = {};
+  for (int i = 0; i < TOGETHER; ++i) {
+    TileSource& source = *sources[i];
+    streams[i] = &source.stream_, groups[i] = &source.plan_, forms[i] = &source.form_;
+    ranges[i] = {tiles[i].first, tiles[i].last, source.memory_, tiles[i].panel_stride, nullptr, nullptr};
+  }
+  sources[0]->weight_.kernels_->decode_together(streams, groups, forms, ranges, faults);
+  for (int i = 0; i < TOGETHER; ++i) {
+    sources[i]->step_ = ranges[i].first;
+    sources[i]->check(faults[i]);
+  }
+}
+
+// Decodes what is left of a tile.
+void TileSource::fill(const Tile& tile) {
+  while (step_ < tile.last) {  // a range at a time in which every lane has one scale
+    const int64_t block_end = member_.block ? (step_ / member_.block + 1) * member_.block : member_.k;
+    if (member_.block && step_ % member_.block == 0 && step_) load_scales(step_ / member_.block);
+    const Range range = {step_,  std::min(tile.last, block_end), memory_ + (step_ - tile.first) * PANEL_ROWS, tile.panel_stride, nullptr,
+                         nullptr};
+    load_columns(range.first, range.last);
+    chunk_ ? decode_range(range) : pooled_range(range);
+    step_ = range.last;
+  }
+}
+
+void TileSource::multiply(const float* x, float* y) {
+  alignas(64) float sums[LANES_MAX], scaled[LANES_MAX];
+  while (next_group()) {
+    float* to = y + row_;
+    std::fill(to, to + lanes_, 0.0f);
+    while (step_ < member_.k) {  // a range at a time in which every lane has one scale
+      if (member_.block && step_) load_scales(step_ / member_.block);
+      const int64_t last = member_.block ? std::min(member_.k, step_ + member_.block) : member_.k;
+      std::fill(sums, sums + LANES_MAX, 0.0f), std::fill(scaled, scaled + LANES_MAX, 0.0f);
+      decode_range({step_, last, sums, PANEL_ROWS, x + step_, scaled});
+      for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] += form_.scale[lane] * sums[lane] + scaled[lane];
+      step_ = last;
+    }
+  }
+}
+
+void TileSource::decode_range(const Range& range) { check(weight_.kernels_->decode(&stream_, &plan_, &form_, &range)); }
+
+void TileSource::check(int fault) const {
   if (fault != STREAM_OK) throw_fault(fault, "chunk " + std::to_string(piece_) + ", rows from " + std::to_string(row_));
 }
 
-// The levels of a pool's member are checked already: only the arithmetic of the forms is left, in the same order.
-void TileSource::pooled_range(int64_t first, int64_t last, float* to) {
-  const int64_t stride = plan_.panels * PANEL_ROWS;
-  std::memset(to, 0, static_cast<size_t>((last - first) * stride) * sizeof(float));
-  for (int64_t lane = 0; lane < lanes_; ++lane) {
-    const int16_t* levels = weight_.pooled_.data() + (batch_ * member_.rows + row_ + lane) * member_.k;
-    for (int64_t k = first; k < last; ++k) {
-      float value = static_cast<float>(levels[k]);
-      if (member_.form == FORM_GRID) {
-        const float scale = form_.column_scale ? form_.scale[lane] * form_.column_scale[k - first] : form_.scale[lane];
-        value = scale * value;
-      } else if (member_.form == FORM_CODEBOOK || member_.form == FORM_MAPPED) {
-        value = member_.centroids[static_cast<size_t>((member_.form == FORM_MAPPED ? form_.base[lane] : 0) + levels[k])];
-        if (form_.has_scale) value = form_.scale[lane] * value;
-      }
-      for (const int dtype : {form_.round_first, form_.round_then}) {
-        if (dtype == FLOAT16) value = from_half(to_half(value));
-        if (dtype == BFLOAT16) value = from_bfloat(to_bfloat(value));
-      }
-      to[(k - first) * stride + lane] = value;
-    }
+// The levels of a pool's member are checked already: only the arithmetic of the forms is left, in the same order. A piece has one panel.
+void TileSource::pooled_range(const Range& range) {
+  const int16_t* levels = weight_.pooled_.data() + (batch_ * member_.rows + row_) * member_.k + range.first * lanes_;
+  float* to = range.tile;
+  for (int64_t k = range.first; k < range.last; ++k, levels += lanes_, to += PANEL_ROWS) {
+    pooled_step(levels, k - range.first, to);
+    std::fill(to + lanes_, to + PANEL_ROWS, 0.0f);
+  }
+}
+
+void TileSource::pooled_step(const int16_t* levels, int64_t step, float* to) const {
+  if (member_.form == FORM_GRID && form_.column_scale) {
+    const float column = form_.column_scale[step];
+    for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] = form_.scale[lane] * column * static_cast<float>(levels[lane]);
+  } else if (member_.form == FORM_GRID) {
+    for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] = form_.scale[lane] * static_cast<float>(levels[lane]);
+  } else if (member_.form == FORM_CODEBOOK || member_.form == FORM_MAPPED) {
+    const bool mapped = member_.form == FORM_MAPPED;
+    for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] = form_.centroids[(mapped ? form_.base[lane] : 0) + levels[lane]];
+    for (int64_t lane = 0; lane < lanes_ && form_.has_scale; ++lane) to[lane] *= form_.scale[lane];
+  } else {
+    for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] = static_cast<float>(levels[lane]);
+  }
+  for (const int dtype : {form_.round_first, form_.round_then}) {
+    if (dtype != FLOAT16 && dtype != BFLOAT16) continue;
+    for (int64_t lane = 0; lane < lanes_; ++lane)
+      to[lane] = dtype == FLOAT16 ? from_half(to_half(to[lane])) : from_bfloat(to_bfloat(to[lane]));
   }
 }
 

@@ -1,4 +1,4 @@
-// A weight as a sequence of tiles: [k steps][lanes] floats, k-major, so that a tile is already the packed panel of a micro-kernel.
+// A weight as a sequence of tiles: [panels][k steps][64 lanes] floats, so that each panel is already what a micro-kernel consumes.
 #pragma once
 
 #include <memory>
@@ -8,14 +8,23 @@
 namespace onnx_compress {
 
 // "A tile is at most 256 KB": it lives in the second-level cache of one core.
-constexpr int64_t TILE_FLOATS = 65536;
-constexpr int64_t TILE_STEPS = 256;
+constexpr int64_t TILE_FLOATS = 65536, SHARED_FLOATS = TILE_FLOATS / TOGETHER;
+
+// What a session chose for its weights.
+struct Options {
+  bool checksums;          // verify all checksums when a weight is made
+  const Kernels* kernels;  // never null
+};
 
 struct Tile {
-  const float* values = nullptr;  // [last - first][stride]; lanes beyond `lanes` are zero
-  int64_t stride = 0;             // lanes rounded up to 64
+  const float* values = nullptr;  // [panels][last - first][64]; lanes beyond `lanes` are zero
+  int64_t panel_stride = 0;
   int64_t batch = 0, row = 0, lanes = 0;
-  int64_t first = 0, last = 0;  // steps of k
+  int64_t first = 0, last = 0;       // steps of k
+  const Kernels* kernels = nullptr;  // what to multiply it with
+
+  // Step `first` of a lane; its next steps are PANEL_ROWS floats apart.
+  const float* lane(int64_t lane) const { return values + lane / PANEL_ROWS * panel_stride + lane % PANEL_ROWS; }
 };
 
 // One member of a payload, ready to be decoded by any number of threads: read-only once made.
@@ -23,25 +32,36 @@ class Weight {
  public:
   // Validates; decodes nothing of a chunked payload, all of a pool ("each of its consumers decodes it when the kernel is created and keeps
   // its own levels", 16 bits). `round_then`: a dtype that values are rounded to after their own, or 0.
-  Weight(const uint8_t* data, uint64_t size, int64_t member, bool checksums, int round_then);
+  Weight(const uint8_t* data, uint64_t size, int64_t member, const Options& options, int round_then);
 
   const Member& member() const { return payload_.members[member_]; }
   const Payload& payload() const { return payload_; }
+  const Kernels& kernels() const { return *kernels_; }
+  // Whether values are rounded to 16 bits after the arithmetic of their form.
+  bool rounds() const { return round_then_ != 0 || member().dtype == FLOAT16 || member().dtype == BFLOAT16; }
+  // Whether a TileSource can multiply without making a tile: the sum of levels is scaled, so values must not be rounded one by one.
+  bool multiplies() const { return direct_ && !payload_.pooled && !rounds(); }
   // Parts that can be decoded independently, and those of a batch.
   int64_t pieces() const;
   int64_t pieces_per_batch() const { return pieces() / member().batch; }
-  // The rows of a piece.
+  // The rows of a piece, from the first to behind the last.
   int64_t piece_row(int64_t piece) const;
+  int64_t piece_end(int64_t piece) const;
   // The piece that holds a row of batch 0.
   int64_t piece_of(int64_t row) const;
+  // The group of a piece that holds a row.
+  int64_t group_of(int64_t piece, int64_t row) const;
 
  private:
   friend class TileSource;
+  void prepare_direct();
   Payload payload_;
   size_t member_;
+  const Kernels* kernels_;
   int round_then_;
-  std::vector<int16_t> pooled_;    // [batch, rows, k]: levels, or multiples where they are trellis-coded
+  std::vector<int16_t> pooled_;    // [panel][k][lanes of the panel]: levels, or multiples where they are trellis-coded
   std::vector<LookupPair> pairs_;  // [row class, column class] of trellis-coded levels
+  bool direct_ = false;            // Group::direct
 };
 
 class PlanesSource;
@@ -51,8 +71,13 @@ class TileSource {
  public:
   // `memory` holds TILE_FLOATS floats and outlives the source.
   TileSource(const Weight& weight, int64_t piece, float* memory);
-  ~TileSource();
-  bool next(Tile& tile);
+  // `steps`: how many at most; fewer where the memory has no room for more.
+  bool next(Tile& tile, int64_t steps = TILE_FLOATS);
+  // The next tiles of TOGETHER sources of one weight that are in step, decoded side by side where they are of one panel each; their
+  // memories hold SHARED_FLOATS. False where they have ended, all at once.
+  static bool next_together(TileSource* const* sources, Tile* tiles);
+  // The whole piece multiplied with one row of x as it is decoded: y[row] = sum over k of x[k] * value. For weights that `multiplies`.
+  void multiply(const float* x, float* y);
 
  private:
   void open_chunk();
@@ -61,8 +86,14 @@ class TileSource {
   void load_scales(int64_t block);
   void load_groups();
   void load_columns(int64_t first, int64_t last);
-  void decode_range(int64_t first, int64_t last, float* to);
-  void pooled_range(int64_t first, int64_t last, float* to);
+  bool next_group();
+  Tile begin_tile(int64_t floats, int64_t steps) const;
+  void fill(const Tile& tile);
+  static void decode_side_by_side(TileSource* const* sources, const Tile* tiles);
+  void check(int fault) const;
+  void decode_range(const Range& range);
+  void pooled_range(const Range& range);
+  void pooled_step(const int16_t* levels, int64_t step, float* to) const;
   void finish() const;
 
   const Weight& weight_;
@@ -71,11 +102,11 @@ class TileSource {
   float* memory_;
   int64_t batch_ = 0, row_ = 0, lanes_ = 0, group_ = 0, groups_ = 1, step_ = 0;
   const Chunk* chunk_ = nullptr;
-  Stream stream_;
-  Group plan_;
-  Evaluation form_;
+  Stream stream_{};
+  Group plan_{};
+  Evaluation form_{};
   std::vector<float> columns_;
-  std::unique_ptr<PlanesSource> planes_;  // of a Planes weight, in the place of all of this
+  std::shared_ptr<PlanesSource> planes_;  // of a Planes weight, in the place of all of this
 };
 
 // The table of a symbol: "map[row_class[its panel or row], column_class[its k], q]".

@@ -1,6 +1,7 @@
 // The one entry for programs that have no onnxruntime: tests, fast restore, fuzzing.
 #include <cstring>
 
+#include "dispatch.h"
 #include "planes.h"
 #include "restore.h"
 
@@ -39,12 +40,15 @@ int report(int number, const char* text, char* message, uint64_t message_size) {
 }  // namespace onnx_compress
 
 // Decodes a whole tensor in its own dims and dtype (4-bit types: one value a byte, or packed where out_bytes says so).
-// Returns 0, or the number of FORMAT.md's error with its message.
-ONNX_COMPRESS_EXPORT int onnx_compress_decode(const uint8_t* payload, uint64_t size, uint32_t member, int verify_checksums, void* out,
-                                              uint64_t out_bytes, char* message, uint64_t message_size) {
+// `instruction_set` names the decoder, null or empty: the fastest; all give the same bits. Returns 0, or the number of FORMAT.md's error
+// with its message.
+ONNX_COMPRESS_EXPORT int onnx_compress_decode(const uint8_t* payload, uint64_t size, uint32_t member, int verify_checksums,
+                                              const char* instruction_set, void* out, uint64_t out_bytes, char* message,
+                                              uint64_t message_size) {
   using namespace onnx_compress;
   try {
-    const Weight weight(payload, size, member, verify_checksums != 0, 0);
+    const Options options{verify_checksums != 0, &kernels_named(instruction_set ? instruction_set : "")};
+    const Weight weight(payload, size, member, options, 0);
     decode_into(weight, out, out_bytes);
     return report(0, "", message, message_size);
   } catch (const Error& error) {

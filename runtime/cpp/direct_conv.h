@@ -5,25 +5,32 @@
 
 namespace onnx_compress {
 
-// The padded input planes of one group of one image, split into phases by stride: phase (z, y, x) holds the padded positions whose
-// coordinates are z, y, x modulo the strides. A tap then reads one phase at a constant offset, contiguously, for any stride and dilation.
+// How the padded input planes of one group of one image are laid out: split into phases by stride. Phase (z, y, x) holds the padded
+// positions whose coordinates are z, y, x modulo the strides, so that a tap reads one phase at a constant offset, contiguously, for any
+// stride and dilation.
 class Phases {
  public:
-  explicit Phases(const Geometry& geometry);
-  void fill(const float* x);  // the group's channels, [channels, plane]
-  const float* source(int64_t channel, const Tap& tap) const;
-  int64_t span() const { return span_; }  // elements to correlate
-  // Adds the valid positions of `flat` to y, [positions]; or sets them.
-  void collect(const float* flat, float* y, bool accumulate) const;
+  Phases(const Geometry& geometry, const Kernels& kernels);
+
+  int64_t floats() const { return channel_size_ * geometry_.group_channels() + kernels_.vector; }
+  // The group's channels [channels, plane] into `planes`, whose padding is zero already.
+  void fill(const float* x, float* planes) const;
+  // Where a tap's phase begins.
+  int64_t source(int64_t channel, const Tap& tap) const;
+  // The outputs of a plane, a vector at a time.
+  const std::vector<Span>& outputs() const { return outputs_; }
+  const Geometry& geometry() const { return geometry_; }
 
  private:
-  void fill_row(const float* x, int64_t channel, int64_t z, int64_t y);
+  void add_row(int64_t z, int64_t y);
   const Geometry& geometry_;
-  int64_t extent_[3], phase_size_, channel_size_, span_;
-  std::vector<float> planes_;
+  const Kernels& kernels_;
+  int64_t extent_[3], phase_size_, channel_size_;
+  std::vector<Span> rows_, outputs_;  // of a plane: what `fill` copies, and outputs
 };
 
-// Adds the products of a tile to y, [images, outputs, positions]. `lane`s of the tile are outputs.
-void convolve_directly(const Geometry& geometry, const Tile& tile, const float* x, float* y);
+// Adds the products of a tile to y, [images, outputs, positions], and the bias (a value an output, or null) to its first. `lane`s of the
+// tile are outputs.
+void convolve_directly(const Phases& phases, const Tile& tile, const float* x, const float* bias, float* y);
 
 }  // namespace onnx_compress

@@ -1,44 +1,52 @@
-// Chooses kernels by what the processor can do. Decoded values are equal to the bit in all of them.
-#include "stream.h"
+#include "dispatch.h"
+
+#include "error.h"
 
 namespace onnx_compress {
 
-#define ONNX_COMPRESS_SET(isa)                                                                                   \
-  namespace isa {                                                                                                \
-  ONNX_COMPRESS_DECLARE_KERNELS                                                                                  \
-  }                                                                                                              \
-  namespace {                                                                                                    \
-  constexpr Kernels isa##_set = {#isa, isa::decode, isa::planes, isa::transpose, isa::multiply, isa::correlate}; \
+#define ONNX_COMPRESS_SET(isa, bytes)                                                                             \
+  namespace isa {                                                                                                 \
+  ONNX_COMPRESS_DECLARE_KERNELS                                                                                   \
+  }                                                                                                               \
+  namespace {                                                                                                     \
+  constexpr Kernels isa##_set = {                                                                                 \
+      #isa,           bytes / 4,       isa::decode,   isa::decode_together, isa::multiply,        isa::transpose, \
+      isa::correlate, isa::copy_spans, isa::end_rows, isa::pack_levels,     isa::multiply_levels, isa::lstm_cell, \
+      isa::gru_gates, isa::gru_cell,   isa::planes,   isa::turn_words};                                           \
   }
 
-ONNX_COMPRESS_SET(baseline)
+ONNX_COMPRESS_SET(baseline, 16)
 #if defined(ONNX_COMPRESS_X86)
-ONNX_COMPRESS_SET(avx2)
-ONNX_COMPRESS_SET(avx512)
+ONNX_COMPRESS_SET(avx2, 32)
+ONNX_COMPRESS_SET(avx512, 64)
 #endif
 
-// ONNX_COMPRESS_FASTEST is for tests: 0 baseline, 1 AVX2, 2 AVX-512 at most.
-const Kernels* kernels_named(int rank) {
-  if (rank > ONNX_COMPRESS_FASTEST) return nullptr;
+const std::vector<const Kernels*>& machine_kernels() {
+  static const std::vector<const Kernels*> found = [] {
+    std::vector<const Kernels*> sets;
 #if defined(ONNX_COMPRESS_X86)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
-                      __builtin_cpu_supports("avx512vbmi2");
-  if (rank == 2) return avx512 ? &avx512_set : nullptr;
-  if (rank == 1) return avx2 ? &avx2_set : nullptr;
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
+                        __builtin_cpu_supports("avx512vbmi2");
+    if (avx512) sets.push_back(&avx512_set);
+    if (avx2) sets.push_back(&avx2_set);
 #endif
-  return rank == 0 ? &baseline_set : nullptr;
+    sets.push_back(&baseline_set);
+    return sets;
+  }();
+  return found;
 }
 
-const Kernels& kernels() {
-  static const Kernels& best = [&]() -> const Kernels& {
-    for (int rank = 2; rank > 0; --rank)
-      if (const Kernels* set = kernels_named(rank)) return *set;
-    return baseline_set;
-  }();
-  return best;
+const Kernels& kernels_named(const std::string& name) {
+  if (name.empty()) return *machine_kernels().front();
+  std::string known;
+  for (const Kernels* set : machine_kernels()) {
+    if (name == set->name) return *set;
+    known += (known.empty() ? "" : ", ") + std::string(set->name);
+  }
+  fail(Fault::argument, "no instruction set '", name, "' here: choose from what this machine has, ", known);
 }
 
 }  // namespace onnx_compress

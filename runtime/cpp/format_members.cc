@@ -43,6 +43,7 @@ Lookup read_table(Cursor& cursor) {
     table.index[table.count] = static_cast<uint16_t>(index);
     table.bytes.less_one[table.count] = static_cast<uint8_t>(frequency - 1);
     table.bytes.biased[table.count] = static_cast<uint8_t>(start ^ 128);
+    table.bytes.start[table.count] = static_cast<uint8_t>(start);
     table.bytes.index[table.count] = static_cast<uint8_t>(index);
     std::fill_n(table.bytes.place + start, frequency, static_cast<uint8_t>(table.count++));
     start += frequency;

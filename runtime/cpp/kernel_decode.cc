@@ -2,6 +2,9 @@
 // -ffp-contract=off: "The decoded value is defined as fp32 round(round(row_scale * col_scale) * level), so every path agrees to the bit".
 #include "number.h"
 #include "rans.h"
+#if defined(ONNX_COMPRESS_EXPAND)
+#include "fast_avx512.h"
+#endif
 
 namespace onnx_compress {
 namespace ONNX_COMPRESS_ISA {
@@ -12,10 +15,6 @@ namespace {
 inline void levels_of(const Lookup& table, const uint8_t* index, int raw_bits, int32_t* level) {
   const int32_t base = (table.first * (1 << raw_bits)) - ((1 << raw_bits) >> 1);
   for (int lane = 0; lane < PANEL; ++lane) level[lane] = base + (int32_t{index[lane]} << raw_bits);
-}
-
-inline int32_t escaped_level(const Group& group, uint8_t escape) {
-  return (group.escape_base + escape) * (1 << group.raw_bits) - ((1 << group.raw_bits) >> 1);
 }
 
 // "or, for the escape, escape_base + e with e the next byte of the escape section", in ascending lane order; bit l of `lanes`: lane l
@@ -235,13 +234,52 @@ int any_panel_step(Stream& stream, const Group& group, const Evaluation& form, i
   return panel_step(stream, group, form, *group.tables[panel][column], panel, step, first, out);
 }
 
+#if defined(ONNX_COMPRESS_EXPAND)
+// Rounds what was decoded directly, steps range.first to `last`.
+void round_all(const Evaluation& form, const Range& range, int64_t last, int panels) {
+  for (int panel = 0; panel < panels; ++panel)
+    for (int64_t step = 0; step < last - range.first; ++step) {
+      float* out = range.tile + panel * range.panel_stride + step * PANEL;
+      if (form.round_first) round_values(form.round_first, out);
+      if (form.round_then) round_values(form.round_then, out);
+    }
+}
+#endif
+
 }  // namespace
 
-int decode(Stream* stream, const Group* group, const Evaluation* form, int64_t first, int64_t last, float* tile) {
-  for (int64_t step = first; step < last; ++step) {
-    for (int panel = 0; panel < group->panels; ++panel, tile += PANEL) {
-      const int fault = any_panel_step(*stream, *group, *form, panel, step, first, tile);
+void decode_together(Stream* const* streams, const Group* const* groups, const Evaluation* const* forms, Range* ranges, int* faults) {
+#if defined(ONNX_COMPRESS_EXPAND)
+  const Group& first = *groups[0];  // all have the same kind of symbols
+  if (first.quantizers == 2)
+    first.raw_bits ? fast_streams<PairTable, true>(streams, groups, forms, ranges, faults)
+                   : fast_streams<PairTable, false>(streams, groups, forms, ranges, faults);
+  else
+    first.raw_bits ? fast_streams<PlainTable<true>, true>(streams, groups, forms, ranges, faults)
+                   : fast_streams<PlainTable<true>, false>(streams, groups, forms, ranges, faults);
+#else
+  static_cast<void>(streams), static_cast<void>(groups), static_cast<void>(forms), static_cast<void>(ranges), static_cast<void>(faults);
+#endif
+}
+
+int decode(Stream* stream, const Group* group, const Evaluation* form, const Range* range) {
+  int64_t step = range->first;
+#if defined(ONNX_COMPRESS_EXPAND)
+  if (group->direct) {
+    int fault = STREAM_OK;
+    step = fast(*stream, *group, *form, *range, fault);
+    if (fault != STREAM_OK) return fault;
+    if (!range->x && (form->round_first || form->round_then)) round_all(*form, *range, step, group->panels);
+  }
+#endif
+  for (; step < range->last; ++step) {
+    for (int panel = 0; panel < group->panels; ++panel) {
+      alignas(64) float values[PANEL];
+      float* out = range->x ? values : range->tile + panel * range->panel_stride + (step - range->first) * PANEL;
+      const int fault = any_panel_step(*stream, *group, *form, panel, step, range->first, out);
       if (fault != STREAM_OK) return fault;
+      for (int lane = 0; range->x && lane < PANEL; ++lane)
+        range->scaled[panel * PANEL + lane] += range->x[step - range->first] * values[lane];
     }
     // "A step so consumes at most L rans bytes, and the heads behind them are 2 * L: one comparison after each step bounds every read
     // (position > rans_bytes: R3)." The bytes of the raw section are counted by the header, those of escapes and values as they go.

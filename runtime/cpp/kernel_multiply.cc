@@ -8,11 +8,14 @@ namespace {
 
 typedef float Floats __attribute__((vector_size(VECTOR_BYTES)));
 constexpr int FLOATS = VECTOR_BYTES / 4;
-// ROWS x COLUMNS accumulators, COLUMNS of the tile and one of x must fit the registers: 32 of them with AVX-512 and on ARM, else 16.
+// Columns of vectors that are multiplied at once, and for each number of them the rows: rows x columns sums, the columns and one of x must
+// fit the registers, 32 of them with AVX-512 and on ARM, else 16; and each row has a pointer.
 #if VECTOR_BYTES == 64 || defined(__aarch64__)
-constexpr int ROWS = 6, COLUMNS = 4;
+constexpr int COLUMNS = 4;
+constexpr int rows_of(int columns) { return columns == 4 ? 6 : columns == 3 ? 8 : 12; }
 #else
-constexpr int ROWS = 6, COLUMNS = 2;
+constexpr int COLUMNS = 2;
+constexpr int rows_of(int columns) { return columns == 2 ? 6 : 12; }
 #endif
 
 inline Floats load(const float* from) {
@@ -23,46 +26,88 @@ inline Floats load(const float* from) {
 
 inline void store(float* to, Floats floats) { std::memcpy(to, &floats, sizeof floats); }
 
-template <int MANY>
+// MANY rows of x with COLS vectors of lanes from `lane` on.
+template <int MANY, int COLS>
 void multiply_block(const Product& p, int64_t row, int64_t lane) {
-  const float* x = p.x + row * p.x_row;
+  const float* x[MANY];
+  for (int m = 0; m < MANY; ++m) x[m] = p.x[row + m];
   const float* tile = p.tile + lane;
   float* y = p.y + row * p.y_row + lane;
-  Floats sum[MANY][COLUMNS] = {};
-  for (int64_t k = 0; k < p.k; ++k, tile += p.tile_step, x += p.x_step) {
-    Floats weight[COLUMNS];
+  Floats sum[MANY][COLS] = {};
+  for (int64_t k = 0; k < p.k; ++k, tile += PANEL) {
+    const int64_t offset = p.offsets[k];
+    Floats weight[COLS];
 #pragma GCC unroll 4
-    for (int c = 0; c < COLUMNS; ++c) weight[c] = load(tile + c * FLOATS);
-#pragma GCC unroll 6
+    for (int c = 0; c < COLS; ++c) weight[c] = load(tile + c * FLOATS);
+#pragma GCC unroll 12
     for (int m = 0; m < MANY; ++m) {
-      const float value = x[m * p.x_row];
+      const float value = x[m][offset];
 #pragma GCC unroll 4
-      for (int c = 0; c < COLUMNS; ++c) sum[m][c] += value * weight[c];
+      for (int c = 0; c < COLS; ++c) sum[m][c] += value * weight[c];
     }
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 12
   for (int m = 0; m < MANY; ++m)
 #pragma GCC unroll 4
-    for (int c = 0; c < COLUMNS; ++c) {
+    for (int c = 0; c < COLS; ++c) {
       float* to = y + m * p.y_row + c * FLOATS;
       store(to, p.accumulate ? load(to) + sum[m][c] : sum[m][c]);
     }
 }
 
-void multiply_rest(const Product& p, int64_t row, int64_t lane) {
-  switch (p.m - row) {
-    case 1:
-      return multiply_block<1>(p, row, lane);
-    case 2:
-      return multiply_block<2>(p, row, lane);
-    case 3:
-      return multiply_block<3>(p, row, lane);
-    case 4:
-      return multiply_block<4>(p, row, lane);
-    case 5:
-      return multiply_block<5>(p, row, lane);
-    default:
-      return;
+// One row of x: the sums of every fourth step are kept apart, because a sum waits four cycles for the one before.
+template <int COLS>
+void multiply_row(const Product& p, int64_t row, int64_t lane) {
+  constexpr int APART = 4;
+  const float *x = p.x[row], *tile = p.tile + lane;
+  float* y = p.y + row * p.y_row + lane;
+  Floats sum[APART][COLS] = {};
+  int64_t k = 0;
+  for (; k + APART <= p.k; k += APART, tile += APART * PANEL)
+#pragma GCC unroll 4
+    for (int i = 0; i < APART; ++i) {
+      const float value = x[p.offsets[k + i]];
+#pragma GCC unroll 4
+      for (int c = 0; c < COLS; ++c) sum[i][c] += value * load(tile + i * PANEL + c * FLOATS);
+    }
+  for (; k < p.k; ++k, tile += PANEL)
+#pragma GCC unroll 4
+    for (int c = 0; c < COLS; ++c) sum[0][c] += x[p.offsets[k]] * load(tile + c * FLOATS);
+#pragma GCC unroll 4
+  for (int c = 0; c < COLS; ++c) {
+    const Floats all = (sum[0][c] + sum[1][c]) + (sum[2][c] + sum[3][c]);
+    store(y + c * FLOATS, p.accumulate ? load(y + c * FLOATS) + all : all);
+  }
+}
+
+// `many` rows, at most MANY.
+template <int COLS, int MANY>
+void multiply_rows(const Product& p, int64_t row, int64_t many, int64_t lane) {
+  if constexpr (MANY == 1) {
+    multiply_row<COLS>(p, row, lane);
+  } else {
+    many == MANY ? multiply_block<MANY, COLS>(p, row, lane) : multiply_rows<COLS, MANY - 1>(p, row, many, lane);
+  }
+}
+
+// All rows, in as few blocks as their sums allow, of almost equal size.
+template <int COLS>
+void multiply_columns(const Product& p, int64_t lane) {
+  constexpr int ROWS = rows_of(COLS);
+  const int64_t blocks = (p.m + ROWS - 1) / ROWS;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t row = p.m * block / blocks, end = p.m * (block + 1) / blocks;
+    multiply_rows<COLS, ROWS>(p, row, end - row, lane);
+  }
+}
+
+// `columns` of them, at most COLS.
+template <int COLS>
+void multiply_some(const Product& p, int64_t lane, int columns) {
+  if constexpr (COLS == 1) {
+    multiply_columns<1>(p, lane);
+  } else {
+    columns == COLS ? multiply_columns<COLS>(p, lane) : multiply_some<COLS - 1>(p, lane, columns);
   }
 }
 
@@ -70,41 +115,121 @@ void multiply_rest(const Product& p, int64_t row, int64_t lane) {
 
 void multiply(const Product* product) {
   const Product p = *product;
-  for (int64_t lane = 0; lane < PANEL; lane += COLUMNS * FLOATS) {
-    int64_t row = 0;
-    for (; row + ROWS <= p.m; row += ROWS) multiply_block<ROWS>(p, row, lane);
-    multiply_rest(p, row, lane);
-  }
+  const int columns = static_cast<int>((p.lanes + FLOATS - 1) / FLOATS);
+  for (int column = 0; column < columns; column += COLUMNS)
+    multiply_some<COLUMNS>(p, column * FLOATS, columns - column < COLUMNS ? columns - column : COLUMNS);
 }
 
 namespace {
 
-template <int MANY>
-inline void correlate_block(float* y, const float* const* sources, const float* weights, int64_t taps, int64_t at, int accumulate) {
-  Floats sum[MANY] = {};
-  for (int64_t tap = 0; tap < taps; ++tap) {
-    const float* source = sources[tap] + at;
-    const float weight = weights[tap];
+typedef float Four __attribute__((vector_size(16)));
+
+inline Four load_four(const float* from) {
+  Four four;
+  std::memcpy(&four, from, sizeof four);
+  return four;
+}
+
+// Four lanes of four rows.
+inline void transpose_four(const float* from, Four bias, float* to, int64_t to_row) {
+  const Four a = load_four(from) + bias, b = load_four(from + PANEL) + bias;
+  const Four c = load_four(from + 2 * PANEL) + bias, d = load_four(from + 3 * PANEL) + bias;
 #pragma GCC unroll 4
-    for (int i = 0; i < MANY; ++i) sum[i] += weight * load(source + i * FLOATS);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < MANY; ++i) {
-    float* to = y + at + i * FLOATS;
-    store(to, accumulate ? load(to) + sum[i] : sum[i]);
+  for (int lane = 0; lane < 4; ++lane) {
+    const Four rows = {a[lane], b[lane], c[lane], d[lane]};
+    std::memcpy(to + lane * to_row, &rows, sizeof rows);
   }
 }
 
 }  // namespace
 
-void correlate(float* y, int64_t count, const float* const* sources, const float* weights, int64_t taps, int accumulate) {
-  int64_t at = 0;
-  for (; at + 4 * FLOATS <= count; at += 4 * FLOATS) correlate_block<4>(y, sources, weights, taps, at, accumulate);
-  for (; at + FLOATS <= count; at += FLOATS) correlate_block<1>(y, sources, weights, taps, at, accumulate);
-  for (; at < count; ++at) {
-    float sum = 0;
-    for (int64_t tap = 0; tap < taps; ++tap) sum += weights[tap] * sources[tap][at];
-    y[at] = accumulate ? y[at] + sum : sum;
+void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, float* to, int64_t to_row) {
+  int64_t lane = 0;
+  for (; lane + 4 <= lanes; lane += 4) {
+    const Four added = bias ? load_four(bias + lane) : Four{};
+    int64_t row = 0;
+    for (; row + 4 <= m; row += 4) transpose_four(from + row * PANEL + lane, added, to + lane * to_row + row, to_row);
+    for (; row < m; ++row)
+      for (int i = 0; i < 4; ++i) to[(lane + i) * to_row + row] = from[row * PANEL + lane + i] + added[i];
+  }
+  for (; lane < lanes; ++lane)
+    for (int64_t row = 0; row < m; ++row) to[lane * to_row + row] = from[row * PANEL + lane] + (bias ? bias[lane] : 0.0f);
+}
+
+namespace {
+
+// The first `count` floats.
+inline void store_part(float* to, Floats floats, int64_t count) {
+#if VECTOR_BYTES == 64
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), (__m512)floats);
+#else
+  for (int64_t i = 0; i < count; ++i) to[i] = floats[i];
+#endif
+}
+
+template <int MANY>
+inline void correlate_spans(const Correlation& c, int64_t first) {
+  Floats sum[MANY];
+#pragma GCC unroll 4
+  for (int i = 0; i < MANY; ++i) sum[i] = Floats{} + c.bias;
+  for (int64_t tap = 0; tap < c.taps; ++tap) {
+    const float* source = c.sources[tap];
+    const float weight = c.weights[tap];
+#pragma GCC unroll 4
+    for (int i = 0; i < MANY; ++i) sum[i] += weight * load(source + c.spans[first + i].from);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < MANY; ++i) {
+    const Span span = c.spans[first + i];
+    float* to = c.y + span.to;
+    if (c.accumulate) {
+      for (int64_t at = 0; at < span.count; ++at) to[at] += sum[i][at];
+    } else {
+      span.count == FLOATS ? store(to, sum[i]) : store_part(to, sum[i], span.count);
+    }
+  }
+}
+
+}  // namespace
+
+void correlate(const Correlation* correlation) {
+  const Correlation c = *correlation;
+  int64_t span = 0;
+  for (; span + 4 <= c.span_count; span += 4) correlate_spans<4>(c, span);
+  for (; span < c.span_count; ++span) correlate_spans<1>(c, span);
+}
+
+namespace {
+
+#if VECTOR_BYTES == 64
+// Sixteen of every `stride`, 1 or 2, or as many as there are.
+inline void copy_vector(const float* from, int64_t stride, int64_t count, float* to) {
+  const __mmask16 wanted = static_cast<__mmask16>(count < FLOATS ? (1u << count) - 1 : 0xFFFFu);
+  __m512 values;
+  if (stride == 1) {
+    values = _mm512_maskz_loadu_ps(wanted, from);
+  } else {
+    const int64_t last = 2 * count - 1;  // elements that may be read
+    const __mmask16 low = static_cast<__mmask16>(last < FLOATS ? (1u << last) - 1 : 0xFFFFu);
+    const __mmask16 high = static_cast<__mmask16>(last <= FLOATS ? 0 : last < 2 * FLOATS ? (1u << (last - FLOATS)) - 1 : 0xFFFFu);
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    values = _mm512_permutex2var_ps(_mm512_maskz_loadu_ps(low, from), even, _mm512_maskz_loadu_ps(high, from + FLOATS));
+  }
+  _mm512_mask_storeu_ps(to, wanted, values);
+}
+#endif
+
+}  // namespace
+
+void copy_spans(const float* from, const Span* spans, int64_t span_count, int64_t stride, float* to) {
+  for (int64_t i = 0; i < span_count; ++i) {
+    const Span span = spans[i];
+    int64_t at = 0;
+#if VECTOR_BYTES == 64
+    for (; stride <= 2 && at < span.count; at += FLOATS)
+      copy_vector(from + span.from + at * stride, stride, span.count - at, to + span.to + at);
+#endif
+    for (; at < span.count; ++at) to[span.to + at] = from[span.from + at * stride];
   }
 }
 

@@ -160,13 +160,14 @@ int panel_step(Stream& stream, const Group& group, const PlanesPlan& split, cons
 }
 
 template <class Word, int Planes>
-int steps(Stream& stream, const Group& group, const PlanesPlan& split, int64_t first, int64_t last, void* out) {
-  const size_t bytes = PANEL * (split.floats ? sizeof(float) : sizeof(Word));
-  uint8_t* to = static_cast<uint8_t*>(out);
-  for (int64_t step = first; step < last; ++step) {
+int steps(Stream& stream, const Group& group, const PlanesPlan& split, const PlanesRange& range) {
+  const size_t bytes = PANEL * (split.floats ? sizeof(float) : sizeof(Word)), apart = bytes * static_cast<size_t>(range.last - range.first);
+  uint8_t* to = static_cast<uint8_t*>(range.to);
+  for (int64_t step = range.first; step < range.last; ++step, to += bytes) {
     const int column = group.column_class ? group.column_class[step] : 0;
-    for (int panel = 0; panel < group.panels; ++panel, to += bytes) {
-      const int fault = panel_step<Word, Planes>(stream, group, split, *group.tables[panel][column], panel, to);
+    for (int panel = 0; panel < group.panels; ++panel) {
+      const int fault =
+          panel_step<Word, Planes>(stream, group, split, *group.tables[panel][column], panel, to + static_cast<size_t>(panel) * apart);
       if (fault != STREAM_OK) return fault;
     }
     // "one comparison after each step bounds every read (position > rans_bytes: R3)"; the header counts the bytes of raw and planes.
@@ -222,7 +223,7 @@ inline void transpose_block(const Word* from, int64_t stride, uint8_t* const* to
 
 // In blocks of eight lanes, so that a line of each of their rows is written while it is in the cache.
 template <class Word>
-void transpose_words(const Transposition& job) {
+void transpose_words(const Turn& job) {
   const Word* from = reinterpret_cast<const Word*>(job.from);
   for (int64_t lane = 0; lane < job.lanes; lane += 8) {
     const int64_t lanes = job.lanes - lane < 8 ? job.lanes - lane : 8;
@@ -230,18 +231,17 @@ void transpose_words(const Transposition& job) {
     for (; lanes == 8 && step + 8 <= job.steps; step += 8) {
       uint8_t* to[8];
       for (int i = 0; i < 8; ++i) to[i] = job.to + job.first[lane + i] + step * static_cast<int64_t>(sizeof(Word));
-      transpose_block(from + step * job.stride + lane, job.stride, to);
+      transpose_block(from + step * PANEL + lane, PANEL, to);
     }
     for (int64_t i = 0; i < lanes; ++i)
       for (int64_t at = step; at < job.steps; ++at)
-        std::memcpy(job.to + job.first[lane + i] + at * static_cast<int64_t>(sizeof(Word)), from + at * job.stride + lane + i,
-                    sizeof(Word));
+        std::memcpy(job.to + job.first[lane + i] + at * static_cast<int64_t>(sizeof(Word)), from + at * PANEL + lane + i, sizeof(Word));
   }
 }
 
 }  // namespace
 
-void transpose(const Transposition* job) {
+void turn_words(const Turn* job) {
   switch (job->bytes) {
     case 1:
       return transpose_words<uint8_t>(*job);
@@ -254,21 +254,20 @@ void transpose(const Transposition* job) {
   }
 }
 
-int planes(Stream* stream, const Group* group, const PlanesPlan* split, int64_t first, int64_t last, void* out) {
-  if (split->width == 8) return steps<uint8_t, 0>(*stream, *group, *split, first, last, out);
-  if (split->width == 64) return steps<uint64_t, 0>(*stream, *group, *split, first, last, out);
+int planes(Stream* stream, const Group* group, const PlanesPlan* split, const PlanesRange* range) {
+  if (split->width == 8) return steps<uint8_t, 0>(*stream, *group, *split, *range);
+  if (split->width == 64) return steps<uint64_t, 0>(*stream, *group, *split, *range);
   if (split->width == 16)
-    return split->planes ? steps<uint16_t, 1>(*stream, *group, *split, first, last, out)
-                         : steps<uint16_t, 0>(*stream, *group, *split, first, last, out);
+    return split->planes ? steps<uint16_t, 1>(*stream, *group, *split, *range) : steps<uint16_t, 0>(*stream, *group, *split, *range);
   switch (split->planes) {
     case 0:
-      return steps<uint32_t, 0>(*stream, *group, *split, first, last, out);
+      return steps<uint32_t, 0>(*stream, *group, *split, *range);
     case 1:
-      return steps<uint32_t, 1>(*stream, *group, *split, first, last, out);
+      return steps<uint32_t, 1>(*stream, *group, *split, *range);
     case 2:
-      return steps<uint32_t, 2>(*stream, *group, *split, first, last, out);
+      return steps<uint32_t, 2>(*stream, *group, *split, *range);
     default:
-      return steps<uint32_t, 3>(*stream, *group, *split, first, last, out);
+      return steps<uint32_t, 3>(*stream, *group, *split, *range);
   }
 }
 

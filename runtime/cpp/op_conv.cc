@@ -2,97 +2,145 @@
 #include <algorithm>
 #include <cstring>
 
+#include "activation.h"
 #include "direct_conv.h"
 
 namespace onnx_compress {
 namespace {
 
-constexpr int64_t PACK_FLOATS = 32768;  // 128 KB of packed input beside the tile
-constexpr int64_t BLOCK_MAX = 96;       // positions multiplied at once: a whole number of micro-kernel rows
+// Positions multiplied at once, at most: a whole number of micro-kernel rows, and so are the blocks of almost equal size.
+constexpr int64_t BLOCK = 96, BLOCK_ROWS = 6;
 
-// One row of im2col, into[0 .. last - first): what tap `k` of the group reads for the output positions first..last.
-void pack_row(const Geometry& g, const float* x, int64_t k, int64_t first, int64_t last, float* into) {
-  const Tap tap(g, k % g.taps());
-  const float* plane = x + k / g.taps() * g.plane();
-  const int64_t width = g.out[2];
-  for (int64_t position = first; position < last;) {
-    const int64_t row = position / width, from = position % width, many = std::min(width - from, last - position);
-    const int64_t z = row / g.out[1] * g.stride[0] + tap.at[0] * g.dilation[0] - g.before[0];
-    const int64_t y = row % g.out[1] * g.stride[1] + tap.at[1] * g.dilation[1] - g.before[1];
-    const int64_t shift = tap.at[2] * g.dilation[2] - g.before[2];
-    if (z < 0 || z >= g.in[0] || y < 0 || y >= g.in[1]) {
-      std::memset(into, 0, static_cast<size_t>(many) * sizeof(float));
-    } else {
-      const float* source = plane + (z * g.in[1] + y) * g.in[2];
-      // Columns c with 0 <= c * stride + shift < in.
-      const int64_t low = std::clamp<int64_t>(shift >= 0 ? 0 : (-shift + g.stride[2] - 1) / g.stride[2], from, from + many);
-      const int64_t high = std::clamp<int64_t>((g.in[2] - shift + g.stride[2] - 1) / g.stride[2], low, from + many);
-      for (int64_t c = from; c < low; ++c) into[c - from] = 0.0f;
-      if (g.stride[2] == 1)
-        std::memcpy(into + low - from, source + low + shift, static_cast<size_t>(high - low) * sizeof(float));
-      else
-        for (int64_t c = low; c < high; ++c) into[c - from] = source[c * g.stride[2] + shift];
-      for (int64_t c = high; c < from + many; ++c) into[c - from] = 0.0f;
-    }
-    into += many, position += many;
+// The input with its padding, [image, channel, padded position]; the input itself where there is none.
+class Padded {
+ public:
+  Padded(const Run& run, const Geometry& g, const float* x) : data_(x), row_(g.in[2]), plane_(g.in[1] * g.in[2]), volume_(g.plane()) {
+    int64_t padding = 0;
+    for (int axis = 0; axis < 3; ++axis) padding += g.before[axis] + g.after[axis];
+    if (padding == 0) return;
+    row_ = g.in[2] + g.before[2] + g.after[2];
+    plane_ = row_ * (g.in[1] + g.before[1] + g.after[1]);
+    volume_ = plane_ * (g.in[0] + g.before[0] + g.after[0]);
+    float* padded = input_memory(g.images * g.channels * volume_);
+    run.parallel(g.images * g.channels, [&](int64_t channel) { fill(g, x + channel * g.plane(), padded + channel * volume_); });
+    data_ = padded;
   }
-}
-
-// y[lane, position] (+)= block[position, lane]
-void store_transposed(const float* block, int64_t many, int64_t lanes, float* y, int64_t y_row, bool accumulate) {
-  for (int64_t lane = 0; lane < lanes; ++lane) {
-    float* to = y + lane * y_row;
-    const float* from = block + lane;
-    for (int64_t i = 0; i < many; ++i) to[i] = from[i * PANEL_ROWS] + (accumulate ? to[i] : 0.0f);
+  const float* group(const Geometry& g, int64_t image, int64_t group) const {
+    return data_ + (image * g.channels + group * g.group_channels()) * volume_;
   }
-}
-
-// The products of a tile for the positions first..last of one image; x and y are those of the tile's group.
-void convolve_tile(const Geometry& g, const Tile& tile, const float* x, float* y, int64_t first, int64_t last) {
-  alignas(64) float block[BLOCK_MAX * PANEL_ROWS];
-  const int64_t steps = tile.last - tile.first;
-  const int64_t room = std::max<int64_t>(12, std::min(BLOCK_MAX, PACK_FLOATS / steps) / 12 * 12);
-  float* packed = pack_memory(room * steps);
-  for (int64_t position = first; position < last; position += room) {
-    const int64_t many = std::min(room, last - position);
-    for (int64_t k = 0; k < steps; ++k) pack_row(g, x, tile.first + k, position, position + many, packed + k * room);
-    for (int64_t lane = 0; lane < tile.lanes; lane += PANEL_ROWS) {
-      const Product product = {packed, 1, room, many, steps, tile.values + lane, tile.stride, block, PANEL_ROWS, 0};
-      kernels().multiply(&product);
-      const int64_t lanes = std::min(PANEL_ROWS, tile.lanes - lane);
-      store_transposed(block, many, lanes, y + lane * g.positions() + position, g.positions(), tile.first > 0);
-    }
+  // How far what each tap of a group reads is from what tap 0 reads, for the same position.
+  std::vector<int64_t> taps(const Geometry& g) const {
+    std::vector<int64_t> offsets;
+    for (int64_t channel = 0; channel < g.group_channels(); ++channel)
+      for (int64_t z = 0; z < g.kernel[0]; ++z)
+        for (int64_t y = 0; y < g.kernel[1]; ++y)
+          for (int64_t x = 0; x < g.kernel[2]; ++x)
+            offsets.push_back(channel * volume_ + z * g.dilation[0] * plane_ + y * g.dilation[1] * row_ + x * g.dilation[2]);
+    return offsets;
   }
-}
+  // The same for all positions, and tap 0.
+  std::vector<int64_t> positions(const Geometry& g) const {
+    std::vector<int64_t> offsets;
+    for (int64_t z = 0; z < g.out[0]; ++z)
+      for (int64_t y = 0; y < g.out[1]; ++y)
+        for (int64_t x = 0; x < g.out[2]; ++x) offsets.push_back(z * g.stride[0] * plane_ + y * g.stride[1] * row_ + x * g.stride[2]);
+    return offsets;
+  }
 
-struct Ends {
-  const std::optional<Floats>&bias, &residual;
-  bool relu;
+ private:
+  void fill(const Geometry& g, const float* from, float* to) const {
+    std::fill(to, to + volume_, 0.0f);
+    for (int64_t z = 0; z < g.in[0]; ++z)
+      for (int64_t y = 0; y < g.in[1]; ++y)
+        std::copy_n(from + (z * g.in[1] + y) * g.in[2], g.in[2], to + (z + g.before[0]) * plane_ + (y + g.before[1]) * row_ + g.before[2]);
+  }
+  const float* data_;
+  int64_t row_, plane_, volume_;
 };
 
-void finish_rows(const Geometry& g, float* y, int64_t output, int64_t lanes, int64_t first, int64_t last, const Ends& ends) {
-  if (!ends.bias && !ends.residual && !ends.relu) return;
-  for (int64_t image = 0; image < g.images; ++image)
-    for (int64_t lane = output; lane < output + lanes; ++lane) {
-      const int64_t offset = (image * g.outputs + lane) * g.positions();
-      const float bias = ends.bias ? ends.bias->data()[lane] : 0.0f;
-      for (int64_t i = offset + first; i < offset + last; ++i) {
-        float value = y[i] + bias;
-        if (ends.residual) value += ends.residual->data()[i];
-        y[i] = ends.relu ? std::max(value, 0.0f) : value;
-      }
-    }
+struct Ends {
+  const std::optional<Floats>& residual;
+  const Activation& activation;
+  const Kernels& kernels;
+};
+
+// Some positions of some outputs of an image.
+struct Part {
+  int64_t image, output, lanes, first, last;
+};
+
+void finish_rows(const Geometry& g, float* y, const Part& part, const Ends& ends) {
+  const int64_t offset = (part.image * g.outputs + part.output) * g.positions() + part.first;
+  const Sums sums = {y + offset, part.lanes, part.last - part.first, g.positions()};
+  Ending ending = ends.activation.ending();
+  if (ends.residual) ending.residual = ends.residual->data() + offset;
+  if (!ending.nothing()) ends.kernels.end_rows(&sums, &ending);
 }
+
+// A convolution as a multiplication: rows of x are output positions, wherever their taps are in the input.
+struct Multiplied {
+  const Geometry& g;
+  const Weight& weight;
+  const Padded& padded;
+  std::vector<int64_t> taps, positions;
+  const float* bias;  // a value an output, or null
+  Ends ends;
+  float* y;
+
+  // One piece of the weight, for the positions first..last of all images.
+  void multiply(int64_t piece, int64_t first, int64_t last) const {
+    const int64_t k = weight.member().k, count = last - first;
+    const int64_t blocks = (count + BLOCK - 1) / BLOCK, step = (count + blocks * BLOCK_ROWS - 1) / (blocks * BLOCK_ROWS) * BLOCK_ROWS;
+    TileSource source(weight, piece, tile_memory());
+    for (Tile tile; source.next(tile);) {
+      const bool whole = tile.first == 0 && tile.last == k;  // then sums need no memory between tiles
+      const int64_t panels = (tile.lanes + PANEL_ROWS - 1) / PANEL_ROWS;
+      float* sums = pack_memory((whole ? BLOCK : g.images * panels * count) * PANEL_ROWS);
+      for (int64_t image = 0; image < g.images; ++image)
+        for (int64_t panel = 0; panel < panels; ++panel)
+          for (int64_t at = 0; at < count; at += step) {
+            float* block = sums + (whole ? 0 : ((image * panels + panel) * count + at) * PANEL_ROWS);
+            const int64_t output = tile.batch * weight.member().rows + tile.row + panel * PANEL_ROWS;
+            const Part part = {image, output, std::min(PANEL_ROWS, tile.lanes - panel * PANEL_ROWS), first + at,
+                               first + std::min(at + step, count)};
+            multiply_block(tile, panel, part, block);
+            if (tile.last == k) store(part, block);
+          }
+    }
+  }
+
+ private:
+  void multiply_block(const Tile& tile, int64_t panel, const Part& part, float* block) const {
+    const float *x[BLOCK], *from = padded.group(g, part.image, tile.batch);
+    const int64_t many = part.last - part.first;
+    for (int64_t i = 0; i < many; ++i) x[i] = from + positions[static_cast<size_t>(part.first + i)];
+    const Product product = {x,
+                             taps.data() + tile.first,
+                             many,
+                             tile.last - tile.first,
+                             tile.lane(panel * PANEL_ROWS),
+                             part.lanes,
+                             block,
+                             PANEL_ROWS,
+                             tile.first > 0};
+    tile.kernels->multiply(&product);
+  }
+
+  void store(const Part& part, const float* block) const {
+    float* to = y + (part.image * g.outputs + part.output) * g.positions() + part.first;
+    weight.kernels().transpose(block, part.last - part.first, part.lanes, bias ? bias + part.output : nullptr, to, g.positions());
+    finish_rows(g, y, part, ends);
+  }
+};
 
 // Groups of fewer outputs than this go the direct way: a panel would be mostly other groups' lanes.
 constexpr int64_t DIRECT_BELOW = 16;
 // Positions are split between threads only where multiplying costs far more than the decoding that each thread repeats.
-constexpr int64_t SPLIT_POSITIONS = 768;
-
-class Conv : public Operator {
+constexpr int64_t SPLIT_POSITIONS = 256;
+class Conv : public WeightOperator {
  public:
-  Conv(const Attributes& attributes, bool checksums)
-      : Operator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), checksums), conv_(attributes), relu_(is_relu(attributes)) {
+  Conv(const Attributes& attributes, const Options& options)
+      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options), conv_(attributes), activation_(attributes) {
     keep_constant(attributes);
   }
 
@@ -106,15 +154,28 @@ class Conv : public Operator {
     Output y(run, g.shape(), x.type);
     const bool direct = g.group > 1 && (held->member().batch == 1 || g.group_outputs() < DIRECT_BELOW);
     const int64_t splits = direct ? 1 : std::clamp<int64_t>(g.positions() / SPLIT_POSITIONS, 1, 4);
-    run.parallel(held->pieces() * splits, [&](int64_t index) {
-      const int64_t split = index % splits, first = g.positions() * split / splits, last = g.positions() * (split + 1) / splits;
-      TileSource source(*held, index / splits, tile_memory());
-      for (Tile tile; source.next(tile);) {
-        direct ? convolve_directly(g, tile, activations.data(), y.data()) : convolve(g, tile, activations.data(), y.data(), first, last);
-        const int64_t output = tile.batch * held->member().rows + tile.row;
-        if (tile.last == held->member().k) finish_rows(g, y.data(), output, tile.lanes, first, last, {bias, residual, relu_});
-      }
-    });
+    const float* biases = bias ? bias->data() : nullptr;
+    if (direct) {
+      const Phases phases(g, held->kernels());
+      const Ends ends = {residual, activation_, held->kernels()};
+      run.parallel(held->pieces(), [&](int64_t piece) {
+        TileSource source(*held, piece, tile_memory());
+        for (Tile tile; source.next(tile);) {
+          convolve_directly(phases, tile, activations.data(), biases, y.data());
+          const int64_t output = tile.batch * held->member().rows + tile.row;
+          for (int64_t image = 0; image < g.images && tile.last == held->member().k; ++image)
+            finish_rows(g, y.data(), {image, output, tile.lanes, 0, g.positions()}, ends);
+        }
+      });
+    } else {
+      const Padded padded(run, g, activations.data());
+      const Multiplied layer = {
+          g, *held, padded, padded.taps(g), padded.positions(g), biases, {residual, activation_, held->kernels()}, y.data()};
+      run.parallel(held->pieces() * splits, [&](int64_t index) {
+        const int64_t split = index % splits;
+        layer.multiply(index / splits, g.positions() * split / splits, g.positions() * (split + 1) / splits);
+      });
+    }
     y.finish();
   }
 
@@ -127,20 +188,14 @@ class Conv : public Operator {
   }
 
  private:
-  static void convolve(const Geometry& g, const Tile& tile, const float* x, float* y, int64_t first, int64_t last) {
-    for (int64_t image = 0; image < g.images; ++image) {
-      const float* from = x + (image * g.channels + tile.batch * g.group_channels()) * g.plane();
-      float* to = y + (image * g.outputs + tile.batch * g.group_outputs() + tile.row) * g.positions();
-      convolve_tile(g, tile, from, to, first, last);
-    }
-  }
-
   ConvAttributes conv_;
-  bool relu_;
+  Activation activation_;
 };
 
 }  // namespace
 
-std::unique_ptr<Operator> make_conv(const Attributes& attributes, bool checksums) { return std::make_unique<Conv>(attributes, checksums); }
+std::unique_ptr<Operator> make_conv(const Attributes& attributes, const Options& options) {
+  return std::make_unique<Conv>(attributes, options);
+}
 
 }  // namespace onnx_compress

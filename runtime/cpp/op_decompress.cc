@@ -4,10 +4,10 @@
 namespace onnx_compress {
 namespace {
 
-class Decompress : public Operator {
+class Decompress : public WeightOperator {
  public:
-  Decompress(const Attributes& attributes, bool checksums, int type)
-      : Operator(attributes, 0, static_cast<int>(attributes.integer("to", 0)), checksums), type_(type) {
+  Decompress(const Attributes& attributes, const Options& options, int type)
+      : WeightOperator(attributes, 0, static_cast<int>(attributes.integer("to", 0)), options), type_(type) {
     keep_constant(attributes);
   }
 
@@ -30,8 +30,8 @@ class Decompress : public Operator {
 
 }  // namespace
 
-std::unique_ptr<Operator> make_decompress(const Attributes& attributes, bool checksums, int type) {
-  return std::make_unique<Decompress>(attributes, checksums, type);
+std::unique_ptr<Operator> make_decompress(const Attributes& attributes, const Options& options, int type) {
+  return std::make_unique<Decompress>(attributes, options, type);
 }
 
 }  // namespace onnx_compress

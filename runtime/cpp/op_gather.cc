@@ -23,10 +23,29 @@ std::vector<Wanted> read_indices(const Tensor& tensor, int64_t rows) {
   return wanted;
 }
 
-class Gather : public Operator {
+// The indices of one piece, and how many of its groups have to be decoded.
+struct Part {
+  const Wanted *next, *end;
+  int64_t piece, groups;
+};
+
+// Those with the same number of groups one after the other.
+std::vector<Part> parts_of(const Weight& weight, const std::vector<Wanted>& wanted) {
+  std::vector<Part> parts;
+  for (const Wanted& one : wanted) {
+    const int64_t piece = weight.piece_of(one.row);
+    if (parts.empty() || parts.back().piece != piece) parts.push_back({&one, &one, piece, 0});
+    parts.back().end = &one + 1;
+    parts.back().groups = weight.group_of(piece, one.row) + 1;
+  }
+  std::stable_sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) { return a.groups < b.groups; });
+  return parts;
+}
+
+class Gather : public WeightOperator {
  public:
-  Gather(const Attributes& attributes, bool checksums, int type)
-      : Operator(attributes, 0, static_cast<int>(attributes.integer("to", 0)), checksums), type_(type) {
+  Gather(const Attributes& attributes, const Options& options, int type)
+      : WeightOperator(attributes, 0, static_cast<int>(attributes.integer("to", 0)), options), type_(type) {
     keep_constant(attributes);
   }
 
@@ -39,13 +58,17 @@ class Gather : public Operator {
     shape.insert(shape.end(), member.dims.begin() + 1, member.dims.end());
     void* out = run.output(shape);
 
-    std::vector<size_t> starts;  // where the indices of another piece begin
-    for (size_t i = 0; i < wanted.size(); ++i)
-      if (i == 0 || held->piece_of(wanted[i].row) != held->piece_of(wanted[i - 1].row)) starts.push_back(i);
-    starts.push_back(wanted.size());
-    run.parallel(static_cast<int64_t>(starts.size()) - 1, [&](int64_t part) {
-      const size_t index = static_cast<size_t>(part);
-      gather_piece(*held, wanted.data() + starts[index], wanted.data() + starts[index + 1], out);
+    const std::vector<Part> parts = parts_of(*held, wanted);
+    // Parts in step are decoded side by side, four at a time.
+    std::vector<std::pair<size_t, size_t>> turns;
+    for (size_t i = 0, end; i < parts.size(); i = end) {
+      end = std::min(parts.size(), i + TOGETHER);
+      if (end - i < TOGETHER || parts[i].groups != parts[end - 1].groups || member.form == FORM_PLANES) end = i + 1;
+      turns.push_back({i, end});
+    }
+    run.parallel(static_cast<int64_t>(turns.size()), [&](int64_t turn) {
+      const auto [first, end] = turns[static_cast<size_t>(turn)];
+      end - first == TOGETHER ? gather_together(*held, &parts[first], out) : gather_piece(*held, parts[first], out);
     });
   }
 
@@ -61,28 +84,43 @@ class Gather : public Operator {
 
  private:
   // "A stream can only be read from its start", so a piece is decoded from its head to the last asked row, and no further.
-  void gather_piece(const Weight& weight, const Wanted* next, const Wanted* end, void* out) const {
-    const int64_t k = weight.member().k;
-    if (wants_words(weight.member(), type_)) return gather_words(weight, next, end, out);
-    TileSource source(weight, weight.piece_of(next->row), tile_memory());
-    for (Tile tile; next != end && source.next(tile);) {
-      const Wanted* here = next;
-      for (; here != end && here->row < tile.row + tile.lanes; ++here)
-        store_elements(tile.values + (here->row - tile.row), tile.stride, tile.last - tile.first, type_, out, here->place * k + tile.first);
-      if (tile.last == k) next = here;
+  void gather_piece(const Weight& weight, Part part, void* out) const {
+    if (wants_words(weight.member(), type_)) return gather_words(weight, part, out);
+    TileSource source(weight, part.piece, tile_memory());
+    for (Tile tile; part.next != part.end && source.next(tile);) store_rows(tile, weight.member().k, part, out);
+  }
+
+  void gather_together(const Weight& weight, const Part* first, void* out) const {
+    std::vector<TileSource> made;
+    made.reserve(TOGETHER);
+    TileSource* sources[TOGETHER];
+    Part parts[TOGETHER];
+    for (int i = 0; i < TOGETHER; ++i) {
+      parts[i] = first[i];
+      sources[i] = &made.emplace_back(weight, parts[i].piece, tile_memory() + i * SHARED_FLOATS);
+    }
+    for (Tile tiles[TOGETHER]; parts[0].next != parts[0].end && TileSource::next_together(sources, tiles);)
+      for (int i = 0; i < TOGETHER; ++i) store_rows(tiles[i], weight.member().k, parts[i], out);
+  }
+
+  // The exact bits of a Planes weight.
+  void gather_words(const Weight& weight, Part part, void* out) const {
+    const int64_t k = weight.member().k, bytes = element_bytes(type_);
+    PlanesSource source(weight, part.piece, tile_memory(), false);
+    for (Tile tile; part.next != part.end && source.next(tile);) {
+      const Wanted* here = part.next;
+      for (; here != part.end && here->row < tile.row + tile.lanes; ++here)
+        store_lane_words(tile, here->row - tile.row, bytes, out, here->place * k + tile.first);
+      if (tile.last == k) part.next = here;
     }
   }
 
-  // The same of the exact bits of a Planes weight.
-  void gather_words(const Weight& weight, const Wanted* next, const Wanted* end, void* out) const {
-    const int64_t k = weight.member().k;
-    PlanesSource source(weight, weight.piece_of(next->row), tile_memory(), false);
-    for (Tile tile; next != end && source.next(tile);) {
-      const Wanted* here = next;
-      for (; here != end && here->row < tile.row + tile.lanes; ++here)
-        store_tile_words(tile, here->row - tile.row, element_bytes(type_), out, here->place * k + tile.first);
-      if (tile.last == k) next = here;
-    }
+  // The asked rows of a tile; those that are complete are done with.
+  void store_rows(const Tile& tile, int64_t k, Part& part, void* out) const {
+    const Wanted* here = part.next;
+    for (; here != part.end && here->row < tile.row + tile.lanes; ++here)
+      store_elements(tile.lane(here->row - tile.row), PANEL_ROWS, tile.last - tile.first, type_, out, here->place * k + tile.first);
+    if (tile.last == k) part.next = here;
   }
 
   int type_;
@@ -90,8 +128,8 @@ class Gather : public Operator {
 
 }  // namespace
 
-std::unique_ptr<Operator> make_gather(const Attributes& attributes, bool checksums, int type) {
-  return std::make_unique<Gather>(attributes, checksums, type);
+std::unique_ptr<Operator> make_gather(const Attributes& attributes, const Options& options, int type) {
+  return std::make_unique<Gather>(attributes, options, type);
 }
 
 }  // namespace onnx_compress

@@ -1,6 +1,7 @@
 // CompressedGemm: act(alpha * A' * view' + beta * C + residual) (FORMAT.md, section 8).
 #include <algorithm>
 
+#include "activation.h"
 #include "linear.h"
 
 namespace onnx_compress {
@@ -22,11 +23,11 @@ std::optional<Addend> read_addend(const Run& run, int64_t m, int64_t rows) {
   return Addend{Floats(*tensor), tall == 1 ? 0 : wide, wide == 1 ? 0 : 1};
 }
 
-class Gemm : public Operator {
+class Gemm : public WeightOperator {
  public:
-  Gemm(const Attributes& attributes, bool checksums)
-      : Operator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), checksums),
-        relu_(is_relu(attributes)),
+  Gemm(const Attributes& attributes, const Options& options)
+      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options),
+        activation_(attributes),
         transposed_(attributes.integer("transA", 0) != 0),
         alpha_(attributes.real("alpha", 1.0f)),
         beta_(attributes.real("beta", 1.0f)) {
@@ -48,13 +49,18 @@ class Gemm : public Operator {
     const LinearStrides strides = transposed_ ? LinearStrides{1, m} : LinearStrides{member.k, 1};
     const std::vector<LinearJob> jobs = {{0, activations.data(), y.data(), m}};
     multiply_weight(run, *held, jobs, strides, [&](const LinearJob& job, int64_t first, int64_t last, int64_t lane, int64_t end) {
-      for (int64_t row = first; row < last; ++row)
-        for (int64_t n = lane; n < end; ++n) {
-          float value = alpha_ * job.y[row * rows + n];
-          if (addend) value += beta_ * addend->values.data()[row * addend->row_stride + n * addend->lane_stride];
-          if (residual) value += residual->data()[row * rows + n];
-          job.y[row * rows + n] = relu_ ? std::max(value, 0.0f) : value;
-        }
+      const Sums sums = {job.y + first * rows + lane, last - first, end - lane, rows};
+      Ending ending = activation_.ending();
+      const bool plain = addend && beta_ == 1.0f && addend->lane_stride && !addend->row_stride;  // C is a bias
+      if (plain) ending.biases = addend->values.data() + lane;
+      for (int64_t row = first; row < last; ++row) {
+        float* to = job.y + row * rows;
+        for (int64_t n = lane; n < end && alpha_ != 1.0f; ++n) to[n] *= alpha_;
+        for (int64_t n = lane; n < end && addend && !plain; ++n)
+          to[n] += beta_ * addend->values.data()[row * addend->row_stride + n * addend->lane_stride];
+      }
+      if (residual) ending.residual = residual->data() + first * rows + lane;
+      if (!ending.nothing()) held->kernels().end_rows(&sums, &ending);
     });
     y.finish();
   }
@@ -66,12 +72,15 @@ class Gemm : public Operator {
   }
 
  private:
-  bool relu_, transposed_;
+  Activation activation_;
+  bool transposed_;
   float alpha_, beta_;
 };
 
 }  // namespace
 
-std::unique_ptr<Operator> make_gemm(const Attributes& attributes, bool checksums) { return std::make_unique<Gemm>(attributes, checksums); }
+std::unique_ptr<Operator> make_gemm(const Attributes& attributes, const Options& options) {
+  return std::make_unique<Gemm>(attributes, options);
+}
 
 }  // namespace onnx_compress

@@ -1,6 +1,7 @@
 // CompressedMatMul: Y[..., n] = act(sum over k of X[..., k] * view[b, n, k] + bias[n] + residual) (FORMAT.md, section 8).
 #include <algorithm>
 
+#include "activation.h"
 #include "linear.h"
 
 namespace onnx_compress {
@@ -35,10 +36,10 @@ Broadcast broadcast(Shape x, Shape weight) {
   return out;
 }
 
-class MatMul : public Operator {
+class MatMul : public WeightOperator {
  public:
-  MatMul(const Attributes& attributes, bool checksums)
-      : Operator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), checksums), relu_(is_relu(attributes)) {
+  MatMul(const Attributes& attributes, const Options& options)
+      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options), activation_(attributes) {
     keep_constant(attributes);
   }
 
@@ -61,17 +62,11 @@ class MatMul : public Operator {
     Output y(run, shape, x.type);
     const auto jobs = jobs_of(axes, activations.data(), y.data(), m, member);
     multiply_weight(run, *held, jobs, {member.k, 1}, [&](const LinearJob& job, int64_t first, int64_t last, int64_t lane, int64_t end) {
-      if (!bias && !residual && !relu_) return;
-      for (int64_t row = first; row < last; ++row) {
-        float* to = job.y + row * member.rows;
-        const int64_t offset = to - y.data();
-        for (int64_t n = lane; n < end; ++n) {
-          float value = to[n];
-          if (bias) value += bias->data()[n];
-          if (residual) value += residual->data()[offset + n];
-          to[n] = relu_ ? std::max(value, 0.0f) : value;
-        }
-      }
+      Ending ending = activation_.ending();
+      if (bias) ending.biases = bias->data() + lane;
+      const Sums sums = {job.y + first * member.rows + lane, last - first, end - lane, member.rows};
+      if (residual) ending.residual = residual->data() + (sums.values - y.data());
+      if (!ending.nothing()) held->kernels().end_rows(&sums, &ending);
     });
     y.finish();
   }
@@ -100,13 +95,13 @@ class MatMul : public Operator {
     return jobs;
   }
 
-  bool relu_;
+  Activation activation_;
 };
 
 }  // namespace
 
-std::unique_ptr<Operator> make_matmul(const Attributes& attributes, bool checksums) {
-  return std::make_unique<MatMul>(attributes, checksums);
+std::unique_ptr<Operator> make_matmul(const Attributes& attributes, const Options& options) {
+  return std::make_unique<MatMul>(attributes, options);
 }
 
 }  // namespace onnx_compress

@@ -6,40 +6,36 @@
 
 namespace onnx_compress {
 
-Operator::Operator(const Attributes& attributes, size_t payload_input, int to, bool checksums)
-    : payload_input_(payload_input), member_(attributes.integer("member", 0)), to_(to), checksums_(checksums) {
-  if (to != 0 && to != FLOAT && to != FLOAT16 && to != BFLOAT16)
-    fail(Fault::argument, "attribute to is ", to, ", legal is 0, 1 (float), 10 (float16) and 16 (bfloat16)");
+HeldWeight::HeldWeight(WeightPlace place, const Options& options, std::function<void(const Weight&)> validate)
+    : place_(place), options_(options), validate_(std::move(validate)) {
+  if (place.to != 0 && place.to != FLOAT && place.to != FLOAT16 && place.to != BFLOAT16)
+    fail(Fault::argument, "attribute to is ", place.to, ", legal is 0, 1 (float), 10 (float16) and 16 (bfloat16)");
 }
 
-void Operator::keep_constant(const Attributes& attributes) {
-  if (const auto payload = attributes.constant(payload_input_)) constant_ = make(*payload);
+void HeldWeight::keep_constant(const Attributes& attributes) {
+  if (const auto payload = attributes.constant(place_.input)) constant_ = make(*payload);
 }
 
-std::shared_ptr<const Weight> Operator::make(const Tensor& payload) const {
-  const auto made =
-      std::make_shared<Weight>(static_cast<const uint8_t*>(payload.data), static_cast<uint64_t>(payload.count()), member_, checksums_, to_);
-  validate(*made);
+std::shared_ptr<const Weight> HeldWeight::make(const Tensor& payload) const {
+  const auto bytes = static_cast<const uint8_t*>(payload.data);
+  const auto made = std::make_shared<Weight>(bytes, static_cast<uint64_t>(payload.count()), place_.member, options_, place_.to);
+  validate_(*made);
   return made;
 }
 
-std::shared_ptr<const Weight> Operator::weight(const Run& run) const {
+std::shared_ptr<const Weight> HeldWeight::of(const Run& run) const {
   if (constant_) return constant_;
-  const auto payload = run.input(payload_input_);
+  const auto payload = run.input(place_.input);
   if (!payload) fail(Fault::argument, "the payload is missing");
   return make(*payload);
 }
 
+WeightOperator::WeightOperator(const Attributes& attributes, size_t payload_input, int to, const Options& options)
+    : held_({payload_input, attributes.integer("member", 0), to}, options, [this](const Weight& weight) { validate(weight); }) {}
+
 void check_cast(int dtype, int type) {
   if (type == dtype || type == FLOAT || type == FLOAT16 || type == BFLOAT16) return;
   fail(Fault::argument, "a weight of dtype ", dtype, " cannot become an output of type ", type, ": give `like` the weight's own type");
-}
-
-bool is_relu(const Attributes& attributes) {
-  const std::string activation = attributes.string("activation");
-  if (!activation.empty() && activation != "Relu")
-    fail(Fault::argument, "activation '", activation, "' is unknown, legal is Relu or nothing");
-  return !activation.empty();
 }
 
 Floats::Floats(const Tensor& tensor) : data_(static_cast<const float*>(tensor.data)) {
@@ -50,10 +46,10 @@ Floats::Floats(const Tensor& tensor) : data_(static_cast<const float*>(tensor.da
   data_ = copy_.data();
 }
 
-Output::Output(const Run& run, const Shape& shape, int type) {
-  void* memory = run.output(shape);
+Output::Output(const Run& run, const Shape& shape, int type, size_t index) {
+  void* memory = run.output(shape, index);
   data_ = static_cast<float*>(memory);
-  if (type == TYPE_FLOAT) return;
+  if (type == TYPE_FLOAT || memory == nullptr) return;
   half_ = static_cast<uint16_t*>(memory);
   copy_.resize(static_cast<size_t>(count_of(shape)));
   data_ = copy_.data();
@@ -76,6 +72,11 @@ float* tile_memory() {
 }
 
 float* pack_memory(int64_t floats) {
+  thread_local Buffer buffer;
+  return buffer.floats(floats);
+}
+
+float* input_memory(int64_t floats) {
   thread_local Buffer buffer;
   return buffer.floats(floats);
 }

@@ -1,6 +1,7 @@
 // What our operators share: the payload, activations as floats whatever their type, and the tail (bias, residual, activation).
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "buffer.h"
@@ -12,31 +13,49 @@ namespace onnx_compress {
 // ONNX's element types have the same numbers as TensorProto.DataType.
 enum ElementType : int { TYPE_FLOAT = 1, TYPE_UINT8 = 2, TYPE_INT8 = 3, TYPE_INT32 = 6, TYPE_INT64 = 7 };
 
-class Operator {
+// Where an operator finds a weight: an input and a member of the payload in it; `to` as in FORMAT.md.
+struct WeightPlace {
+  size_t input;
+  int64_t member;
+  int to;
+};
+
+// A weight that is made once where its payload is a constant, else of the payload that arrives at each run ("inside If/Loop bodies a
+// payload from the outer scope is constant on 1.32 but not on 1.18 to 1.22").
+class HeldWeight {
  public:
-  Operator(const Attributes& attributes, size_t payload_input, int to, bool checksums);
-  virtual ~Operator() = default;
-  virtual void compute(const Run& run) const = 0;
-
- protected:
-  // The weight, or one made of the payload that arrives at this run ("inside If/Loop bodies a payload from the outer scope is constant on
-  // 1.32 but not on 1.18 to 1.22").
-  std::shared_ptr<const Weight> weight(const Run& run) const;
-  // Checks what this operator needs of its weight; called once for each weight.
-  virtual void validate(const Weight&) const {}
-
+  // `validate` checks what the operator needs of its weight; called once for each weight.
+  HeldWeight(WeightPlace place, const Options& options, std::function<void(const Weight&)> validate);
   void keep_constant(const Attributes& attributes);
+  std::shared_ptr<const Weight> of(const Run& run) const;
 
  private:
   std::shared_ptr<const Weight> make(const Tensor& payload) const;
-  size_t payload_input_;
-  int64_t member_;
-  int to_;
-  bool checksums_;
+  WeightPlace place_;
+  Options options_;
+  std::function<void(const Weight&)> validate_;
   std::shared_ptr<const Weight> constant_;
 };
 
-bool is_relu(const Attributes& attributes);
+class Operator {
+ public:
+  virtual ~Operator() = default;
+  virtual void compute(const Run& run) const = 0;
+};
+
+// An operator with one weight, which the attributes `member` and `to` describe.
+class WeightOperator : public Operator {
+ public:
+  WeightOperator(const Attributes& attributes, size_t payload_input, int to, const Options& options);
+
+ protected:
+  std::shared_ptr<const Weight> weight(const Run& run) const { return held_.of(run); }
+  virtual void validate(const Weight&) const {}
+  void keep_constant(const Attributes& attributes) { held_.keep_constant(attributes); }
+
+ private:
+  HeldWeight held_;
+};
 
 // An input as floats: its own memory, or a widened copy.
 class Floats {
@@ -49,10 +68,10 @@ class Floats {
   const float* data_;
 };
 
-// An output as floats: its own memory, or a buffer that `finish` rounds into it.
+// An output as floats: its own memory, or a buffer that `finish` rounds into it; or null where the node has no such output.
 class Output {
  public:
-  Output(const Run& run, const Shape& shape, int type);
+  Output(const Run& run, const Shape& shape, int type, size_t index = 0);
   float* data() { return data_; }
   void finish();
 
@@ -67,6 +86,7 @@ std::optional<Floats> optional_floats(const Run& run, size_t index, const char* 
 // The memory of this thread for one tile, and for whatever the operator packs beside it.
 float* tile_memory();
 float* pack_memory(int64_t floats);
+float* input_memory(int64_t floats);
 
 // Stores `count` values of a tile, `step` floats apart, as elements of `type` from `to` on.
 void store_elements(const float* values, int64_t step, int64_t count, int type, void* to, int64_t offset);
@@ -75,10 +95,12 @@ void store_elements(const float* values, int64_t step, int64_t count, int type, 
 // integers no others.
 void check_cast(int dtype, int type);
 
-std::unique_ptr<Operator> make_matmul(const Attributes&, bool checksums);
-std::unique_ptr<Operator> make_gemm(const Attributes&, bool checksums);
-std::unique_ptr<Operator> make_conv(const Attributes&, bool checksums);
-std::unique_ptr<Operator> make_gather(const Attributes&, bool checksums, int type);
-std::unique_ptr<Operator> make_decompress(const Attributes&, bool checksums, int type);
+std::unique_ptr<Operator> make_matmul(const Attributes&, const Options&);
+std::unique_ptr<Operator> make_gemm(const Attributes&, const Options&);
+std::unique_ptr<Operator> make_conv(const Attributes&, const Options&);
+std::unique_ptr<Operator> make_gather(const Attributes&, const Options&, int type);
+std::unique_ptr<Operator> make_decompress(const Attributes&, const Options&, int type);
+std::unique_ptr<Operator> make_lstm(const Attributes&, const Options&);
+std::unique_ptr<Operator> make_gru(const Attributes&, const Options&);
 
 }  // namespace onnx_compress

@@ -98,6 +98,7 @@ constexpr Function<91, OrtKernelContext*, size_t, const int64_t*, size_t, OrtVal
 constexpr Release<93, OrtStatus> ReleaseStatus;
 constexpr Release<99, OrtTensorTypeAndShapeInfo> ReleaseTensorTypeAndShapeInfo;
 constexpr Function<2, const OrtStatus*> GetErrorMessageRaw;
+constexpr Function<162, const OrtKernelInfo*, const char*, float*, size_t*> KernelInfoGetAttributeArray_float;
 constexpr Function<163, const OrtKernelInfo*, const char*, int64_t*, size_t*> KernelInfoGetAttributeArray_int64;
 constexpr Function<230, const OrtKernelInfo*, size_t*> KernelInfo_GetInputCount;
 constexpr Function<237, const OrtSessionOptions*, const char*, int*> HasSessionConfigEntry;

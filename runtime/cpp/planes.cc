@@ -7,6 +7,12 @@
 #include "number.h"
 
 namespace onnx_compress {
+namespace {
+
+// Steps of a tile of words: few enough that a turned panel stays in the first-level cache.
+constexpr int64_t TILE_STEPS = 256;
+
+}  // namespace
 
 int planes_width(int dtype) {
   switch (dtype) {
@@ -133,7 +139,7 @@ void PlanesSource::open_group() {
   step_ = 0;
 }
 
-bool PlanesSource::next(Tile& tile) {
+bool PlanesSource::next(Tile& tile, int64_t floats, int64_t steps) {
   if (step_ == member_.k) {
     if (++group_ == chunk_.groups) {
       finish();
@@ -142,11 +148,12 @@ bool PlanesSource::next(Tile& tile) {
     row_ += chunk_.lanes;
     open_group();
   }
-  const int64_t stride = plan_.panels * PANEL_ROWS, words = TILE_FLOATS * 4 / (split_.floats ? 4 : split_.width / 8);
-  const int64_t last = std::min(member_.k, step_ + std::min(words / stride, TILE_STEPS));
-  const int fault = kernels().planes(&stream_, &plan_, &split_, step_, last, memory_);
+  const int64_t words = floats * 4 / (split_.floats ? 4 : split_.width / 8) / (plan_.panels * PANEL_ROWS);
+  const int64_t last = std::min(member_.k, step_ + std::clamp<int64_t>(std::min(steps, TILE_STEPS), 1, words));
+  const PlanesRange range{step_, last, memory_};
+  const int fault = weight_.kernels().planes(&stream_, &plan_, &split_, &range);
   if (fault != STREAM_OK) throw_fault(fault, "chunk " + std::to_string(piece_) + ", rows from " + std::to_string(row_));
-  tile = Tile{memory_, stride, chunk_.batch, row_, chunk_.lanes, step_, last};
+  tile = Tile{memory_, (last - step_) * PANEL_ROWS, chunk_.batch, row_, chunk_.lanes, step_, last, &weight_.kernels()};
   step_ = last;
   return true;
 }
@@ -159,21 +166,15 @@ void PlanesSource::finish() const {
     fail(Fault::corruption, "chunk ", piece_, " does not end where its encoder began: the payload was changed after it was written");
 }
 
-namespace {
-
-template <class Word>
-void store_lane(const Tile& tile, int64_t lane, void* to, int64_t offset) {
-  const Word* from = reinterpret_cast<const Word*>(tile.values) + lane;
-  Word* out = static_cast<Word*>(to) + offset;
-  for (int64_t i = 0; i < tile.last - tile.first; ++i) out[i] = from[i * tile.stride];
+const uint8_t* panel_words(const Tile& tile, int64_t panel, int64_t bytes) {
+  return reinterpret_cast<const uint8_t*>(tile.values) + panel * tile.panel_stride * bytes;
 }
 
-}  // namespace
-
-void store_tile_words(const Tile& tile, int64_t lane, int64_t bytes, void* to, int64_t offset) {
-  if (bytes == 1) return store_lane<uint8_t>(tile, lane, to, offset);
-  if (bytes == 2) return store_lane<uint16_t>(tile, lane, to, offset);
-  bytes == 4 ? store_lane<uint32_t>(tile, lane, to, offset) : store_lane<uint64_t>(tile, lane, to, offset);
+void store_lane_words(const Tile& tile, int64_t lane, int64_t bytes, void* to, int64_t offset) {
+  const int64_t first = offset * bytes;
+  const uint8_t* from = panel_words(tile, lane / PANEL_ROWS, bytes) + lane % PANEL_ROWS * bytes;
+  const Turn turn{from, tile.last - tile.first, 1, bytes, static_cast<uint8_t*>(to), &first};
+  tile.kernels->turn_words(&turn);
 }
 
 }  // namespace onnx_compress

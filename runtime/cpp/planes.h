@@ -11,7 +11,8 @@ class PlanesSource {
  public:
   // `memory` holds TILE_FLOATS floats and outlives the source.
   PlanesSource(const Weight& weight, int64_t piece, float* memory, bool floats);
-  bool next(Tile& tile);
+  // At most `steps` steps, as many as have room in so many floats.
+  bool next(Tile& tile, int64_t floats = TILE_FLOATS, int64_t steps = TILE_FLOATS);
 
  private:
   void open_chunk();
@@ -46,7 +47,10 @@ uint64_t planes_bytes(const Member& member, int64_t first, int64_t groups, int64
 // Whether the exact bits of the weight are asked for, which are not to go through floats.
 inline bool wants_words(const Member& member, int type) { return member.form == FORM_PLANES && member.dtype == type; }
 
-// Stores `count` words of a tile, `step` words apart, from element `offset` of `to` on.
-void store_tile_words(const Tile& tile, int64_t lane, int64_t bytes, void* to, int64_t offset);
+// The words of a tile's panel: [last - first][64].
+const uint8_t* panel_words(const Tile& tile, int64_t panel, int64_t bytes);
+
+// Stores a lane of a tile of words from element `offset` of `to` on.
+void store_lane_words(const Tile& tile, int64_t lane, int64_t bytes, void* to, int64_t offset);
 
 }  // namespace onnx_compress

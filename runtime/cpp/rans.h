@@ -82,5 +82,10 @@ inline void feed(Stream& stream, uint16_t* states, uint64_t active) {
   stream.position += static_cast<uint64_t>(renormalize(states, active, bytes));
 }
 
+// "or, for the escape, escape_base + e": the level without its raw part.
+inline int32_t escaped_level(const Group& group, uint8_t escape) {
+  return (group.escape_base + escape) * (1 << group.raw_bits) - ((1 << group.raw_bits) >> 1);
+}
+
 }  // namespace
 }  // namespace onnx_compress

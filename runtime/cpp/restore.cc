@@ -2,6 +2,7 @@
 
 #include "planes.h"
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 
@@ -44,25 +45,25 @@ class Places {
 
 void store_tile(const Member& member, const Places& places, const Tile& tile, int type, void* out) {
   for (int64_t lane = 0; lane < tile.lanes; ++lane) {
-    const float* values = tile.values + lane;
+    const float* values = tile.lane(lane);
     const int64_t row = (tile.batch * member.rows + tile.row + lane) * member.k;
     if (places.columns().empty()) {
       for (int64_t k = tile.first; k < tile.last; ++k)
-        store_elements(values + (k - tile.first) * tile.stride, 0, 1, type, out, places.of(row + k));
+        store_elements(values + (k - tile.first) * PANEL_ROWS, 0, 1, type, out, places.of(row + k));
       continue;
     }
     const int64_t place = places.of(row);
     const int64_t* columns = places.columns().data();
     if (columns[member.k - 1] == member.k - 1) {
-      store_elements(values, tile.stride, tile.last - tile.first, type, out, place + tile.first);
+      store_elements(values, PANEL_ROWS, tile.last - tile.first, type, out, place + tile.first);
       continue;
     }
     for (int64_t k = tile.first; k < tile.last; ++k)
-      store_elements(values + (k - tile.first) * tile.stride, 0, 1, type, out, place + columns[k]);
+      store_elements(values + (k - tile.first) * PANEL_ROWS, 0, 1, type, out, place + columns[k]);
   }
 }
 
-// A step's lanes are neighbours in the tensor: [k, rows] with the rows innermost.
+// The lanes of a tile are neighbours in the tensor: [k, rows] with the rows innermost.
 bool lanes_are_neighbours(const Member& member, const Places& places, const Tile& tile) {
   const int64_t row = tile.batch * member.rows + tile.row, first = places.of(row * member.k);
   if (places.columns().empty()) return false;
@@ -71,31 +72,37 @@ bool lanes_are_neighbours(const Member& member, const Places& places, const Tile
   return true;
 }
 
-// The exact bits of a Planes weight.
-void store_words(const Member& member, const Places& places, const Tile& tile, void* out) {
-  const int64_t bytes = element_bytes(member.dtype), steps = tile.last - tile.first, row = tile.batch * member.rows + tile.row;
-  const uint8_t* from = reinterpret_cast<const uint8_t*>(tile.values);
-  uint8_t* to = static_cast<uint8_t*>(out);
+// The exact bits of one panel of a Planes weight, whose first row (of all batches) is `row`.
+void store_panel_words(const Member& member, const Places& places, const Tile& tile, int64_t panel, bool neighbours, uint8_t* to) {
+  const int64_t bytes = element_bytes(member.dtype), steps = tile.last - tile.first;
+  const int64_t row = tile.batch * member.rows + tile.row + panel * PANEL_ROWS,
+                lanes = std::min(PANEL_ROWS, tile.lanes - panel * PANEL_ROWS);
+  const uint8_t* from = panel_words(tile, panel, bytes);
   const std::vector<int64_t>& columns = places.columns();
-  if (lanes_are_neighbours(member, places, tile)) {
+  if (neighbours) {
     const int64_t first = places.of(row * member.k);
-    for (int64_t k = tile.first; k < tile.last; ++k)
-      std::memcpy(to + (first + columns[static_cast<size_t>(k)]) * bytes, from + (k - tile.first) * tile.stride * bytes,
-                  static_cast<size_t>(tile.lanes * bytes));
+    for (int64_t step = 0; step < steps; ++step)
+      std::memcpy(to + (first + columns[static_cast<size_t>(tile.first + step)]) * bytes, from + step * PANEL_ROWS * bytes,
+                  static_cast<size_t>(lanes * bytes));
     return;
   }
   if (!columns.empty() && columns.back() == member.k - 1) {  // ascending, so every step is where the one before ends
-    std::vector<int64_t> first(static_cast<size_t>(tile.lanes));
-    for (int64_t lane = 0; lane < tile.lanes; ++lane)
-      first[static_cast<size_t>(lane)] = (places.of((row + lane) * member.k) + tile.first) * bytes;
-    const Transposition job{from, tile.stride, steps, tile.lanes, bytes, to, first.data()};
-    kernels().transpose(&job);
+    int64_t first[PANEL_ROWS];
+    for (int64_t lane = 0; lane < lanes; ++lane) first[lane] = (places.of((row + lane) * member.k) + tile.first) * bytes;
+    const Turn turn{from, steps, lanes, bytes, to, first};
+    tile.kernels->turn_words(&turn);
     return;
   }
-  for (int64_t lane = 0; lane < tile.lanes; ++lane)
-    for (int64_t k = tile.first; k < tile.last; ++k)
-      std::memcpy(to + places.of((row + lane) * member.k + k) * bytes, from + ((k - tile.first) * tile.stride + lane) * bytes,
+  for (int64_t lane = 0; lane < lanes; ++lane)
+    for (int64_t step = 0; step < steps; ++step)
+      std::memcpy(to + places.of((row + lane) * member.k + tile.first + step) * bytes, from + (step * PANEL_ROWS + lane) * bytes,
                   static_cast<size_t>(bytes));
+}
+
+void store_words(const Member& member, const Places& places, const Tile& tile, void* out) {
+  const bool neighbours = lanes_are_neighbours(member, places, tile);
+  for (int64_t panel = 0; panel * PANEL_ROWS < tile.lanes; ++panel)
+    store_panel_words(member, places, tile, panel, neighbours, static_cast<uint8_t*>(out));
 }
 
 void restore_words(const Weight& weight, void* out, const Parallel& parallel) {

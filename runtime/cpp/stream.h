@@ -9,13 +9,15 @@ namespace onnx_compress {
 enum FormKind : int { FORM_SPARSE = 1, FORM_GRID = 2, FORM_CODEBOOK = 3, FORM_SYMBOLS = 4, FORM_PLANES = 5, FORM_MAPPED = 6 };
 
 constexpr int LANES_MAX = 256;
+constexpr int TOGETHER = 4;  // streams of one panel that are decoded side by side
 
 // The classes left of one table, or of two (the odd one's from 16 on), by the byte: what shuffles look up.
 template <int N>
 struct ByteLookup {
-  uint8_t place[N * 16] = {};  // of a slot: its class
-  uint8_t less_one[N] = {};    // frequency - 1
-  uint8_t biased[N] = {};      // start ^ 128, for signed comparisons
+  alignas(64) uint8_t place[N * 16] = {};  // of a slot: its class
+  uint8_t less_one[N] = {};                // frequency - 1
+  uint8_t biased[N] = {};                  // start ^ 128, for signed comparisons
+  uint8_t start[N] = {};
   uint8_t index[N] = {};
 };
 
@@ -28,6 +30,9 @@ struct Lookup {
   uint16_t frequency[16] = {};
   uint16_t index[16] = {};  // class index in the full table
   ByteLookup<16> bytes;
+  // By place, for weights that are decoded directly (`Group::direct`).
+  alignas(64) float value[16] = {};  // what is multiplied with the scale, without raw bits
+  uint8_t escape_place = 255;        // 255: none
 };
 
 // The tables of the two quantizers of trellis-coded levels as one: slots of the odd one, and the ids of its classes, lie behind the even
@@ -47,6 +52,9 @@ struct LookupPair {
   int8_t multiple[32] = {};
   uint8_t parity[32] = {};
   bool small = true;  // every multiple has eight bits
+  // By place, as in Lookup.
+  float value[32] = {};           // the multiple, of a raw part of 0
+  uint8_t place_parity[32] = {};  // 8 where the level is odd, 128 where it is an escape
 };
 
 // The sections of a chunk while it is being decoded.
@@ -64,6 +72,9 @@ struct Stream {
   alignas(64) uint8_t trellis[LANES_MAX];  // states of trellis-coded levels
 };
 
+// What panels have the same table: those of all steps, those of a step, or none.
+enum Sharing : int { SHARED_BY_NONE, SHARED_IN_STEP, SHARED_BY_ALL };
+
 // A group of lanes that advance together.
 struct Group {
   int lanes;
@@ -74,6 +85,20 @@ struct Group {
   const Lookup* tables[4][16];     // [panel, column class]; with two quantizers:
   const LookupPair* pairs[4][16];  // in their place
   const uint8_t* column_class;     // a step, or null
+  bool direct;                     // value = scale * (the value of the class + the raw part), whatever the form
+  Sharing sharing;
+};
+
+// Steps to decode, and where to: float `lane` of panel p in step s is tile[p * panel_stride + (s - first) * 64 + lane].
+//
+// Or, with x: tile[p * panel_stride + lane] += x[s - first] * (what is multiplied with the scale), for weights that are decoded directly;
+// steps that are not are added to `scaled`, with their scale.
+struct Range {
+  int64_t first, last;
+  float* tile;
+  int64_t panel_stride;
+  const float* x = nullptr;
+  float* scaled = nullptr;
 };
 
 // How levels become floats.
@@ -102,11 +127,25 @@ struct PlanesPlan {
   const uint8_t* short_row;  // of the first lane, or null: no row is short
 };
 
+// Steps of a group into a tile [panels][last - first][64] of words or floats.
+struct PlanesRange {
+  int64_t first, last;
+  void* to;
+};
+
 // Bits of a byte plane (0: the most significant) that short rows store: those above the `short_bits` lowest of all planes.
 constexpr int kept_bits(int planes, int short_bits, int plane) {
   const int kept = 8 * (planes - plane) - short_bits;
   return kept < 0 ? 0 : kept > 8 ? 8 : kept;
 }
+
+// to[first[lane] + step] = from[step * 64 + lane], of words of `bytes` bytes; `first` is in bytes.
+struct Turn {
+  const uint8_t* from;
+  int64_t steps, lanes, bytes;
+  uint8_t* to;
+  const int64_t* first;
+};
 
 enum StreamFault : int {
   STREAM_OK = 0,
@@ -117,47 +156,152 @@ enum StreamFault : int {
   STREAM_VALUES,
 };
 
-// y[m, lane] (+)= sum over k of x[m, k] * tile[k, lane], for 64 lanes.
+// y[m, lane] (+)= sum over k of x[m][offsets[k]] * tile[k, lane], for the first `lanes` lanes of a panel, in whole vectors: what lies
+// behind them in y, up to lane 64, may be overwritten.
 struct Product {
-  const float* x;
-  int64_t x_row, x_step;  // strides of m and k
+  const float* const* x;  // one pointer a row
+  const int64_t* offsets;
   int64_t m, k;
-  const float* tile;
-  int64_t tile_step;  // stride of k
+  const float* tile;  // [k, 64]
+  int64_t lanes;
   float* y;
   int64_t y_row;
   int accumulate;
 };
 
-// to[first[lane] + step] = from[step, lane], of words of `bytes` bytes; `first` is in bytes.
-struct Transposition {
-  const uint8_t* from;
-  int64_t stride, steps, lanes, bytes;
-  uint8_t* to;
-  const int64_t* first;
+// Neighbours in a row of a plane.
+struct Span {
+  int64_t from, to, count;
+};
+
+// y[span.to + i] (+)= sum over taps of weights[tap] * sources[tap][span.from + i] + bias, for spans of at most a vector.
+struct Correlation {
+  const float* const* sources;  // readable for a vector behind every span
+  const float* weights;
+  int64_t taps;
+  const Span* spans;
+  int64_t span_count;
+  float* y;
+  float bias;
+  int accumulate;
+};
+
+enum ActivationKind : int {
+  ACTIVATION_NONE = 0,
+  ACTIVATION_RELU,
+  ACTIVATION_CLIP,
+  ACTIVATION_LEAKY_RELU,
+  ACTIVATION_HARD_SIGMOID,
+  ACTIVATION_SIGMOID,
+  ACTIVATION_TANH,
+  ACTIVATION_MUL_HARD_SIGMOID,
+  ACTIVATION_MUL_SIGMOID,
+};
+
+// Finished sums: rows of `count` values, `stride` apart.
+struct Sums {
+  float* values;
+  int64_t rows, count, stride;
+};
+
+// What happens to them: act(value + biases[i] + residual[row * stride + i]).
+struct Ending {
+  const float *biases, *residual;  // or null
+  ActivationKind activation;
+  float first, second;  // its parameters
+
+  bool nothing() const { return !biases && !residual && activation == ACTIVATION_NONE; }
+};
+
+// y[m, lane] = scale[lane] * sum over k of x[m][k] * levels[k, lane], for the 64 lanes of a panel.
+struct LevelProduct {
+  const float* const* x;
+  int64_t m, k;
+  const int8_t* levels;  // [k, 64]
+  const float* scale;
+  float* y;  // [m, 64]
+};
+
+// levels[k, lane] = values[k, lane] * inverse[lane], rounded, in an order of lanes that `multiply_levels` knows.
+struct LevelPack {
+  const float *values, *inverse;
+  int64_t k;
+  int8_t* levels;
+};
+
+// What a gate sums: rows of X * W, of H * R and a bias, each of the layer's units.
+struct GateInput {
+  const float *input, *product, *bias;
+};
+
+// One row of an LSTM layer: `count` units; gates and peepholes in the order i, o, f, c.
+struct LstmCell {
+  int64_t count;
+  GateInput gates[4];
+  const float* peepholes[3];
+  float clip;
+  int input_forget;
+  float* c;  // before and after
+  float* h;
+};
+
+// One row of a GRU layer: z, and r times source + source_bias.
+struct GruGates {
+  int64_t count;
+  GateInput gates[2];
+  const float *source, *source_bias;
+  float clip;
+  float *z, *reset;
+};
+
+struct GruCell {
+  int64_t count;
+  GateInput gate;
+  const float *z, *before;
+  float clip;
+  float* h;
 };
 
 // The functions that exist once for each instruction set:
-// decode: steps `first` to `last` of a group into tile [step, panels * 64]; gives a StreamFault.
-// planes: the same of a Planes weight, into words or floats.
-// correlate: y[i] (+)= sum over taps of weights[tap] * sources[tap][i].
-#define ONNX_COMPRESS_DECLARE_KERNELS                                                                                     \
-  int decode(Stream* stream, const Group* group, const Evaluation* evaluation, int64_t first, int64_t last, float* tile); \
-  int planes(Stream* stream, const Group* group, const PlanesPlan* split, int64_t first, int64_t last, void* tile);       \
-  void transpose(const Transposition* job);                                                                               \
-  void multiply(const Product* product);                                                                                  \
-  void correlate(float* y, int64_t count, const float* const* sources, const float* weights, int64_t taps, int accumulate);
+// decode: a range of steps of a group; gives a StreamFault.
+// decode_together: TOGETHER ranges of one weight's streams, each of one panel, as many steps of all as it can: ranges become what is left.
+// transpose: to[lane * to_row + m] = from[m * 64 + lane] + bias[lane] of a panel; without bias where it is null.
+// copy_spans: to[span.to + i] = from[span.from + i * stride], for i below span.count.
+// planes: a range of steps of a Planes weight; gives a StreamFault.
+// pack_levels: 1 where a level has more than eight bits, else 0.
+#define ONNX_COMPRESS_DECLARE_KERNELS                                                                                                   \
+  int decode(Stream* stream, const Group* group, const Evaluation* evaluation, const Range* range);                                     \
+  void decode_together(Stream* const* streams, const Group* const* groups, const Evaluation* const* forms, Range* ranges, int* faults); \
+  void multiply(const Product* product);                                                                                                \
+  void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, float* to, int64_t to_row);                            \
+  void correlate(const Correlation* correlation);                                                                                       \
+  void copy_spans(const float* from, const Span* spans, int64_t span_count, int64_t stride, float* to);                                 \
+  void end_rows(const Sums* sums, const Ending* ending);                                                                                \
+  int pack_levels(const LevelPack* pack);                                                                                               \
+  void multiply_levels(const LevelProduct* product);                                                                                    \
+  void lstm_cell(const LstmCell* cell);                                                                                                 \
+  void gru_gates(const GruGates* gates);                                                                                                \
+  void gru_cell(const GruCell* cell);                                                                                                   \
+  int planes(Stream* stream, const Group* group, const PlanesPlan* split, const PlanesRange* range);                                    \
+  void turn_words(const Turn* turn);
 
 struct Kernels {
   const char* name;
-  int (*decode)(Stream*, const Group*, const Evaluation*, int64_t, int64_t, float*);
-  int (*planes)(Stream*, const Group*, const PlanesPlan*, int64_t, int64_t, void*);
-  void (*transpose)(const Transposition*);
+  int vector;  // floats
+  int (*decode)(Stream*, const Group*, const Evaluation*, const Range*);
+  void (*decode_together)(Stream* const*, const Group* const*, const Evaluation* const*, Range*, int*);
   void (*multiply)(const Product*);
-  void (*correlate)(float*, int64_t, const float* const*, const float*, int64_t, int);
+  void (*transpose)(const float*, int64_t, int64_t, const float*, float*, int64_t);
+  void (*correlate)(const Correlation*);
+  void (*copy_spans)(const float*, const Span*, int64_t, int64_t, float*);
+  void (*end_rows)(const Sums*, const Ending*);
+  int (*pack_levels)(const LevelPack*);
+  void (*multiply_levels)(const LevelProduct*);
+  void (*lstm_cell)(const LstmCell*);
+  void (*gru_gates)(const GruGates*);
+  void (*gru_cell)(const GruCell*);
+  int (*planes)(Stream*, const Group*, const PlanesPlan*, const PlanesRange*);
+  void (*turn_words)(const Turn*);
 };
-
-// The fastest set that this machine has.
-const Kernels& kernels();
 
 }  // namespace onnx_compress

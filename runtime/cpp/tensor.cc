@@ -60,6 +60,14 @@ std::string Attributes::string(const char* name) const {
   return value;
 }
 
+std::vector<float> Attributes::reals(const char* name) const {
+  size_t size = 0;
+  if (absent(ort::KernelInfoGetAttributeArray_float(api_, info_, name, nullptr, &size))) return {};
+  std::vector<float> values(size);
+  if (size && absent(ort::KernelInfoGetAttributeArray_float(api_, info_, name, values.data(), &size))) return {};
+  return values;
+}
+
 std::vector<int64_t> Attributes::integers(const char* name) const {
   size_t size = 0;
   if (absent(ort::KernelInfoGetAttributeArray_int64(api_, info_, name, nullptr, &size))) return {};
@@ -95,9 +103,10 @@ std::optional<Tensor> Run::input(size_t index) const {
   return read_tensor(api_, value);
 }
 
-void* Run::output(const Shape& shape) const {
+void* Run::output(const Shape& shape, size_t index) const {
   OrtValue* value = nullptr;
-  check(api_, ort::KernelContext_GetOutput(api_, context_, 0, shape.data(), shape.size(), &value));
+  check(api_, ort::KernelContext_GetOutput(api_, context_, index, shape.data(), shape.size(), &value));
+  if (value == nullptr) return nullptr;
   void* data = nullptr;
   check(api_, ort::GetTensorMutableData(api_, value, &data));
   return data;

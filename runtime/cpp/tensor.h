@@ -41,6 +41,7 @@ class Attributes {
   int64_t integer(const char* name, int64_t otherwise) const;
   float real(const char* name, float otherwise) const;
   std::string string(const char* name) const;
+  std::vector<float> reals(const char* name) const;
   std::vector<int64_t> integers(const char* name) const;
   std::string node_name() const;
   std::optional<Tensor> constant(size_t input) const;
@@ -56,7 +57,8 @@ class Run {
  public:
   Run(const OrtApi* api, OrtKernelContext* context) : api_(api), context_(context) {}
   std::optional<Tensor> input(size_t index) const;
-  void* output(const Shape& shape) const;
+  // Null where the node has no output of that number.
+  void* output(const Shape& shape, size_t index = 0) const;
   // Calls work(0) .. work(count - 1), perhaps at the same time; throws the first error of the lowest index.
   void parallel(int64_t count, const std::function<void(int64_t)>& work) const;
 

@@ -1,0 +1,91 @@
+"""The cost model: microseconds that a weight takes in one run on one sample with one thread, by placement and form.
+
+    dense or folded = sum over uses of call + max(products / rate, values * 4 / bandwidth) + outputs / rate
+    fused           = sum over uses of call + products / rate + values / decoding rate + outputs / rate
+    Decompress      = values / decoding rate + values * 4 / bandwidth, and no products: those are onnxruntime's in either placement
+
+A weight [batch, rows, k] meets `positions` vectors in a run (`work.py`): products = positions * batch * rows * k, with rows filled up to what is
+multiplied with together, outputs = positions * batch * rows. A weight in a pool is decoded when the session is created. The constants were measured
+(docs/decisions.md, "Placement"; `benchmarks/runtime/rates.py` compares model and machine again); what another machine does is not modelled: decisions are
+the same everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..passes.codebook import Chain, Cluster
+from ..passes.distinct import Distinct
+from ..passes.quantize import Quantize
+from ..passes.technique import Technique
+from ..passes.writer import POOL_BELOW
+from ..runtime.form import PANEL_ROWS, View
+from .work import Times, Work
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Onnxruntime's and ours."""
+
+    dense: float
+    fused: float
+
+
+PRODUCTS = {
+    "matrix": Rates(140.0, 140.0),
+    "vector": Rates(140.0, 140.0),
+    "pointwise": Rates(140.0, 140.0),
+    "spatial": Rates(138.0, 138.0),
+    "depthwise": Rates(55.0, 18.0),
+}
+"""Products a nanosecond by kind of work."""
+
+ROWS = 16
+"""Rows that are multiplied with together: fewer take as long. Of a depthwise filter one."""
+
+OUTPUTS = 5.0
+"""Values a nanosecond that leave a multiply."""
+
+DECODED = {Quantize: 9.0, Cluster: 11.0, Distinct: 11.0, Chain: 11.0}
+"""Values a nanosecond by technique, the trellis included."""
+
+POOLED, LEAST_DECODED = 40.0, 1.5
+"""The same of a weight in a pool, which the session keeps as int8, and of any other form."""
+
+BANDWIDTH = 25.0
+"""Bytes a nanosecond that one thread reads of a weight that is in no cache, or writes."""
+
+CALL_US = Rates(2.0, 6.0)
+"""Microseconds that a node takes beside its products."""
+
+LOOKED_UP_PANELS = 2.5
+"""Panels of 64 rows that a Gather decodes for each row that is asked for, on average: it begins at the head of a chunk of 1 to 4."""
+
+
+def times(view: View, works: Sequence[Work], technique: Technique | None) -> Times:
+    """The times of a weight, with all its uses, in the form that the technique makes."""
+    rate = POOLED if view.size < POOL_BELOW else DECODED.get(type(technique), LEAST_DECODED)
+    each = [_times(view, work, rate) for work in works]
+    return Times(sum(one.fused for one in each), sum(one.folded for one in each))
+
+
+def _times(view: View, work: Work, rate: float) -> Times:
+    """Of one use, with values decoded at `rate`."""
+    decoding, reading = view.size / rate / 1000, 4 * view.size / BANDWIDTH / 1000
+    if work.kind == "other":
+        return Times(decoding + reading, 0.0)
+    if work.kind == "lookup":
+        share = min(work.positions * LOOKED_UP_PANELS * PANEL_ROWS / view.rows, 1.0)
+        return Times(CALL_US.fused + share * decoding, CALL_US.dense)
+    rates, written = PRODUCTS[work.kind], work.positions * view.batch * view.rows / OUTPUTS / 1000
+    products = _products(view, work)
+    fused, dense = products / rates.fused + decoding, max(products / rates.dense, reading)
+    return Times(CALL_US.fused + fused + written, CALL_US.dense + dense + written)
+
+
+def _products(view: View, work: Work) -> float:
+    """Thousands of products, with rows filled up."""
+    rows = view.rows if work.kind == "depthwise" else ROWS * math.ceil(view.rows / ROWS)
+    return work.positions * view.batch * rows * view.k / 1000

@@ -1,0 +1,19 @@
+"""What `--prefer` shifts: how much a plan may be slower than the dense model, and what that may cost. Plain data, read by the command line too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Weights are folded until the modelled time of all weights is at most `slowdown` times that of the dense ones, as long as the predicted divergence of
+    a file of the same size grows to at most `worse` times what it would be without.
+    """
+
+    slowdown: float
+    worse: float
+
+
+PREFERENCES: dict[str, Pace | None] = {"memory": None, "balanced": Pace(1.3, 1.1), "speed": Pace(1.05, 1.2)}
+"""The paces by name; with `memory` nothing is folded."""

@@ -1,0 +1,100 @@
+"""How often a weight is used in one run: read off the sizes of values while one sample runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from .calibrate import Feed, samples
+from .model import Use, Weight
+from .rig import Rig, RunError
+
+VECTORS = 4
+"""Up to so many positions a matrix is read more than it is computed with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One use: what multiplies ("matrix", "vector", "pointwise", "spatial", "depthwise"), or "lookup" or "other", and with how many vectors in a run."""
+
+    kind: str
+    positions: float
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Modelled microseconds a run: with the operators of ours, and with a dense weight."""
+
+    fused: float = 0.0
+    folded: float = 0.0
+
+
+NO_TIMES = Times()
+"""Of what is not timed."""
+
+
+def measure(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed]) -> dict[str, tuple[Work, ...]]:
+    """The work of each weight by name, for one sample: the first, alone where the model takes it alone. Uses in bodies count as one position."""
+    visible = {value.name for node in model.graph for value in node.outputs} | {value.name for value in model.graph.inputs}
+    seen = {_watched(use) for weight in weights for use in weight.uses if use.kind != "Other"} & visible
+    sizes = _sizes(model, weights, feeds[0], sorted(str(name) for name in seen)) if feeds else {}
+    return {weight.name: tuple(_work(weight, use, sizes.get(_watched(use))) for use in weight.uses) for weight in weights}
+
+
+def _watched(use: Use) -> str:
+    """The value whose size tells how often a weight is used: of a Conv what comes out, of all others what goes in."""
+    match use.kind:
+        case "Conv":
+            return str(use.node.outputs[0].name)
+        case "Gather":
+            return str(use.node.inputs[1].name)  # type: ignore[union-attr]
+        case _:
+            return str(use.node.inputs[0].name)  # type: ignore[union-attr]
+
+
+def _sizes(model: ir.Model, weights: Sequence[Weight], feed: Feed, names: Sequence[str]) -> dict[str, float]:
+    """Values of one sample in each of the tensors called `names`."""
+    if not names:
+        return {}
+    inputs = {str(value.name) for value in model.graph.inputs}
+    inner = [name for name in names if name not in inputs]
+    rig = Rig(model, (weight.value for weight in weights if weight.is_float), inner)
+    one = {name: array[:1] if array.ndim else array for name, array in feed.items()}
+    try:
+        found, count = one | _run(rig, one, inner), 1
+    except RunError:  # a size that is fixed, or an input whose first axis is something else
+        found, count = dict(feed) | _run(rig, feed, inner), samples([feed])
+    return {name: found[name].size / count for name in names if name in found}
+
+
+def _run(rig: Rig, feed: Feed, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
+    return rig.run(feed, names) if names else {}
+
+
+def _work(weight: Weight, use: Use, values: float | None) -> Work:
+    view = weight.view
+    match use.kind:
+        case "Other":
+            return Work("other", 1.0)
+        case "Gather":
+            return Work("lookup", values or 1.0)
+        case "LSTM" | "GRU":  # each direction meets all steps; a recurrent matrix counts as if it were as wide as the input
+            vectors = view.k
+        case "Conv":
+            vectors = view.batch * view.rows
+        case _:
+            vectors = view.batch * view.k
+    positions = 1.0 if values is None else max(values / vectors, 1.0)
+    return Work(_kind(view.dims, use, positions), positions)
+
+
+def _kind(dims: Sequence[int], use: Use, positions: float) -> str:
+    if use.kind != "Conv":
+        return "matrix" if positions > VECTORS else "vector"
+    if use.node.attributes.get_int("group", 1) > 1 and dims[1] == 1:
+        return "depthwise"
+    return "pointwise" if all(size == 1 for size in dims[2:]) else "spatial"
