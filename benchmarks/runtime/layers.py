@@ -75,10 +75,7 @@ def levels(shape: tuple[int, ...], seed: int) -> NDArray[np.int32]:
 
 def member(op: str, dims: tuple[int, ...], seed: int) -> Member:
     """A weight of these dims on a grid with one scale a row."""
-    if op == "MatMul":
-        view = View(dims, (1, 0), 1, dims[1])
-    else:
-        view = View(dims, tuple(range(len(dims))), 1, dims[0])
+    view = View(dims, (1, 0), 1, dims[1]) if op == "MatMul" else View(dims, tuple(range(len(dims))), 1, dims[0])
     scale = np.random.default_rng(seed).uniform(0.01, 0.03, view.batch * view.rows).astype(np.float32)
     return Member(TensorProto.FLOAT, view, Grid(Dense("float32", scale.view(np.uint32)), Symbols(levels(view.shape, seed))))
 

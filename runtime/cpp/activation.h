@@ -9,8 +9,8 @@ namespace onnx_compress {
 struct Activation {
   explicit Activation(const Attributes& attributes);
 
-  // How a row of sums ends with this activation, and with nothing added yet.
-  Ending ending() const { return {0.0f, nullptr, nullptr, kind, parameters[0], parameters[1]}; }
+  // How sums end with this activation, and with nothing added yet.
+  Ending ending() const { return {nullptr, nullptr, kind, parameters[0], parameters[1]}; }
 
   ActivationKind kind = ACTIVATION_NONE;
   float parameters[2] = {};

@@ -4,15 +4,15 @@
 
 namespace onnx_compress {
 
-#define ONNX_COMPRESS_SET(isa, bytes)                                                                            \
-  namespace isa {                                                                                                \
-  ONNX_COMPRESS_DECLARE_KERNELS                                                                                  \
-  }                                                                                                              \
-  namespace {                                                                                                    \
-  constexpr Kernels isa##_set = {                                                                                \
-      #isa,           bytes / 4,       isa::decode,  isa::decode_together, isa::multiply,        isa::transpose, \
-      isa::correlate, isa::copy_spans, isa::end_row, isa::pack_levels,     isa::multiply_levels, isa::lstm_cell, \
-      isa::gru_gates, isa::gru_cell};                                                                            \
+#define ONNX_COMPRESS_SET(isa, bytes)                                                                             \
+  namespace isa {                                                                                                 \
+  ONNX_COMPRESS_DECLARE_KERNELS                                                                                   \
+  }                                                                                                               \
+  namespace {                                                                                                     \
+  constexpr Kernels isa##_set = {                                                                                 \
+      #isa,           bytes / 4,       isa::decode,   isa::decode_together, isa::multiply,        isa::transpose, \
+      isa::correlate, isa::copy_spans, isa::end_rows, isa::pack_levels,     isa::multiply_levels, isa::lstm_cell, \
+      isa::gru_gates, isa::gru_cell};                                                                             \
   }
 
 ONNX_COMPRESS_SET(baseline, 16)

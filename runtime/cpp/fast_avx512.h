@@ -194,9 +194,24 @@ ONNX_COMPRESS_INLINE __m512 with_bit(__m512 multiple, __mmask16 bit) {
   return _mm512_mask_mov_ps(grown, _mm512_mask_cmpeq_ps_mask(bit, grown, _mm512_set1_ps(1)), _mm512_setzero_ps());
 }
 
+// The same with r raw bits, h = 1 << (r - 1): it grows by 2 * raw. Where c = 0, levels are those of raw - h, and sign(level) is -1 only
+// while raw < h, which the highest bit tells: an odd quantizer's multiple is then 2 less, and 0 in place of -1.
+ONNX_COMPRESS_INLINE __m512 with_bits(__m512 multiple, const Planes& planes, uint64_t odd, int quarter) {
+  for (int bit = 0; bit < planes.count; ++bit) {
+    const __mmask16 set = static_cast<__mmask16>(planes.bits[bit] >> (16 * quarter));
+    multiple = _mm512_mask_add_ps(multiple, set, multiple, _mm512_set1_ps(static_cast<float>(2 << bit)));
+  }
+  // No other class has such multiples where the highest bit is set: those above begin at 2 * (1 << r) - 1, those below are negative.
+  const __mmask16 high = static_cast<__mmask16>((planes.bits[planes.count - 1] & odd) >> (16 * quarter));
+  const __mmask16 small = _mm512_mask_cmple_ps_mask(high, multiple, _mm512_set1_ps(static_cast<float>((1 << planes.count) - 1)));
+  const __mmask16 other = _mm512_mask_cmp_ps_mask(small, multiple, _mm512_setzero_ps(), _CMP_GT_OQ);
+  const __m512 less = _mm512_sub_ps(multiple, _mm512_set1_ps(2));
+  return _mm512_mask_max_ps(multiple, other, less, _mm512_setzero_ps());
+}
+
 // "or, for the escape, escape_base + e with e the next byte of the escape section", in ascending lane order: multiples and parities of
-// trellis-coded levels, whose next states depend on them. `lanes` and `plane` are by lane; escapes are rare.
-__attribute__((noinline)) int take_multiples(Stream& stream, const Group& group, uint64_t lanes, uint64_t plane, __m512i trellis,
+// trellis-coded levels, whose next states depend on them. `lanes` and planes are by lane; escapes are rare.
+__attribute__((noinline)) int take_multiples(Stream& stream, const Group& group, uint64_t lanes, const Planes& planes, __m512i trellis,
                                              Found& found) {
   alignas(64) float value[PANEL];
   alignas(64) uint8_t parity[PANEL], state[PANEL];
@@ -206,7 +221,8 @@ __attribute__((noinline)) int take_multiples(Stream& stream, const Group& group,
     if (stream.escapes_left == 0) return STREAM_ESCAPES;
     --stream.escapes_left;
     const int lane = __builtin_ctzll(lanes), byte = ORDERS.natural[lane];
-    const int level = escaped_level(group, *stream.escapes++) + static_cast<int>(plane >> lane & 1);
+    int level = escaped_level(group, *stream.escapes++);
+    for (int bit = 0; bit < planes.count; ++bit) level += static_cast<int>(planes.bits[bit] >> lane & 1) << bit;
     value[lane] = static_cast<float>(2 * level - (state[byte] & 1) * ((level > 0) - (level < 0)));
     parity[byte] = static_cast<uint8_t>((level & 1) * 8);
   }
@@ -215,7 +231,7 @@ __attribute__((noinline)) int take_multiples(Stream& stream, const Group& group,
   return STREAM_OK;
 }
 
-// A step of a trellis-coded panel, with one raw bit or none.
+// A step of a trellis-coded panel.
 template <bool RAW>
 ONNX_COMPRESS_INLINE uint64_t find_values(Stream& stream, const Group& group, const PairTable& table, States& states, uint64_t active,
                                           const uint8_t*& bytes, Found& found, int& fault) {
@@ -223,19 +239,25 @@ ONNX_COMPRESS_INLINE uint64_t find_values(Stream& stream, const Group& group, co
   look_up(table, place, found);
   found.eight_parities = table.parities(place);
   Planes planes;
-  planes.count = 1, planes.bits[0] = 0;
+  planes.count = RAW ? group.raw_bits : 0;
   const __mmask64 escaping = _mm512_movepi8_mask(found.eight_parities);
   if constexpr (RAW) {
     if (const int unused = take_planes(stream, active, planes)) fault = unused;
+    const __m512i set = _mm512_permutexvar_epi8(load_bytes(ORDERS.lanes), _mm512_movm_epi8(planes.bits[0])), eight = _mm512_set1_epi8(8);
+    if (planes.count == 1) {
 #pragma GCC unroll 4
-    for (int q = 0; q < 4; ++q) found.value[q] = with_bit(found.value[q], static_cast<__mmask16>(planes.bits[0] >> (16 * q)));
-    // The parity of 2 * c - 1 + b is that of b + 1.
-    const __m512i even = _mm512_permutexvar_epi8(load_bytes(ORDERS.lanes), _mm512_movm_epi8(planes.bits[0]));
-    found.eight_parities = _mm512_andnot_si512(even, _mm512_set1_epi8(8));
+      for (int q = 0; q < 4; ++q) found.value[q] = with_bit(found.value[q], static_cast<__mmask16>(planes.bits[0] >> (16 * q)));
+      found.eight_parities = _mm512_andnot_si512(set, eight);  // the parity of 2 * c - 1 + b is that of b + 1
+    } else {
+      const uint64_t odd = _mm512_test_epi8_mask(_mm512_permutexvar_epi8(load_bytes(ORDERS.natural), states.trellis), _mm512_set1_epi8(1));
+#pragma GCC unroll 4
+      for (int q = 0; q < 4; ++q) found.value[q] = with_bits(found.value[q], planes, odd, q);
+      found.eight_parities = _mm512_and_si512(set, eight);  // c << r and h are even: the parity is that of the lowest bit
+    }
   }
   if (__builtin_expect(escaping != 0, 0)) {
     Found patched = found;  // a copy: what lives in registers must have no address
-    const int other = take_multiples(stream, group, lanes_in_order(escaping) & active, planes.bits[0], states.trellis, patched);
+    const int other = take_multiples(stream, group, lanes_in_order(escaping) & active, planes, states.trellis, patched);
     found = patched, fault = other == STREAM_OK ? fault : other;
   }
   table.advance(states.trellis, found.eight_parities);

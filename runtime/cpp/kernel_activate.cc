@@ -92,39 +92,50 @@ namespace {
 // "HardSigmoid: max(0, min(1, alpha * x + beta))"
 inline Floats hard_sigmoid(Floats x, const Ending& ending) { return clamp(x * ending.first + ending.second, all(0.0f), all(1.0f)); }
 
+// Whether biases and a residual are added is known to the compiler, which then keeps the loop of a row short.
+template <bool BIASES, bool RESIDUAL, class Activate>
+inline void end_each(const Sums& sums, const Ending& ending, const Activate& activate) {
+  for (int64_t row = 0; row < sums.rows; ++row) {
+    const int64_t offset = row * sums.stride;
+    for_units(sums.count, [&](Units units) {
+      Floats value = units.of(sums.values + offset);
+      if (BIASES) value += units.of(ending.biases);
+      if (RESIDUAL) value += units.of(ending.residual + offset);
+      units.put(sums.values + offset, activate(value));
+    });
+  }
+}
+
 template <class Activate>
-inline void end_with(float* values, int64_t count, const Ending& ending, const Activate& activate) {
-  for_units(count, [&](Units units) {
-    Floats value = units.of(values) + ending.bias;
-    if (ending.biases) value += units.of(ending.biases);
-    if (ending.residual) value += units.of(ending.residual);
-    units.put(values, activate(value));
-  });
+inline void end_with(const Sums& sums, const Ending& ending, const Activate& activate) {
+  if (ending.biases) return ending.residual ? end_each<true, true>(sums, ending, activate) : end_each<true, false>(sums, ending, activate);
+  return ending.residual ? end_each<false, true>(sums, ending, activate) : end_each<false, false>(sums, ending, activate);
 }
 
 }  // namespace
 
-void end_row(float* values, int64_t count, const Ending* ending) {
+void end_rows(const Sums* sums, const Ending* ending) {
+  const Sums s = *sums;
   const Ending e = *ending;
   switch (e.activation) {
     case ACTIVATION_RELU:
-      return end_with(values, count, e, [](Floats x) { return larger(all(0.0f), x); });
+      return end_with(s, e, [](Floats x) { return larger(all(0.0f), x); });
     case ACTIVATION_CLIP:
-      return end_with(values, count, e, [&](Floats x) { return clamp(x, all(e.first), all(e.second)); });
+      return end_with(s, e, [&](Floats x) { return clamp(x, all(e.first), all(e.second)); });
     case ACTIVATION_LEAKY_RELU:
-      return end_with(values, count, e, [&](Floats x) { return x < 0.0f ? x * e.first : x; });
+      return end_with(s, e, [&](Floats x) { return x < 0.0f ? x * e.first : x; });
     case ACTIVATION_HARD_SIGMOID:
-      return end_with(values, count, e, [&](Floats x) { return hard_sigmoid(x, e); });
+      return end_with(s, e, [&](Floats x) { return hard_sigmoid(x, e); });
     case ACTIVATION_SIGMOID:
-      return end_with(values, count, e, [](Floats x) { return sigmoid(x); });
+      return end_with(s, e, [](Floats x) { return sigmoid(x); });
     case ACTIVATION_TANH:
-      return end_with(values, count, e, [](Floats x) { return hyperbolic_tangent(x); });
+      return end_with(s, e, [](Floats x) { return hyperbolic_tangent(x); });
     case ACTIVATION_MUL_HARD_SIGMOID:
-      return end_with(values, count, e, [&](Floats x) { return x * hard_sigmoid(x, e); });
+      return end_with(s, e, [&](Floats x) { return x * hard_sigmoid(x, e); });
     case ACTIVATION_MUL_SIGMOID:
-      return end_with(values, count, e, [](Floats x) { return x * sigmoid(x); });
+      return end_with(s, e, [](Floats x) { return x * sigmoid(x); });
     default:
-      return end_with(values, count, e, [](Floats x) { return x; });
+      return end_with(s, e, [](Floats x) { return x; });
   }
 }
 

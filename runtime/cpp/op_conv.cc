@@ -70,12 +70,11 @@ struct Part {
 };
 
 void finish_rows(const Geometry& g, float* y, const Part& part, const Ends& ends) {
+  const int64_t offset = (part.image * g.outputs + part.output) * g.positions() + part.first;
+  const Sums sums = {y + offset, part.lanes, part.last - part.first, g.positions()};
   Ending ending = ends.activation.ending();
-  for (int64_t output = part.output; output < part.output + part.lanes; ++output) {
-    const int64_t offset = (part.image * g.outputs + output) * g.positions() + part.first;
-    if (ends.residual) ending.residual = ends.residual->data() + offset;
-    if (!ending.nothing()) ends.kernels.end_row(y + offset, part.last - part.first, &ending);
-  }
+  if (ends.residual) ending.residual = ends.residual->data() + offset;
+  if (!ending.nothing()) ends.kernels.end_rows(&sums, &ending);
 }
 
 // A convolution as a multiplication: rows of x are output positions, wherever their taps are in the input.

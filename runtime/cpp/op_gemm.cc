@@ -49,17 +49,18 @@ class Gemm : public WeightOperator {
     const LinearStrides strides = transposed_ ? LinearStrides{1, m} : LinearStrides{member.k, 1};
     const std::vector<LinearJob> jobs = {{0, activations.data(), y.data(), m}};
     multiply_weight(run, *held, jobs, strides, [&](const LinearJob& job, int64_t first, int64_t last, int64_t lane, int64_t end) {
+      const Sums sums = {job.y + first * rows + lane, last - first, end - lane, rows};
       Ending ending = activation_.ending();
+      const bool plain = addend && beta_ == 1.0f && addend->lane_stride && !addend->row_stride;  // C is a bias
+      if (plain) ending.biases = addend->values.data() + lane;
       for (int64_t row = first; row < last; ++row) {
-        float* to = job.y + row * rows + lane;
-        const bool whole = addend && beta_ == 1.0f && addend->lane_stride;  // C is added in the end
-        if (whole) ending.biases = addend->values.data() + row * addend->row_stride + lane;
-        for (int64_t n = 0; n < end - lane && alpha_ != 1.0f; ++n) to[n] *= alpha_;
-        for (int64_t n = 0; n < end - lane && addend && !whole; ++n)
-          to[n] += beta_ * addend->values.data()[row * addend->row_stride + (lane + n) * addend->lane_stride];
-        if (residual) ending.residual = residual->data() + row * rows + lane;
-        if (!ending.nothing()) held->kernels().end_row(to, end - lane, &ending);
+        float* to = job.y + row * rows;
+        for (int64_t n = lane; n < end && alpha_ != 1.0f; ++n) to[n] *= alpha_;
+        for (int64_t n = lane; n < end && addend && !plain; ++n)
+          to[n] += beta_ * addend->values.data()[row * addend->row_stride + n * addend->lane_stride];
       }
+      if (residual) ending.residual = residual->data() + first * rows + lane;
+      if (!ending.nothing()) held->kernels().end_rows(&sums, &ending);
     });
     y.finish();
   }

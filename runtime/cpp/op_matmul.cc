@@ -64,11 +64,9 @@ class MatMul : public WeightOperator {
     multiply_weight(run, *held, jobs, {member.k, 1}, [&](const LinearJob& job, int64_t first, int64_t last, int64_t lane, int64_t end) {
       Ending ending = activation_.ending();
       if (bias) ending.biases = bias->data() + lane;
-      for (int64_t row = first; row < last; ++row) {
-        float* to = job.y + row * member.rows + lane;
-        if (residual) ending.residual = residual->data() + (to - y.data());
-        if (!ending.nothing()) held->kernels().end_row(to, end - lane, &ending);
-      }
+      const Sums sums = {job.y + first * member.rows + lane, last - first, end - lane, member.rows};
+      if (residual) ending.residual = residual->data() + (sums.values - y.data());
+      if (!ending.nothing()) held->kernels().end_rows(&sums, &ending);
     });
     y.finish();
   }

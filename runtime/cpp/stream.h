@@ -53,7 +53,7 @@ struct LookupPair {
   uint8_t parity[32] = {};
   bool small = true;  // every multiple has eight bits
   // By place, as in Lookup.
-  float value[32] = {};           // the multiple; with one raw bit, that of a raw part of 0
+  float value[32] = {};           // the multiple, of a raw part of 0
   uint8_t place_parity[32] = {};  // 8 where the level is odd, 128 where it is an escape
 };
 
@@ -165,14 +165,19 @@ enum ActivationKind : int {
   ACTIVATION_MUL_SIGMOID,
 };
 
-// What happens to a row of finished sums: act(value + bias + biases[i] + residual[i]).
+// Finished sums: rows of `count` values, `stride` apart.
+struct Sums {
+  float* values;
+  int64_t rows, count, stride;
+};
+
+// What happens to them: act(value + biases[i] + residual[row * stride + i]).
 struct Ending {
-  float bias;                      // of all values
-  const float *biases, *residual;  // one a value; or null
+  const float *biases, *residual;  // or null
   ActivationKind activation;
   float first, second;  // its parameters
 
-  bool nothing() const { return bias == 0.0f && !biases && !residual && activation == ACTIVATION_NONE; }
+  bool nothing() const { return !biases && !residual && activation == ACTIVATION_NONE; }
 };
 
 // y[m, lane] = scale[lane] * sum over k of x[m][k] * levels[k, lane], for the 64 lanes of a panel.
@@ -229,7 +234,6 @@ struct GruCell {
 // decode_together: TOGETHER ranges of one weight's streams, each of one panel, as many steps of all as it can: ranges become what is left.
 // transpose: to[lane * to_row + m] = from[m * 64 + lane] + bias[lane] of a panel; without bias where it is null.
 // copy_spans: to[span.to + i] = from[span.from + i * stride], for i below span.count.
-// end_row: what an Ending says, to `count` values.
 // pack_levels: 1 where a level has more than eight bits, else 0.
 #define ONNX_COMPRESS_DECLARE_KERNELS                                                                                                   \
   int decode(Stream* stream, const Group* group, const Evaluation* evaluation, const Range* range);                                     \
@@ -238,7 +242,7 @@ struct GruCell {
   void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, float* to, int64_t to_row);                            \
   void correlate(const Correlation* correlation);                                                                                       \
   void copy_spans(const float* from, const Span* spans, int64_t span_count, int64_t stride, float* to);                                 \
-  void end_row(float* values, int64_t count, const Ending* ending);                                                                     \
+  void end_rows(const Sums* sums, const Ending* ending);                                                                                \
   int pack_levels(const LevelPack* pack);                                                                                               \
   void multiply_levels(const LevelProduct* product);                                                                                    \
   void lstm_cell(const LstmCell* cell);                                                                                                 \
@@ -254,7 +258,7 @@ struct Kernels {
   void (*transpose)(const float*, int64_t, int64_t, const float*, float*, int64_t);
   void (*correlate)(const Correlation*);
   void (*copy_spans)(const float*, const Span*, int64_t, int64_t, float*);
-  void (*end_row)(float*, int64_t, const Ending*);
+  void (*end_rows)(const Sums*, const Ending*);
   int (*pack_levels)(const LevelPack*);
   void (*multiply_levels)(const LevelProduct*);
   void (*lstm_cell)(const LstmCell*);

@@ -12,21 +12,42 @@ typedef float Floats __attribute__((vector_size(VECTOR_BYTES)));
 typedef uint32_t Bits __attribute__((vector_size(VECTOR_BYTES)));
 constexpr int FLOATS = VECTOR_BYTES / 4;
 
-// The first `count` floats, zeros behind them.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// All ones in the first `count` lanes.
+inline __m256i first_lanes(int64_t count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
+
+// The first `count` floats, at most a vector, zeros behind them.
 inline Floats load_some(const float* from, int64_t count) {
   Floats floats{};
-  if (count >= FLOATS)
+  if (count >= FLOATS) {
     std::memcpy(&floats, from, sizeof floats);
-  else
-    std::memcpy(&floats, from, static_cast<size_t>(count) * sizeof(float));
+    return floats;
+  }
+#if defined(__AVX512F__)
+  return reinterpret_cast<Floats>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1u), from));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Floats>(_mm256_maskload_ps(from, first_lanes(count)));
+#else
+  for (int64_t i = 0; i < count; ++i) floats[i] = from[i];
   return floats;
+#endif
 }
 
 inline void store_some(float* to, Floats floats, int64_t count) {
-  if (count >= FLOATS)
+  if (count >= FLOATS) {
     std::memcpy(to, &floats, sizeof floats);
-  else
-    std::memcpy(to, &floats, static_cast<size_t>(count) * sizeof(float));
+    return;
+  }
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1u), reinterpret_cast<__m512>(floats));
+#elif defined(__AVX2__)
+  _mm256_maskstore_ps(to, first_lanes(count), reinterpret_cast<__m256>(floats));
+#else
+  for (int64_t i = 0; i < count; ++i) to[i] = floats[i];
+#endif
 }
 
 inline Floats all(float value) { return Floats{} + value; }
