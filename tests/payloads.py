@@ -354,6 +354,7 @@ ASSEMBLED: dict[str, Callable[[], Assembled]] = {
     "eight raw bits": lambda: _assembled(plain_view(1, 130, 7), 8, (2, 1), (2, 1), 8),
     "seven raw bits, ragged": lambda: _assembled(plain_view(3, 77, 7), 9, (3, 2), (1, 1), 7),
     "transposed, width 2": lambda: _assembled(View((3, 4, 150), (2, 1, 0), 1, 150), 10, (2, 4), (2, 1)),
+    "four chunks, the last of one row": lambda: _assembled(View((193, 3), (0, 1), 1, 193), 16, (1, 1), (1, 1)),
     "pool of 1, one lane": lambda: _pooled(1, 1),
     "pool of 9, five lanes": lambda: _pooled(9, 5),
     "pool of 30, 64 lanes": lambda: _pooled(30, 64),

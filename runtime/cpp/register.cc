@@ -144,9 +144,9 @@ std::vector<Definition> all_definitions(const Options& options) {
 // chose the same.
 std::vector<Definition>& definitions(const Options& options) {
   static std::mutex mutex;
-  static auto& kept = *new std::map<std::tuple<bool, const Kernels*>, std::vector<Definition>>;
+  static auto& kept = *new std::map<std::tuple<bool, const Kernels*, bool>, std::vector<Definition>>;
   const std::lock_guard<std::mutex> lock(mutex);
-  const auto [place, added] = kept.try_emplace({options.checksums, options.kernels});
+  const auto [place, added] = kept.try_emplace({options.checksums, options.kernels, options.dense});
   if (added) place->second = all_definitions(options);
   return place->second;
 }
@@ -176,6 +176,7 @@ Options options_of(const OrtApi* api, const OrtSessionOptions* session) {
   Options options;
   options.checksums = chosen(api, session, "onnx_compress.verify_checksums", {"0", "1"}) == 1;
   options.kernels = &kernels_named(entry(api, session, "onnx_compress.instruction_set"));
+  options.dense = chosen(api, session, "onnx_compress.residency", {"tile", "dense"}) == 1;
   return options;
 }
 
