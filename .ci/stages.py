@@ -18,7 +18,7 @@ CACHE = ROOT / ".cache"
 OLD_RUNTIMES = ("1.22.1", "1.20.1")
 OLD_PYTHONS = ((3, 11), (3, 12), (3, 13))
 """Pythons for which those runtimes have wheels."""
-WORDS_THAT_SHOW = ("SKIPPED", "passed", "decoded", "agree")
+WORDS_THAT_SHOW = ("SKIPPED", "passed", "decoded", "agree", "runs in")
 
 
 class Failure(Exception):  # noqa: N818  (what happened, not what went wrong)
@@ -57,8 +57,13 @@ def layout() -> None:
 
 
 def sanitizers() -> None:
-    """Decoder and operators under the address and undefined-behaviour sanitizers."""
+    """Decoders and operators under the address, undefined-behaviour and thread sanitizers."""
     run(sys.executable, "-m", "tests.sanitized")
+
+
+def fuzzing() -> None:
+    """A minute of libFuzzer over the header, each decoder and the operators."""
+    run(sys.executable, "-m", "tests.fuzzing")
 
 
 def tests() -> None:
@@ -103,6 +108,7 @@ STAGES: Mapping[str, Callable[[], None]] = {
     "types": types,
     "layout": layout,
     "sanitizers": sanitizers,
+    "fuzzing": fuzzing,
     "tests": tests,
     "runtimes": runtimes,
 }

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..runtime import reader
 from ..runtime.errors import CorruptionError, FormatError
-from ..runtime.form import Codebook, Dense, Form, Grid, Mapped, Member, Payload, Sparse, Symbols
+from ..runtime.form import Codebook, Dense, Form, Grid, Mapped, Member, Payload, Planes, Sparse, Symbols
 from ..runtime.header import Header
 from ..runtime.pool import symbol_tables
 from ..runtime.trellis import quantizers
@@ -218,6 +218,9 @@ def form_text(form: Form) -> str:
             return f"Mapped({form.groups} x {form.size} {form.centroids.kind} centroids{scale}, {_symbols_text(form.codes)})"
         case Sparse():
             return f"Sparse({form.values.kind} values, {_symbols_text(form.mask)})"
+        case Planes(fields=fields):
+            short = f", {fields.short} bits less in {int(fields.short_row.sum())} rows" if fields.short_row is not None else ""
+            return f"Planes({fields.planes} raw bytes, {fields.drop} zero bits{short}, {_symbols_text(form.tops)})"
         case _:
             return f"Symbols({_symbols_text(form)})"
 

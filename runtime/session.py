@@ -13,14 +13,17 @@ from .library import library_path
 FORMAT_KEY = "onnx_compress.format"
 """The metadata_props key that names the payload format of a compressed model."""
 
-FORMAT_VERSION = "0.2"
-"""Version 0, draft 2: what this package reads."""
+FORMAT_VERSION = "0.3"
+"""Version 0, draft 3: what this package reads."""
 
 CHECKSUMS_KEY = "onnx_compress.verify_checksums"
 """The session config entry that makes the operators verify every checksum when they are created: 1."""
 
 INSTRUCTION_SET_KEY = "onnx_compress.instruction_set"
 """The session config entry that names the kernels to use, for tests: avx512, avx2 or baseline."""
+
+RESIDENCY_KEY = "onnx_compress.residency"
+"""The session config entry that says where weights are: tile or dense."""
 
 REGISTERED_KEY = "onnx_compress.registered"
 """The session config entry by which `session` knows options that it has used before."""
@@ -33,6 +36,7 @@ def session(
     *,
     verify_checksums: bool = False,
     instruction_set: str | None = None,
+    residency: str | None = None,
 ) -> onnxruntime.InferenceSession:
     """A session that runs the compressed (or any other) model at `path`.
 
@@ -41,12 +45,14 @@ def session(
     `verify_checksums`: compare every checksum of the weights when the session is created.
     `instruction_set`: the kernels to use, "avx512", "avx2" or "baseline"; else the fastest that the machine has. Weights decode to the
     same bits with all of them.
+    `residency`: "tile" (default) decodes weights tile by tile whenever they are used; "dense" decodes them once, when the session is
+    created, and keeps them as floats: more memory than the original model's, for its speed. The weights are equal to the bit, outputs but for the order of sums.
 
     Raises UnsupportedVersionError where another version wrote the model, ValueError where an entry comes too late, and onnxruntime's own
     exception where the machine lacks the instruction set.
     """
     options = onnxruntime.SessionOptions() if options is None else options
-    _register(options, {CHECKSUMS_KEY: "1" if verify_checksums else None, INSTRUCTION_SET_KEY: instruction_set})
+    _register(options, {CHECKSUMS_KEY: "1" if verify_checksums else None, INSTRUCTION_SET_KEY: instruction_set, RESIDENCY_KEY: residency})
     try:
         made = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:

@@ -20,7 +20,9 @@ MOST_SYMBOLS = 65536
 SMALL: dict[str, Callable[[], bytes]] = {
     "grid": lambda: writer.write(grid(plain_view(2, 66, 3), 2.0, block=2, column=True)),
     "grid with raw bits": lambda: writer.write(grid(plain_view(1, 65, 5), 30.0, 10, kind="float32")),
-    "two chunks": lambda: writer.write(grid(plain_view(1, 130, 3), 1.0), gathered=True),
+    "four chunks, the last of one row": lambda: ASSEMBLED["four chunks, the last of one row"]().bytes(),
+    "as both matrices of an LSTM": lambda: writer.write(grid(plain_view(1, 64, 16))),
+    "as both matrices of a bidirectional GRU": lambda: writer.write(grid(plain_view(2, 24, 8))),
     "codebook": lambda: writer.write(codebook(plain_view(1, 9, 30), 20, 16, row_scale=True)),
     "trellis": lambda: writer.write(trellis(plain_view(2, 66, 4), 2.0, column=True)),
     "trellis with classes and raw bits": lambda: ASSEMBLED["trellis, width 4, few rows"]().bytes(),

@@ -1,7 +1,8 @@
-"""Decoder and operators under the address and undefined-behaviour sanitizers: `python -m tests.sanitized [FOLDER]` (default: .cache/sanitize).
+"""Decoder and operators under sanitizers: `python -m tests.sanitized [FOLDER]` (default: .cache/sanitize).
 
-Builds the library and `fuzz_decode` with sanitizers, decodes every frozen vector and thousands of mutated payloads, and runs the tests of
-the operators inside a real onnxruntime. A report of a sanitizer ends the process that made it, and this one with exit code 1.
+Address and undefined behaviour: the fuzzing harnesses on every frozen vector and thousands of mutated payloads, and the tests of the operators
+inside a real onnxruntime. Threads: a program of our own in which eight threads share each operator (the wheel of onnxruntime is not
+instrumented). A report of a sanitizer ends the process that made it, and this one with exit code 1.
 """
 
 from __future__ import annotations
@@ -11,32 +12,43 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from onnx_compress.runtime import library
 
+from tests import instruction_sets
 from tests.mutation import SMALL, mutants
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = "libonnx_compress.so"
 MUTANTS = 1000
-OPERATOR_TESTS = ("tests/test_operators.py", "tests/test_recurrent.py")
+OPERATOR_TESTS = ("tests/test_operators.py", "tests/test_residency.py", "tests/test_recurrent.py")
 
 
 def main(folder: Path) -> int:
     """Exit code: 0 where no sanitizer complained."""
-    build(folder)
-    if code := decode(folder):
-        return code
-    return operators(folder)
+    memory, threads = folder / "memory", folder / "threads"
+    build(memory, "-DONNX_COMPRESS_SANITIZE=address,undefined")
+    build(threads, "-DONNX_COMPRESS_SANITIZE=thread")
+    corpus, vectors = written(folder / "corpus", payloads()), written(folder / "vectors", [*frozen(), *(make() for make in SMALL.values())])
+    runs = [[memory / f"fuzz_{name}", corpus] for name in harnesses()] + [[threads / "threads", vectors]]
+    for command in runs:
+        if code := subprocess.run(list(map(str, command)), check=False).returncode:
+            return code
+    return operators(memory)
 
 
-def build(folder: Path) -> None:
+def harnesses() -> list[str]:
+    """The fuzzing harnesses that this machine can run."""
+    return ["header", "operators", *(f"decode_{name}" for name in instruction_sets.here())]
+
+
+def build(folder: Path, *options: str) -> None:
     """Configures and builds; says nothing unless it fails."""
     commands = [
-        [tool("cmake"), "-S", str(ROOT / "runtime/cpp"), "-B", str(folder), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", "-DONNX_COMPRESS_SANITIZE=ON"],
+        [tool("cmake"), "-S", str(ROOT / "runtime/cpp"), "-B", str(folder), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", *options],
         [tool("cmake"), "--build", str(folder), "--parallel"],
     ]
     for command in commands:
@@ -51,21 +63,24 @@ def tool(name: str) -> str:
     return str(beside) if beside.exists() else shutil.which(name) or name
 
 
+def written(path: Path, all_payloads: Iterable[bytes]) -> Path:
+    """A file of payloads as the programs read them."""
+    path.write_bytes(b"".join(struct.pack("<I", len(data)) + data for data in all_payloads))
+    return path
+
+
+def frozen() -> list[bytes]:
+    """All frozen vectors."""
+    return [path.read_bytes() for path in sorted((ROOT / "tests/vectors").glob("*.bin"))]
+
+
 def payloads() -> Iterator[bytes]:
     """All frozen vectors, and mutants of small payloads of every form, as they are and with their checksums made right."""
-    for path in sorted((ROOT / "tests/vectors").glob("*.bin")):
-        yield path.read_bytes()
+    yield from frozen()
     for name in SMALL:
         yield SMALL[name]()
         for repair in (False, True):
             yield from mutants(name, MUTANTS, repair)
-
-
-def decode(folder: Path) -> int:
-    """Runs fuzz_decode on all payloads."""
-    corpus = folder / "corpus"
-    corpus.write_bytes(b"".join(struct.pack("<I", len(data)) + data for data in payloads()))
-    return subprocess.run([str(folder / "fuzz_decode"), str(corpus)], check=False).returncode
 
 
 def operators(folder: Path) -> int:

@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "buffer.h"
 #include "format.h"
 
 namespace onnx_compress {
@@ -14,6 +15,7 @@ constexpr int64_t TILE_FLOATS = 65536, SHARED_FLOATS = TILE_FLOATS / TOGETHER;
 struct Options {
   bool checksums;          // verify all checksums when a weight is made
   const Kernels* kernels;  // never null
+  bool dense = false;      // decode once, when a weight is made, and keep its floats
 };
 
 struct Tile {
@@ -31,7 +33,8 @@ struct Tile {
 class Weight {
  public:
   // Validates; decodes nothing of a chunked payload, all of a pool ("each of its consumers decodes it when the kernel is created and keeps
-  // its own levels", 16 bits). `round_then`: a dtype that values are rounded to after their own, or 0.
+  // its own levels", 16 bits); all of any where `options` say dense, and then its bytes are not read again. `round_then`: a dtype that
+  // values are rounded to after their own, or 0.
   Weight(const uint8_t* data, uint64_t size, int64_t member, const Options& options, int round_then);
 
   const Member& member() const { return payload_.members[member_]; }
@@ -40,7 +43,7 @@ class Weight {
   // Whether values are rounded to 16 bits after the arithmetic of their form.
   bool rounds() const { return round_then_ != 0 || member().dtype == FLOAT16 || member().dtype == BFLOAT16; }
   // Whether a TileSource can multiply without making a tile: the sum of levels is scaled, so values must not be rounded one by one.
-  bool multiplies() const { return direct_ && !payload_.pooled && !rounds(); }
+  bool multiplies() const { return direct_ && !payload_.pooled && !rounds() && values_ == nullptr; }
   // Parts that can be decoded independently, and those of a batch.
   int64_t pieces() const;
   int64_t pieces_per_batch() const { return pieces() / member().batch; }
@@ -54,7 +57,11 @@ class Weight {
 
  private:
   friend class TileSource;
+  void prepare_tables();
   void prepare_direct();
+  void decode_once();
+  // Where the panel that holds this row of a batch stands among the floats of a dense weight, [panel, k, 64].
+  int64_t dense_place(int64_t batch, int64_t row) const;
   Payload payload_;
   size_t member_;
   const Kernels* kernels_;
@@ -62,7 +69,11 @@ class Weight {
   std::vector<int16_t> pooled_;    // [panel][k][lanes of the panel]: levels, or multiples where they are trellis-coded
   std::vector<LookupPair> pairs_;  // [row class, column class] of trellis-coded levels
   bool direct_ = false;            // Group::direct
+  Buffer dense_;                   // the tiles of all steps
+  const float* values_ = nullptr;  // of dense_, once they are all there
 };
+
+class PlanesSource;
 
 // Yields the tiles of one piece, groups ascending, k ascending inside a group. At its end it checks that the stream ended as it should.
 class TileSource {
@@ -79,6 +90,7 @@ class TileSource {
 
  private:
   void open_chunk();
+  void open_stream();
   void open_group();
   void load_tables();
   void load_scales(int64_t block);
@@ -104,6 +116,7 @@ class TileSource {
   Group plan_{};
   Evaluation form_{};
   std::vector<float> columns_;
+  std::shared_ptr<PlanesSource> planes_;  // of a Planes weight, in the place of all of this
 };
 
 // The table of a symbol: "map[row_class[its panel or row], column_class[its k], q]".

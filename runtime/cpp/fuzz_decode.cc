@@ -1,5 +1,5 @@
 // Harness: one decoder, ONNX_COMPRESS_FUZZ_SET, on payloads whose header's checksum has been made right and whose streams' checksums are
-// not looked at. Where it is not the baseline, both must refuse the same payloads and decode the others to the same bits.
+// not looked at. Where it is not the baseline, both must refuse the same payloads, and decode to the same bits until they do.
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -43,7 +43,7 @@ bool same(float a, float b) { return std::memcmp(&a, &b, sizeof a) == 0 || (std:
 
 void compare(const Outcome& found, const Outcome& expected) {
   bool equal = found.fault == expected.fault && found.values.size() == expected.values.size();
-  for (size_t i = 0; equal && found.fault == 0 && i < found.values.size(); ++i) equal = same(found.values[i], expected.values[i]);
+  for (size_t i = 0; equal && i < found.values.size(); ++i) equal = same(found.values[i], expected.values[i]);
   if (!equal) std::abort();
 }
 

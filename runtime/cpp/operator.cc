@@ -13,12 +13,12 @@ HeldWeight::HeldWeight(WeightPlace place, const Options& options, std::function<
 }
 
 void HeldWeight::keep_constant(const Attributes& attributes) {
-  if (const auto payload = attributes.constant(place_.input)) constant_ = make(*payload);
+  if (const auto payload = attributes.constant(place_.input)) constant_ = make(*payload, options_);
 }
 
-std::shared_ptr<const Weight> HeldWeight::make(const Tensor& payload) const {
+std::shared_ptr<const Weight> HeldWeight::make(const Tensor& payload, const Options& options) const {
   const auto bytes = static_cast<const uint8_t*>(payload.data);
-  const auto made = std::make_shared<Weight>(bytes, static_cast<uint64_t>(payload.count()), place_.member, options_, place_.to);
+  const auto made = std::make_shared<Weight>(bytes, static_cast<uint64_t>(payload.count()), place_.member, options, place_.to);
   validate_(*made);
   return made;
 }
@@ -27,7 +27,9 @@ std::shared_ptr<const Weight> HeldWeight::of(const Run& run) const {
   if (constant_) return constant_;
   const auto payload = run.input(place_.input);
   if (!payload) fail(Fault::argument, "the payload is missing");
-  return make(*payload);
+  Options options = options_;
+  options.dense = false;  // of one run only: decoding all of it first would gain nothing
+  return make(*payload, options);
 }
 
 WeightOperator::WeightOperator(const Attributes& attributes, size_t payload_input, int to, const Options& options)

@@ -30,7 +30,7 @@ class HeldWeight {
   std::shared_ptr<const Weight> of(const Run& run) const;
 
  private:
-  std::shared_ptr<const Weight> make(const Tensor& payload) const;
+  std::shared_ptr<const Weight> make(const Tensor& payload, const Options& options) const;
   WeightPlace place_;
   Options options_;
   std::function<void(const Weight&)> validate_;

@@ -130,7 +130,8 @@ std::vector<Definition> all_definitions(const Options& options) {
     all.push_back(define(Kind::gru, "CompressedGRU", gru, type, options));
   }
   // Float first: where `like` is absent, the first that fits decides.
-  for (const int type : {FLOAT, FLOAT16, BFLOAT16, UINT8, INT8, UINT16, INT16, UINT4, INT4}) {
+  for (const int type : {FLOAT, FLOAT16, BFLOAT16, UINT8, INT8, UINT16, INT16, INT32, INT64, DOUBLE, UINT32, UINT64, FLOAT8E4M3FN,
+                         FLOAT8E4M3FNUZ, FLOAT8E5M2, FLOAT8E5M2FNUZ, UINT4, INT4}) {
     all.push_back(define(Kind::decompress, "Decompress", {TYPE_UINT8, type, TYPE_UINT8}, type, options));
     for (const int index : {TYPE_INT64, TYPE_INT32})
       if (type != UINT4 && type != INT4)
@@ -143,9 +144,9 @@ std::vector<Definition> all_definitions(const Options& options) {
 // chose the same.
 std::vector<Definition>& definitions(const Options& options) {
   static std::mutex mutex;
-  static auto& kept = *new std::map<std::tuple<bool, const Kernels*>, std::vector<Definition>>;
+  static auto& kept = *new std::map<std::tuple<bool, const Kernels*, bool>, std::vector<Definition>>;
   const std::lock_guard<std::mutex> lock(mutex);
-  const auto [place, added] = kept.try_emplace({options.checksums, options.kernels});
+  const auto [place, added] = kept.try_emplace({options.checksums, options.kernels, options.dense});
   if (added) place->second = all_definitions(options);
   return place->second;
 }
@@ -175,6 +176,7 @@ Options options_of(const OrtApi* api, const OrtSessionOptions* session) {
   Options options;
   options.checksums = chosen(api, session, "onnx_compress.verify_checksums", {"0", "1"}) == 1;
   options.kernels = &kernels_named(entry(api, session, "onnx_compress.instruction_set"));
+  options.dense = chosen(api, session, "onnx_compress.residency", {"tile", "dense"}) == 1;
   return options;
 }
 
