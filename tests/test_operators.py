@@ -15,6 +15,8 @@ from onnx_compress.runtime.form import Codebook, Grid, Member, Symbols, View
 from onnx_compress.runtime.reader import read_header
 from operator_models import FLOATS, FORMS, Weight, assert_close, coded, dense, form_of, linear, model, node, run, standard, weight
 
+from tests import instruction_sets
+
 RNG = np.random.default_rng(7)
 BOTH = pytest.mark.parametrize("dtype", [np.float32, np.float16])
 
@@ -115,6 +117,23 @@ def test_activations_follow_bias_and_residual(
     plain = run(model([standard(op_type, ["x", "w"])], {"x": wide["x"]}, {"w": wide["w"]}, TensorProto.FLOAT), {"x": wide["x"]})
     bias = wide.get("bias", np.zeros(70, np.float32)).reshape((70, 1) if op_type == "Conv" else (70,))
     assert_close(found, function(plain + bias + wide.get("residual", 0)).astype(dtype))
+
+
+@pytest.mark.parametrize("instruction_set", instruction_sets.NAMES)
+@pytest.mark.parametrize(("name", "parameters", "function"), ACTIVATIONS, ids=lambda value: value if isinstance(value, str) else "")
+def test_activations_are_right_with_every_instruction_set(
+    instruction_set: str, name: str, parameters: list[float], function: Callable[[NDArray], NDArray]
+) -> None:
+    """From far below zero to far above, in rows that are no whole vectors."""
+    instruction_sets.skip_without(instruction_set)
+    made = weight(View((37, 1), (0, 1), 1, 37))
+    feeds = {"x": np.concatenate([np.linspace(-200, 200, 403), np.linspace(-1, 1, 403), [-1e30, 0, 1e-30, 1e30]]).astype(np.float32)[:, None]}
+    attributes = {"activation": name} | ({"activation_parameters": parameters} if parameters else {})
+    proto = model([node("CompressedMatMul", ["x", "w"], attributes)], feeds, {"w": made.payload}, TensorProto.FLOAT)
+    found = run(proto, feeds, config={"onnx_compress.instruction_set": instruction_set})
+    cancels = 1e-6 if "Hard" in name else 1e-35  # alpha x + beta near zero
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(found, function(feeds["x"] @ made.tensor.T).astype(np.float32), rtol=4e-7, atol=cancels)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx_compress.passes import writer
 from onnx_compress.runtime import library_path
-from onnx_compress.runtime.form import Member, View
+from onnx_compress.runtime.form import Dense, Grid, Member, Symbols, View
 from operator_models import DOMAIN, FLOATS, FORMS, assert_close, coded, form_of, weight
+
+from tests import instruction_sets
 
 GATES = {"LSTM": 4, "GRU": 3}
 OUTPUTS = {"LSTM": ("y", "y_h", "y_c"), "GRU": ("y", "y_h")}
@@ -38,6 +40,7 @@ class Case:
     dtype: type = np.float32
     outputs: Sequence[str] = ("y", "y_h", "y_c")
     threads: int = 1
+    instruction_set: str = ""
 
     @property
     def directions(self) -> int:
@@ -58,8 +61,10 @@ def feeds_of(op_type: str, case: Case) -> dict[str, NDArray]:
     return made | ({} if case.lengths is None else {"lengths": np.array(case.lengths, np.int32)})
 
 
-def run(proto: onnx.ModelProto, feeds: Mapping[str, NDArray], threads: int) -> list[NDArray]:
+def run(proto: onnx.ModelProto, feeds: Mapping[str, NDArray], threads: int, instruction_set: str = "") -> list[NDArray]:
     options = onnxruntime.SessionOptions()
+    if instruction_set:
+        options.add_session_config_entry("onnx_compress.instruction_set", instruction_set)
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
     options.register_custom_ops_library(library_path())
@@ -100,7 +105,7 @@ def pair(op_type: str, case: Case) -> Pair:
 
 def compare(op_type: str, case: Case) -> list[NDArray]:
     made = pair(op_type, case)
-    found, expected = run(made.ours, made.feeds, case.threads), run(made.plain, made.feeds, 1)
+    found, expected = run(made.ours, made.feeds, case.threads, case.instruction_set), run(made.plain, made.feeds, 1)
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert_close(one, other)
@@ -185,6 +190,33 @@ def test_no_step_and_no_sequence_give_empty_outputs(op_type: str, steps: int, ba
 def test_any_number_of_threads_gives_the_same_bits(op_type: str, direction: str, hidden: int, batch: int) -> None:
     made = [compare(op_type, Case(hidden=hidden, batch=batch, attributes={"direction": direction}, threads=threads)) for threads in (1, 2)]
     assert all(np.array_equal(one, two) for one, two in zip(*made, strict=True))
+
+
+@BOTH
+@pytest.mark.parametrize("instruction_set", instruction_sets.NAMES)
+@pytest.mark.parametrize(("hidden", "batch"), [(64, 1), (64, 7), (71, 2), (128, 30)])
+@pytest.mark.parametrize("form", ["grid", "column", "trellis"])
+def test_every_instruction_set_equals_onnxruntimes(op_type: str, instruction_set: str, hidden: int, batch: int, form: str) -> None:
+    """R as levels of eight bits (grid and trellis of 64 and 128 units), and as floats."""
+    instruction_sets.skip_without(instruction_set)
+    compare(op_type, Case(hidden=hidden, batch=batch, form=form, instruction_set=instruction_set))
+
+
+@BOTH
+def test_levels_of_more_than_eight_bits_are_multiplied_with_as_floats(op_type: str) -> None:
+    rows = GATES[op_type] * 64
+    rng = np.random.default_rng(3)
+    w = weight(View((1, rows, 5), (0, 1, 2), 1, rows))
+    levels = rng.integers(-127, 128, (1, rows, 64)).astype(np.int32)
+    scale = Dense("float32", np.full(rows, 1e-3, np.float32).view(np.uint32))
+    feeds = {"x": rng.standard_normal((4, 2, 5)).astype(np.float32)}
+    for largest in (127, 128, -128, 3000):
+        levels[0, -1, -1] = largest
+        r = coded(Member(TensorProto.FLOAT, View((1, rows, 64), (0, 1, 2), 1, rows), Grid(scale, Symbols(levels))))
+        node = helper.make_node(f"Compressed{op_type}", ["x", "w", "r"], ["y"], "layer", domain=DOMAIN, hidden_size=64)
+        plain = helper.make_node(op_type, ["x", "w", "r"], ["y"], hidden_size=64)
+        found = run(model(node, feeds, {"w": w.payload, "r": r.payload}), feeds, 1)
+        assert_close(found[0], run(model(plain, feeds, {"w": w.tensor, "r": r.tensor}), feeds, 1)[0])
 
 
 @BOTH

@@ -19,13 +19,13 @@ class NothingToDoError(Exception):
     """The quantizer found no operator that it knows."""
 
 
-def blocks(source: Path, target: Path, block: int, embeddings: bool) -> None:
-    """4-bit weights of MatMul, and of Gather where asked for, with a scale for each `block` of them. Raises NothingToDoError."""
+def blocks(source: Path, target: Path, block: int, embeddings: bool, bits: int = 4) -> None:
+    """Weights of 4 or 8 bits, of MatMul, and of Gather where asked for, with a scale for each `block` of them. Raises NothingToDoError."""
     operators = ("MatMul", "Gather") if embeddings else ("MatMul",)
     model = onnx.load(source)
     if embeddings and opset(model) < GATHER_OPSET:  # the quantizer would change the number alone
         model = onnx.version_converter.convert_version(model, GATHER_OPSET)
-    quantizer = MatMulNBitsQuantizer(model, bits=4, block_size=block, is_symmetric=True, op_types_to_quantize=operators)
+    quantizer = MatMulNBitsQuantizer(model, bits=bits, block_size=block, is_symmetric=True, op_types_to_quantize=operators)
     quantizer.process()
     model = quantizer.model.model
     made = {node.op_type for node in model.graph.node}

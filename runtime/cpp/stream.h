@@ -53,7 +53,7 @@ struct LookupPair {
   uint8_t parity[32] = {};
   bool small = true;  // every multiple has eight bits
   // By place, as in Lookup.
-  float value[32] = {};           // the multiple; with one raw bit, that of a raw part of 0
+  float value[32] = {};           // the multiple, of a raw part of 0
   uint8_t place_parity[32] = {};  // 8 where the level is odd, 128 where it is an escape
 };
 

@@ -97,7 +97,8 @@ inline Floats exponential(Floats x) {
 }
 
 // Relative error below 1.5e-7, that of the next one, too.
-inline Floats sigmoid(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
+// Below -86 it is zero, so that x sigmoid(x) is, too.
+inline Floats sigmoid(Floats x) { return x < -86.0f ? Floats{} : 1.0f / (1.0f + exponential(-x)); }
 
 // 1 - 2 / (e^2|x| + 1) with the sign of x; near zero, where that cancels, a polynomial (Cephes, tanhf).
 inline Floats hyperbolic_tangent(Floats x) {

@@ -88,14 +88,14 @@ void Weight::prepare_tables() {
   prepare_direct();
 }
 
-// Whether a class and its raw part decide a value before its scale, for every class of every table: that of a grid, unless it is
-// trellis-coded with more than one raw bit; of codebooks and integers where no level can lie outside what is legal.
+// Whether a class and its raw part decide a value before its scale, for every class of every table: that of a grid;
+// of codebooks and integers where no level can lie outside what is legal.
 void Weight::prepare_direct() {
   const Member& member = this->member();
   const Symbols& symbols = member.symbols;
   const bool grid = member.form == FORM_GRID, codebook = member.form == FORM_CODEBOOK;
   if (member.column_scale.count || (!grid && !codebook && member.form != FORM_SYMBOLS)) return;
-  if (symbols.raw_bits > (grid ? symbols.quantizers == 2 ? 1 : 8 : 0)) return;
+  if (symbols.raw_bits && !grid) return;
   const int64_t low = codebook ? 0 : integer_low(member.dtype), high = codebook ? member.codes() - 1 : integer_high(member.dtype);
   for (Lookup& table : payload_.tables)
     for (int place = 0; place < table.count; ++place) {
