@@ -69,6 +69,8 @@ def compress_command(
     effort: options.Effort = None,
     prefer: options.Prefer = "balanced",
     drop_channels: options.DropChannels = 0.0,
+    lossless: options.Lossless = False,
+    lossless_weights: options.LosslessWeights = None,
     external_data: options.ExternalData = None,
     keep_overridable: options.KeepOverridable = False,
     seed: options.Seed = 0,
@@ -99,10 +101,7 @@ def compress_command(
         threads,
         force,
         dry_run,
-        drop_channels,
-        effort,
-        table,
-        prefer,
+        *(drop_channels, effort, table, prefer, lossless, tuple(lossless_weights or ())),
     )
     _show_curve(console, source, request) if curve else _print(console, _compress(console, source, target, request), request)
 
@@ -147,6 +146,8 @@ def restore_command(
     source: options.Compressed,
     target: options.Target,
     force: options.Force = False,
+    rename_data: options.RenameData = False,
+    threads: options.Threads = 0,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -156,7 +157,7 @@ def restore_command(
     console.settle(quiet, verbose, as_json)
     from .restore import restore
 
-    report = restore(source, target, force)
+    report = restore(source, target, force, rename_data, threads)
     console.json(to_json(report))
     console.rows(summary.plain_rows(report))
 

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..passes import writer
+from ..passes.planes import write_planes
 from ..passes.technique import Technique
 from ..runtime import library
 from ..runtime.evaluate import centroid_numbers, dense_values
@@ -29,7 +30,7 @@ class Coder:
 
     def code(self, choices: Sequence[Choice]) -> tuple[Payload, ...]:
         """The payloads of all choices: small weights in pools, folded ones and each other one by itself. The same bytes for any number of threads."""
-        sharing = [choice for choice in choices if _may_share(choice.weight) and not choice.is_folded]
+        sharing = [choice for choice in choices if _may_share(choice.weight) and not choice.is_folded and not choice.is_exact_float]
         groups = [[sharing[place] for place in pool] for pool in writer.pools([choice.weight.view.size for choice in sharing])]
         pooled = {id(choice) for group in groups for choice in group}
         groups += [[choice] for choice in choices if id(choice) not in pooled]
@@ -68,6 +69,8 @@ def _renewed(payload: Payload, group: Sequence[Choice]) -> Payload:
 
 
 def _coded(group: list[Choice]) -> Payload:
+    if group[0].is_exact_float:
+        return _exact(group[0])
     taken, members = zip(*(choice.made() for choice in group), strict=True)
     return _payload(taken, members)
 
@@ -82,6 +85,14 @@ def _payload(choices: Sequence[Choice], members: Sequence[Member]) -> Payload:
     if choices[0].is_folded:
         return Payload(b"", tuple(choices), zeros, biases, Folded.of(members[0]))
     return Payload(_bytes(choices, members), tuple(choices), zeros, biases)
+
+
+def _exact(choice: Choice) -> Payload:
+    """A weight of floats that keeps every bit."""
+    weight = choice.weight
+    array = np.ascontiguousarray(weight.array())
+    pieces = write_planes(array.view(f"u{array.itemsize}"), weight.dtype, (weight.view,), any(use.kind == "Gather" for use in weight.uses))
+    return Payload(b"".join(pieces), (choice,), (float(np.mean(array == 0)),), {})
 
 
 def _bytes(choices: Sequence[Choice], members: Sequence[Member]) -> bytes:

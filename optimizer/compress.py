@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from .errors import CompressError, UsageError
 from .evidence import Evidence, observe
 from .factoring import factor
 from .files import Workspace, data_name, model_bytes
+from .lossless import compress_lossless
 from .model import Rules, find_weights, load, unwanted
 from .outcome import Contents, Setting, contents, summarize
 from .plan import Choice, Layer
@@ -43,6 +45,8 @@ def compress(source: str | Path, target: str | Path, request: Request, progress:
     """
     source, target = Path(source), Path(target)
     request.check_goal()
+    if request.lossless:
+        return compress_lossless(source, target, request, progress)
     clock = Clock(progress)
     with Workspace(source, target, request.force, request.dry_run) as work:
         with named(source):
@@ -105,11 +109,11 @@ def _save(emitted: Emitted, request: Request, work: Workspace) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A slimmed model, its weights (floats and integers) and what is left alone; `bytes` are the input's, over all files."""
+    """A slimmed model, its weights, those that keep every bit (integers, and what the user names) and what is left alone; `bytes` are the input's, over all files."""
 
     model: ir.Model
     layers: tuple[Layer, ...]
-    integers: tuple[Layer, ...]
+    exact: tuple[Layer, ...]
     left_alone: tuple[tuple[str, str, int], ...]
     untouchable: frozenset[str]
     notes: tuple[str, ...]
@@ -119,7 +123,7 @@ class Prepared:
 
     def task(self, request: Request) -> Task:
         """What is to be decided."""
-        fixed = [Choice(layer, None, "lossless", 0.0) for layer in self.integers]
+        fixed = [Choice(layer, None, "lossless", 0.0) for layer in self.exact]
         return Task(self.model, self.untouchable, fixed, self.bytes, self.target_bytes, self.data_name, request.threads or os.cpu_count() or 1)
 
     def factored(self, evidence: Evidence, request: Request) -> tuple[Prepared, bool]:
@@ -146,11 +150,11 @@ def prepare(source: Path, target: Path, request: Request) -> Prepared:
         reasons = "; ".join(sorted({reason for _, reason, _ in found.left_alone})) or "it has no large constants"
         raise UsageError(f"{source} has no weights to compress ({reasons}): nothing was written")
     layers = tuple(Layer(weight, Context(seed=request.seed)) for weight in found.weights)
-    floats = tuple(layer for layer in layers if layer.weight.is_float)
-    integers = tuple(layer for layer in layers if not layer.weight.is_float)
+    exact = tuple(layer for layer in layers if not layer.weight.is_float or any(re.search(one, layer.weight.name) for one in request.lossless_weights))
+    floats = tuple(layer for layer in layers if layer not in exact)
     size = model_bytes(source)
     target_bytes = request.target_bytes or int(size / (request.target_ratio or 1.0))
-    return Prepared(model, floats, integers, found.left_alone, untouchable, notes, size, target_bytes, data_name(target))
+    return Prepared(model, floats, exact, found.left_alone, untouchable, notes, size, target_bytes, data_name(target))
 
 
 class Clock:

@@ -34,11 +34,11 @@ class Rates:
 
 
 PRODUCTS = {
-    "matrix": Rates(140.0, 140.0),
-    "vector": Rates(140.0, 140.0),
-    "pointwise": Rates(140.0, 140.0),
-    "spatial": Rates(138.0, 138.0),
-    "depthwise": Rates(55.0, 18.0),
+    "matrix": Rates(140.0, 130.0),
+    "vector": Rates(140.0, 130.0),
+    "pointwise": Rates(130.0, 103.0),
+    "spatial": Rates(125.0, 105.0),
+    "depthwise": Rates(55.0, 16.0),
 }
 """Products a nanosecond by kind of work."""
 
@@ -57,7 +57,7 @@ POOLED, LEAST_DECODED = 40.0, 1.5
 BANDWIDTH = 25.0
 """Bytes a nanosecond that one thread reads of a weight that is in no cache, or writes."""
 
-CALL_US = Rates(2.0, 6.0)
+CALL_US = Rates(0.5, 3.0)
 """Microseconds that a node takes beside its products."""
 
 LOOKED_UP_PANELS = 2.5

@@ -73,6 +73,15 @@ KeepOverridable: TypeAlias = Annotated[
 DropChannels: TypeAlias = Annotated[
     float, typer.Option("--drop-channels", metavar="FRACTION", help="Drop the channels that matter least, such as 0.05 of them; needs --calibration.")
 ]
+Lossless: TypeAlias = Annotated[
+    bool, typer.Option("--lossless", help="Change no bit: every weight decodes to what it was, and restore gives the input back byte for byte; needs no target.")
+]
+LosslessWeights: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--lossless-weights", metavar="REGEX", help="With a target: weights whose name matches keep every bit; may be repeated.")
+]
+RenameData: TypeAlias = Annotated[
+    bool, typer.Option("--rename-data", help="Give data files new names where theirs are taken; the .onnx then differs from the original in these names.")
+]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", metavar="N", help="For whatever is random; the same seed gives the same bytes.")]
 Threads: TypeAlias = Annotated[int, typer.Option("-T", "--threads", metavar="N", help="Threads to work with; 0 takes all cores.")]
 Force: TypeAlias = Annotated[bool, typer.Option("-f", "--force", help="Replace the output where it exists.")]

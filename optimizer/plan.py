@@ -62,7 +62,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """One weight with the technique that it gets (None: integers, without loss), the family that won, the divergence predicted and the times modelled.
+    """One weight with the technique that it gets (None: without loss), the family that won, the divergence predicted and the times modelled.
 
     `instead` is taken where `technique` refuses: a step that was made finer may give levels beyond what can be coded.
     """
@@ -78,6 +78,11 @@ class Choice:
     def weight(self) -> Weight:
         """The weight."""
         return self.layer.weight
+
+    @property
+    def is_exact_float(self) -> bool:
+        """Whether this is a weight of floats that keeps every bit."""
+        return self.technique is None and self.weight.is_float
 
     @property
     def is_folded(self) -> bool:

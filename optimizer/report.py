@@ -33,7 +33,8 @@ class Request:
     """What the user asks for. The goal is a ratio or a size; or, without either, `max_divergence`: then the smallest file within it.
 
     With a target, a file whose outputs differ by more than `max_divergence` is an error. `effort` is a name of `effort.py`, by default fast without
-    calibration and balanced with it; `prefer` one of `preference.py`. `per_weight` measures the divergence of each chosen form alone. Raises UsageError where a value is out of its range.
+    calibration and balanced with it; `prefer` one of `preference.py`. `per_weight` measures the divergence of each chosen form alone.
+    `lossless` changes nothing at all, `lossless_weights` (regular expressions) keeps the bits of some weights. Raises UsageError where a value is out of its range.
     """
 
     target_ratio: float | None = None
@@ -54,6 +55,8 @@ class Request:
     effort: str | None = None
     per_weight: bool = False
     prefer: str = "balanced"
+    lossless: bool = False
+    lossless_weights: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_target()
@@ -63,7 +66,9 @@ class Request:
             raise UsageError(f"effort {self.effort!r} is not known: choose one of {', '.join(EFFORTS)}")
         if self.prefer not in PREFERENCES:
             raise UsageError(f"preference {self.prefer!r} is not known: choose one of {', '.join(PREFERENCES)}")
-        for regex in (*self.include, *self.exclude):
+        if self.lossless and (self.has_target or self.lossless_weights or self.drop_channels or self.max_divergence is not None):
+            raise UsageError("--lossless changes nothing and takes the size that comes of it: leave out targets, --drop-channels and --lossless-weights, or leave out --lossless")
+        for regex in (*self.include, *self.exclude, *self.lossless_weights):
             _check_regex(regex)
         for name, shape in self.input_shapes.items():
             if not all(size > 0 for size in shape):
@@ -94,7 +99,7 @@ class Request:
 
     def check_goal(self) -> None:
         """Raises UsageError where nothing says how small the file is to become."""
-        if not self.has_target and self.max_divergence is None:
+        if not self.has_target and self.max_divergence is None and not self.lossless:
             raise UsageError(
                 "how small? Give --target-ratio, such as 10, or --target-size, such as 500KB, or --max-divergence for the smallest file "
                 "within it; --dry-run --curve shows what there is to choose from"

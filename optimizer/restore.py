@@ -23,6 +23,7 @@ from .emit import FOLDED_KEY, FORMAT_KEY, NAMES_KEY, PACKAGE_KEY
 from .epilogues import Restoring, activated
 from .errors import CompressError, UsageError
 from .files import Workspace, load_graph, model_bytes
+from .lossless_restore import LosslessRestored, is_lossless, restore_lossless
 from .operators import DOMAIN, PAYLOAD_INPUTS, Read, reads
 from .save import IDENTITY_KEY, PROTOBUF_LIMIT_BYTES, check_identity
 
@@ -41,8 +42,10 @@ class RestoreReport:
     weights: int
 
 
-def restore(source: Path, target: Path, force: bool = False) -> RestoreReport:
-    """Writes the plain model. Raises UsageError, CompressError."""
+def restore(source: Path, target: Path, force: bool = False, rename_data: bool = False, threads: int = 0) -> RestoreReport | LosslessRestored:
+    """Writes the plain model; of a lossless file the very original, with its data files. Raises UsageError, CompressError."""
+    if is_lossless(source):
+        return restore_lossless(source, target, force, rename_data, threads)
     with Workspace(source, target, force) as work:
         model = open_compressed(source)
         count = restore_model(model, str(source))

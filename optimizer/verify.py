@@ -18,6 +18,7 @@ from ..runtime.reader import read_header
 from . import distortion
 from .calibrate import Feed, load_calibration, masked
 from .errors import CompressError, VerificationError
+from .lossless_restore import is_lossless, restore_lossless
 from .model import load
 from .operators import DOMAIN, Read, reads
 from .restore import open_compressed, restore_model
@@ -133,10 +134,13 @@ def _opened(path: Path, make: Callable[[ort.SessionOptions], ort.InferenceSessio
 
 
 def _restored_outputs(compressed: Path, feeds: Sequence[Feed], tick: Callable[[float], None]) -> list[Outputs]:
-    model = open_compressed(compressed)
-    restore_model(model, str(compressed))
     with tempfile.TemporaryDirectory(dir=compressed.parent) as folder:
         path = Path(folder) / "restored.onnx"
+        if is_lossless(compressed):
+            restore_lossless(compressed, path, False, False)
+            return run(_plain_session(path), feeds, tick)
+        model = open_compressed(compressed)
+        restore_model(model, str(compressed))
         ir.save(model, path, external_data="restored.data", size_threshold_bytes=KEPT_INLINE_BYTES)
         del model
         return run(_plain_session(path), feeds, tick)

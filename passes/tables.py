@@ -123,8 +123,8 @@ def _with_columns(weight: _Weight, raw: int, plain: Coding, options: Sequence[in
     for many in COLUMN_CLASSES:
         if many <= len(counts):
             columns = group(counts, many)
-            cells = _gathered(counts, columns)[None]
-            found.append((_coding(cells, None, columns).bits, columns))
+            cells = gathered(counts, columns)[None]
+            found.append((coding(cells, None, columns).bits, columns))
     bits, columns = min(found, key=lambda one: one[0], default=(np.inf, np.zeros(0, np.uint8)))
     if bits >= plain.bits:
         return []
@@ -139,16 +139,16 @@ def _codings(counts: NDArray[np.float64], options: Sequence[int], columns: NDArr
     for many in options:
         if many <= units:
             rows = None if many == 1 else group(counts.reshape(units, -1, classes), many)
-            codings.append(_coding(counts.sum(0)[None] if rows is None else _gathered(counts, rows), rows, columns))
+            codings.append(coding(counts.sum(0)[None] if rows is None else gathered(counts, rows), rows, columns))
     return codings
 
 
-def _gathered(counts: NDArray[np.float64], classes: NDArray[np.uint8]) -> NDArray[np.float64]:
+def gathered(counts: NDArray[np.float64], classes: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Sums of counts [units, ...] by class of the unit."""
     return np.stack([counts[classes == number].sum(0) for number in range(int(classes.max()) + 1)])
 
 
-def _coding(cells: NDArray[np.float64], rows: NDArray[np.uint8] | None, columns: NDArray[np.uint8] | None) -> Coding:
+def coding(cells: NDArray[np.float64], rows: NDArray[np.uint8] | None, columns: NDArray[np.uint8] | None) -> Coding:
     """The coding of counts [row classes, column classes, quantizers, classes]: a table for each cell, or one for both quantizers where that is cheaper."""
     numbers = np.zeros(cells.shape[:3], np.uint8)
     tables: list[Table] = []
@@ -185,7 +185,7 @@ def group(counts: NDArray[np.float64], many: int) -> NDArray[np.uint8]:
     spread = (merged * centre**2).sum(1) / merged.sum(1)
     classes = (np.argsort(np.argsort(spread, kind="stable"), kind="stable") * many // len(spread)).astype(np.uint8)
     for _ in range(ITERATIONS):
-        seen = _gathered(counts, classes) + prior
+        seen = gathered(counts, classes) + prior
         lengths = np.minimum(-np.log2(np.maximum(seen / np.maximum(seen.sum(2), 1e-9)[..., None], 1e-9)), RARE_BITS)
         costs = np.einsum("uf,cf->uc", flat, lengths.reshape(len(seen), -1))  # no BLAS: the same sums on any number of threads
         before, classes = classes, np.unique(costs.argmin(1), return_inverse=True)[1].astype(np.uint8)

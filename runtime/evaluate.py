@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .form import Codebook, Dense, Grid, Mapped, Member, Sparse, Symbols
+from .form import Codebook, Dense, Grid, Mapped, Member, Planes, Sparse, Symbols
+from .planes import words
 from .trellis import multiples
 
 LOG8_MANTISSAS = np.array(
@@ -14,6 +15,12 @@ LOG8_MANTISSAS = np.array(
     np.uint32,
 ).view(np.float32)
 """round32(2^(i/16)): one factor 1.044 between neighbours."""
+
+PLANES_DTYPES = {
+    1: np.float32, 2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16, 6: np.int32, 7: np.int64, 10: np.float16, 11: np.float64,
+    12: np.uint32, 13: np.uint64, 16: np.uint16, 17: np.uint8, 18: np.uint8, 19: np.uint8, 20: np.uint8,
+}  # fmt: skip
+"""What Planes decode to; bfloat16 and the float8 types as their bits."""
 
 INTEGER_DTYPES = {2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16, 21: np.uint8, 22: np.int8}
 
@@ -75,7 +82,9 @@ def grid_scales(grid: Grid, shape: tuple[int, int, int]) -> NDArray[np.float32]:
 
 
 def member_array(member: Member) -> NDArray:
-    """The tensor in its own dims and dtype; bfloat16 as its uint16 bits."""
+    """The tensor in its own dims and dtype; bfloat16 as its uint16 bits, a float8 as its uint8 bits."""
+    if isinstance(member.form, Planes):
+        return member.view.unsee(words(member)).view(PLANES_DTYPES[member.dtype])
     if isinstance(member.form, Symbols):
         return member.view.unsee(member.form.levels.astype(INTEGER_DTYPES[member.dtype]))
     with np.errstate(over="ignore", invalid="ignore"):  # IEEE's infinities are the format's

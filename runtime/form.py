@@ -143,7 +143,37 @@ class Sparse:
     values: Dense
 
 
-Form = Grid | Codebook | Mapped | Sparse | Symbols
+@dataclass(frozen=True, slots=True, eq=False)
+class Fields:
+    """How the bits of a value are split: symbols for the top ones, `planes` raw bytes below, `drop` zeros at the end.
+
+    `integers`: the value is `base` plus the number that the bits are, and with `delta` the sum along its row so far. Else a float, whose sign
+    stands behind its exponent. `short_row` uint8 [batch * rows]: 1 where the `short` lowest bits of the raw bytes are zero and not stored, too.
+    """
+
+    planes: int
+    drop: int = 0
+    integers: bool = False
+    delta: bool = False
+    base: int = 0
+    short: int = 0
+    short_row: NDArray[np.uint8] | None = None
+
+    def kept_bits(self, plane: int) -> int:
+        """Bits of a plane (0: the most significant) that short rows store."""
+        return max(0, min(8, 8 * (self.planes - plane) - self.short))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Planes:
+    """value = the bits of `tops` (levels without their offset), then those of `low` uint64 [batch, rows, k], as `fields` says."""
+
+    fields: Fields
+    tops: Symbols
+    low: NDArray[np.uint64]
+
+
+Form = Grid | Codebook | Mapped | Sparse | Symbols | Planes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,7 +188,7 @@ class Member:
     def symbols(self) -> Symbols:
         """The one leaf of integers in the form."""
         match self.form:
-            case Grid(levels=symbols) | Codebook(codes=symbols) | Mapped(codes=symbols) | Sparse(mask=symbols):
+            case Grid(levels=symbols) | Codebook(codes=symbols) | Mapped(codes=symbols) | Sparse(mask=symbols) | Planes(tops=symbols):
                 return symbols
             case Symbols() as symbols:
                 return symbols

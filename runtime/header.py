@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from .cursor import Cursor
 from .errors import CorruptionError, FormatError, TruncatedError, UnsupportedVersionError
-from .form import PANEL_ROWS, Member, Payload, Sparse
+from .form import PANEL_ROWS, Member, Payload, Planes, Sparse
 from .members import read_member, read_table
+from .planes import escape_bytes, low_bytes
 
 MAGIC = b"OC"
-DRAFT = 2
+DRAFT = 3
 FORMAT_VERSION = f"0.{DRAFT}"
 SYMBOLS_PER_BYTE = 65536
 LEAST_ENTRY_BYTES = 6  # of a chunk in the directory: two varints and a checksum
@@ -124,6 +125,9 @@ def _read_chunk(cursor: Cursor, member: Member, place: Chunk) -> Chunk:
     if isinstance(member.form, Sparse):
         values = cursor.varint("value_count")
         value_bytes = values * member.form.values.codes.itemsize
+    if isinstance(member.form, Planes):
+        value_bytes = low_bytes(member, place.batch * member.view.rows + place.first_row, place.groups, place.lanes)
+        escapes *= escape_bytes(member)
     size = rans_bytes + 2 * place.lanes + raw_bytes(member, place) + escapes + value_bytes
     return replace(place, rans_bytes=rans_bytes, escapes=escapes, values=values, crc=cursor.u32("chunk_crc"), size=size)
 

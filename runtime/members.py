@@ -9,11 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cursor import Cursor
-from .errors import FormatError, UnsupportedVersionError
-from .form import PROBABILITY_ONE, Codebook, Dense, Form, Grid, Mapped, Member, Sparse, Symbols, Table, View
+from .errors import FormatError
+from .form import PROBABILITY_ONE, Codebook, Dense, Fields, Form, Grid, Mapped, Member, Planes, Sparse, Symbols, Table, View
 
 FLOAT_DTYPES = (1, 10, 16)
 INTEGER_RANGES = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767), 21: (0, 15), 22: (-8, 7)}
+WIDTHS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 17: 8, 18: 8, 19: 8, 20: 8}
+"""Bits of a value, of the dtypes that Planes may have."""
+
+EXPONENT_BITS = {1: 8, 10: 5, 11: 11, 16: 8, 17: 4, 18: 4, 19: 5, 20: 5}
+"""Of the floats among them."""
+
 DENSE_KINDS = ("float32", "float16", "bfloat16", "log8")
 DENSE_CODES = (np.dtype("<u4"), np.dtype("<u2"), np.dtype("<u2"), np.dtype("u1"))
 TAG_DENSE, TAG_SPARSE, TAG_GRID, TAG_CODEBOOK, TAG_SYMBOLS, TAG_PLANES, TAG_MAPPED = range(7)
@@ -26,6 +32,7 @@ class _Scope:
     """Where a form is read, and what it belongs to; `tables` are those of the payload."""
 
     cursor: Cursor
+    dtype: int
     view: View
     tables: int
     pooled: bool
@@ -53,14 +60,15 @@ def read_table(cursor: Cursor) -> Table:
 def read_member(cursor: Cursor, tables: int, pooled: bool) -> Member:
     """A member with its form, which has no levels yet."""
     dtype = cursor.u8("a dtype")
-    if dtype not in FLOAT_DTYPES and dtype not in INTEGER_RANGES:
+    if dtype not in WIDTHS and dtype not in INTEGER_RANGES:
         raise FormatError(f"dtype {dtype} is not one that weights can have")
     view = _read_view(cursor)
-    form = _read_form(_Scope(cursor, view, tables, pooled))
-    if isinstance(form, Symbols) == (dtype in FLOAT_DTYPES):
+    form = _read_form(_Scope(cursor, dtype, view, tables, pooled))
+    legal = WIDTHS if isinstance(form, Planes) else INTEGER_RANGES if isinstance(form, Symbols) else FLOAT_DTYPES
+    if dtype not in legal:
         raise FormatError(f"form {type(form).__name__} does not fit dtype {dtype}")
-    if pooled and isinstance(form, Sparse):
-        raise FormatError("a pool holds no Sparse members")
+    if pooled and isinstance(form, Sparse | Planes):
+        raise FormatError("a pool holds no Sparse and no Planes members")
     return Member(dtype, view, form)
 
 
@@ -100,7 +108,7 @@ def _read_form(scope: _Scope) -> Form:
         kind = cursor.byte_in("Sparse kind", 0, 2)
         return Sparse(_read_leaf(scope), Dense(DENSE_KINDS[kind], np.empty(0, DENSE_CODES[kind])))
     if tag == TAG_PLANES:
-        raise UnsupportedVersionError("form Planes is reserved")
+        return _read_planes(scope)
     raise FormatError(f"tag {tag} is no form of a weight")
 
 
@@ -122,6 +130,22 @@ def _read_mapped(scope: _Scope) -> Mapped:
     scale = _read_dense(cursor, (scope.rows,), "the scale of a Mapped form") if flags & 1 else None
     row_group = _read_classes(cursor, scope.rows, groups, "a row's group") if groups > 1 else None
     return Mapped(centroids, groups, row_group, _read_leaf(scope), scale)
+
+
+def _read_planes(scope: _Scope) -> Planes:
+    cursor, width = scope.cursor, WIDTHS.get(scope.dtype, 0)
+    flags = cursor.byte_in("Planes flags", 0, 7)
+    integers = bool(flags & 1)
+    if integers == (scope.dtype in EXPONENT_BITS) or (flags & 4 and not integers):
+        raise FormatError(f"Planes flags {flags} do not fit dtype {scope.dtype}")
+    base = int.from_bytes(cursor.take(8, "a base").tobytes(), "little") if integers else 0
+    drop, planes = cursor.byte_in("dropped bits", 0, 63), cursor.byte_in("byte planes", 0, 7)
+    short = cursor.byte_in("short bits", 1, 8 * planes) if flags & 2 else 0
+    short_row = _read_classes(cursor, scope.rows, 2, "a short row") if flags & 2 else None
+    tops = _read_leaf(scope)
+    if drop + 8 * planes + tops.raw_bits >= width:
+        raise FormatError(f"{drop} + 8 x {planes} + {tops.raw_bits} bits leave none of the {width} of dtype {scope.dtype} to symbols")
+    return Planes(Fields(planes, drop, integers, bool(flags & 4), base, short, short_row), tops, np.empty((0, 0, 0), np.uint64))
 
 
 def _read_leaf(scope: _Scope, most_quantizers: int = 1) -> Symbols:

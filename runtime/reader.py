@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from . import rans
+from . import planes, rans
 from .errors import CorruptionError
-from .form import PANEL_ROWS, Codebook, Grid, Mapped, Member, Payload, Sparse
+from .form import PANEL_ROWS, Codebook, Grid, Mapped, Member, Payload, Planes, Sparse
 from .header import DRAFT, FORMAT_VERSION, Header, Pool, raw_bytes, read_header
 from .members import INTEGER_RANGES
 from .pool import decode_pool
@@ -31,6 +31,7 @@ def _decode_chunks(data: NDArray[np.uint8], header: Header) -> Payload:
     levels = np.empty(member.view.shape, np.int32)
     sparse = member.form if isinstance(member.form, Sparse) else None
     values = np.zeros(member.view.shape if sparse else 0, sparse.values.codes.dtype if sparse else np.uint8)
+    low = np.zeros(member.view.shape if isinstance(member.form, Planes) else 0, np.uint64)
     coder = rans.Coder(rans.Lookups(header.payload.tables), member.symbols)
     for number, chunk in enumerate(header.chunks):
         body = data[chunk.offset : chunk.offset + chunk.size]
@@ -38,12 +39,17 @@ def _decode_chunks(data: NDArray[np.uint8], header: Header) -> Payload:
             raise CorruptionError(f"the checksum of chunk {number} does not match: the payload was changed after it was written")
         sections = rans.Sections.split(body, (chunk.rans_bytes, 2 * chunk.lanes, raw_bytes(member, chunk), chunk.escapes))
         panel = chunk.batch * (member.view.panels // member.view.batch) + chunk.first_row // PANEL_ROWS
+        if low.size:
+            sections = replace(sections, escapes=sections.escapes.view(f"<u{planes.escape_bytes(member)}"))
         block = rans.decode_chunk(coder, sections, rans.Geometry(chunk.groups, chunk.lanes, member.view.k, panel))
         rows = slice(chunk.first_row, chunk.first_row + chunk.groups * chunk.lanes)
         levels[chunk.batch, rows] = block.reshape(-1, member.view.k)
+        if low.size:
+            first = chunk.batch * member.view.rows + chunk.first_row
+            low[chunk.batch, rows] = planes.read_low(sections.values, member, first, chunk.groups, chunk.lanes)
         if sparse:
             values[chunk.batch, rows] = _place_values(block, sections.values.view(values.dtype), number).reshape(-1, member.view.k)
-    return replace(header.payload, members=(_with_levels(member, levels, values),))
+    return replace(header.payload, members=(_with_levels(member, levels, low if low.size else values),))
 
 
 def _place_values(mask: NDArray[np.int32], codes: NDArray, number: int) -> NDArray:
@@ -67,6 +73,8 @@ def _with_levels(member: Member, levels: NDArray[np.int32], values: NDArray) -> 
             if levels.min() < 0 or levels.max() >= count:
                 raise CorruptionError(f"a code lies outside the {count} centroids")
             return replace(member, form=replace(member.form, codes=symbols))
+        case Planes() as form:
+            return replace(member, form=replace(form, tops=symbols, low=values))
         case Sparse():
             return replace(member, form=Sparse(symbols, replace(member.form.values, codes=values[levels == 1])))
         case _:

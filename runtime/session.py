@@ -13,8 +13,8 @@ from .library import library_path
 FORMAT_KEY = "onnx_compress.format"
 """The metadata_props key that names the payload format of a compressed model."""
 
-FORMAT_VERSION = "0.2"
-"""Version 0, draft 2: what this package reads."""
+FORMAT_VERSION = "0.3"
+"""Version 0, draft 3: what this package reads."""
 
 CHECKSUMS_KEY = "onnx_compress.verify_checksums"
 """The session config entry that makes the operators verify every checksum when they are created: 1."""

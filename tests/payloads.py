@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from onnx_compress.passes import writer
+from onnx_compress.passes.planes import write_planes
 from onnx_compress.runtime.form import Codebook, Dense, Form, Grid, Mapped, Member, Payload, Sparse, Symbols, Table, View
 
 from tests import assembly
@@ -368,9 +369,58 @@ ASSEMBLED: dict[str, Callable[[], Assembled]] = {
 """Payloads that the writer never makes, by name."""
 
 
+def _bits(seed: int, shape: tuple[int, ...], dtype: int) -> NDArray:
+    """Bits of normal values, of awkward ones too; for integers, of a ramp."""
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal(shape) * 0.05
+    if dtype in (6, 7, 12, 13, 3):
+        kind = {6: "<i4", 7: "<i8", 12: "<u4", 13: "<u8", 3: "i1"}[dtype]
+        array = (np.cumsum(rng.integers(0, 9, shape), axis=-1) * (dtype != 3) + rng.integers(0, 100, shape)).astype(kind)
+        return array.view(f"<u{array.itemsize}")
+    if dtype in (17, 18, 19, 20, 2):
+        return np.clip(rng.normal(70, 12, shape), 0, 255).astype(np.uint8) | (rng.integers(0, 2, shape) << 7).astype(np.uint8)
+    array = {1: lambda: values.astype("<f4").view("<u4"), 11: lambda: values.view("<u8"), 10: lambda: values.astype("<f2").view("<u2"),
+             16: lambda: (values.astype("<f4").view("<u4") >> 16).astype("<u2")}[dtype]()  # fmt: skip
+    special = {1: [0x7FC12345, 0xFF800000, 0x80000000, 1, 0x7F800001], 11: [0x7FF8000000001234, 1 << 63, 1, 0], 10: [0x7E01, 0xFC00, 0x8000, 1], 16: [0x7FC1, 0xFF80, 0x8000, 1]}
+    flat = array.reshape(-1)
+    flat[: len(special[dtype])] = special[dtype][: flat.size]
+    return array
+
+
+def _planes(dtype: int, shape: tuple[int, ...], turned: bool = False, change: Callable[[NDArray], None] | None = None, gathered: bool = False) -> bytes:
+    bits = _bits(sum(shape) + dtype, shape, dtype)
+    if change:
+        change(bits)
+    order = (*range(1, len(shape)), 0) if turned else tuple(range(len(shape)))
+    view = View(shape, order, 1, int(np.prod(shape[1:])) if turned else shape[0])
+    return b"".join(write_planes(bits, dtype, (view,), gathered))
+
+
+def _short(bits: NDArray) -> None:
+    """Two rows of three end with thirteen zeros."""
+    bits[np.arange(len(bits)) % 3 > 0] &= bits.dtype.type(0xFFFFE000)
+
+
+def _dropped(bits: NDArray) -> None:
+    bits &= bits.dtype.type(0xFFFFFC00)
+
+
+PLANES: dict[str, Callable[[], bytes]] = {
+    **{f"planes of dtype {dtype}": (lambda dtype=dtype: _planes(dtype, (70, 21))) for dtype in (1, 2, 3, 6, 7, 10, 11, 12, 13, 16, 17, 18, 19, 20)},
+    **{f"turned planes of dtype {dtype}": (lambda dtype=dtype: _planes(dtype, (9, 5, 17), True)) for dtype in (1, 10, 16, 11, 7)},
+    "planes, short rows": lambda: _planes(1, (140, 9), change=_short),
+    "planes, short rows, turned": lambda: _planes(1, (11, 67), True, _short),
+    "planes, dropped bits": lambda: _planes(1, (66, 8), change=_dropped),
+    "planes of four panels": lambda: _planes(16, (600, 230)),
+    "planes, gathered": lambda: _planes(1, (300, 12), gathered=True),
+    "planes of one value": lambda: _planes(1, (1, 1)),
+}
+
+
 def every_payload() -> dict[str, bytes]:
     """All of the above as bytes, by name; the writer's also as a Gather reads them."""
     found = {f"written: {name}": writer.write(make()) for name, make in WRITTEN.items()}
     found["gathered"] = writer.write(grid(plain_view(1, 641, 20)), gathered=True)
     found |= {f"pool: {name}": writer.write_pool(make()) for name, make in POOLS.items()}
+    found |= {f"planes: {name}": make() for name, make in PLANES.items()}
     return found | {f"assembled: {name}": make().bytes() for name, make in ASSEMBLED.items()}

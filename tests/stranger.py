@@ -22,6 +22,9 @@ FLOATS = {1: "<f4", 10: "<f2", 16: "<u2"}
 RANGES = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767), 21: (0, 15), 22: (-8, 7)}
 STORED = {2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 21: "u1", 22: "i1"}
 VALUE_BYTES = (4, 2, 2)
+WIDTH = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 17: 8, 18: 8, 19: 8, 20: 8}
+EXPONENT = {1: 8, 10: 5, 11: 11, 16: 8, 17: 4, 18: 4, 19: 5, 20: 5}
+PLANES_STORED = {**FLOATS, 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 11: "<f8", 12: "<u4", 13: "<u8", 17: "u1", 18: "u1", 19: "u1", 20: "u1"}
 NEXT = [[0, 2], [5, 7], [1, 3], [6, 4], [2, 0], [4, 6], [3, 1], [7, 5]]
 
 
@@ -120,6 +123,21 @@ class Symbols:
 
 
 @dataclass
+class Planes:
+    integers: bool
+    delta: bool
+    base: int
+    drop: int
+    count: int
+    short: int
+    short_row: list[int]
+    words: dict[tuple[int, int, int], int] = field(default_factory=dict)
+
+    def kept(self, p: int) -> int:
+        return max(0, min(8, 8 * (self.count - p) - self.short))
+
+
+@dataclass
 class Member:
     dtype: int
     dims: list[int]
@@ -132,6 +150,12 @@ class Member:
     sparse: int | None = None
     values: dict[tuple[int, int, int], float] = field(default_factory=dict)
     codes: int | None = None
+    planes: Planes | None = None
+
+    def escape_bytes(self) -> int:
+        if self.planes is None:
+            return 1
+        return 2 if WIDTH[self.dtype] - self.planes.drop - 8 * self.planes.count - self.symbols.raw_bits > 8 else 1
 
     def panels(self) -> int:
         return -(-self.rows // 64)
@@ -240,9 +264,23 @@ def read_mapped(r: Bytes, member: Member, tables: int, pool: bool) -> None:
     read_symbols(r, member, tables, pool)
 
 
+def read_planes(r: Bytes, member: Member, tables: int, pool: bool) -> None:
+    require(member.dtype in WIDTH, 1, "dtype of Planes")
+    flags = r.u8(0, 7)
+    require(bool(flags & 1) == (member.dtype not in EXPONENT) and (flags & 1 or not flags & 4), 1, "flags of Planes")
+    base = int.from_bytes(r.take(8), "little") if flags & 1 else 0
+    drop, count = r.u8(0, 63), r.u8(0, 7)
+    rows = member.batch * member.rows
+    short = r.u8(1, 8 * count) if flags & 2 else 0
+    short_row = r.codes(rows, 2) if flags & 2 else [0] * rows
+    member.planes = Planes(bool(flags & 1), bool(flags & 4), base, drop, count, short, short_row)
+    read_symbols(r, member, tables, pool)
+    require(drop + 8 * count + member.symbols.raw_bits < WIDTH[member.dtype], 1, "no bits for symbols")
+
+
 def read_member(r: Bytes, tables: int, pool: bool) -> Member:
     dtype = r.u8()
-    require(dtype in FLOATS or dtype in RANGES, 1, "dtype")
+    require(dtype in WIDTH or dtype in RANGES, 1, "dtype")
     layout = r.u8()
     rank = layout & 127
     require(rank <= 8, 1, "rank")
@@ -255,25 +293,24 @@ def read_member(r: Bytes, tables: int, pool: bool) -> Member:
     require(size % (batch * rows) == 0, 1, "batch * rows")
     member = Member(dtype, dims, permutation, batch, rows, size // (batch * rows))
     tag = r.u8()
-    require(tag != 5, 4, "reserved form")
-    require(tag in (1, 2, 3, 4, 6), 1, "form")
+    require(tag in (1, 2, 3, 4, 5, 6), 1, "form")
     if tag == 1:
         member.sparse = r.u8(0, 2)
         read_symbols(r, member, tables, pool)
     elif tag == 4:
         read_symbols(r, member, tables, pool, tagged=False)
     else:
-        {2: read_grid, 3: read_codebook, 6: read_mapped}[tag](r, member, tables, pool)
-    require((tag == 4) == (dtype in RANGES), 1, "form does not fit the dtype")
-    require(not (pool and tag == 1), 1, "Sparse in a pool")
+        {2: read_grid, 3: read_codebook, 5: read_planes, 6: read_mapped}[tag](r, member, tables, pool)
+    require(tag == 5 or (dtype in (RANGES if tag == 4 else FLOATS)), 1, "form does not fit the dtype")
+    require(not (pool and tag in (1, 5)), 1, "Sparse or Planes in a pool")
     return member
 
 
 class Stream:
     """The sections of one stream and their reading positions."""
 
-    def __init__(self, tables: list[Table], body: bytes, sizes: list[int]) -> None:
-        self.tables = tables
+    def __init__(self, tables: list[Table], body: bytes, sizes: list[int], escape_bytes: int = 1) -> None:
+        self.tables, self.escape_bytes = tables, escape_bytes
         self.rans, heads, self.raw, self.escapes, self.values = (body[sum(sizes[:i]) : sum(sizes[: i + 1])] for i in range(5))
         self.states = [heads[i] + 256 * heads[i + 1] for i in range(0, len(heads), 2)]
         require(min(self.states) >= 256, 3, "a head below 256")
@@ -302,8 +339,8 @@ class Stream:
     def class_value(self, table: Table, index: int, escape_base: int) -> int:
         if table.escape and index == len(table.frequency) - 1:
             require(self.escape_at < len(self.escapes), 3, "escapes")
-            self.escape_at += 1
-            return escape_base + self.escapes[self.escape_at - 1]
+            self.escape_at += self.escape_bytes
+            return escape_base + int.from_bytes(self.escapes[self.escape_at - self.escape_bytes : self.escape_at], "little")
         return table.first + index
 
     def planes(self, lanes: int, bits: int) -> list[int]:
@@ -315,6 +352,25 @@ class Stream:
             require(plane >> lanes == 0, 3, "unused bit")
             parts = [part | (plane >> lane & 1) << bit for lane, part in enumerate(parts)]
         return parts
+
+    def low(self, planes: Planes, rows: list[int]) -> list[int]:
+        """The numbers that the planes of one panel's step make."""
+        low = [0] * len(rows)
+        for p in range(planes.count):
+            h, part = planes.kept(p), [0] * len(rows)
+            short = [lane for lane, row in enumerate(rows) if planes.short_row[row] and h < 8]
+            for lane in range(len(rows)):
+                if lane not in short:
+                    part[lane] = self.values[self.value_at]
+                    self.value_at += 1
+            size = -(-h * len(short) // 8)
+            bits = int.from_bytes(self.values[self.value_at : self.value_at + size], "little")
+            self.value_at += size
+            require(bits >> (h * len(short)) == 0, 3, "unused bit of planes")
+            for number, lane in enumerate(short):
+                part[lane] = (bits >> (h * number) & ((1 << h) - 1)) << (8 - h)
+            low = [number << 8 | byte for number, byte in zip(low, part, strict=True)]
+        return low
 
     def end(self) -> None:
         require(all(x == 256 for x in self.states) and self.at == len(self.rans), 3, "the end")
@@ -338,6 +394,13 @@ def decode_group(stream: Stream, member: Member, batch: int, first_row: int, lan
         found = stream.step([symbols.table(b * member.panels() + o // 64, (b, o, c)) for b, o, c in places])
         classes = [stream.class_value(table, i, symbols.escape_base) for table, i in found]
         raws = [part for at in range(0, lanes, 64) for part in stream.planes(min(64, lanes - at), symbols.raw_bits)]
+        if member.planes is not None:
+            rows = [b * member.rows + o for b, o, _ in places]
+            low = [number for at in range(0, lanes, 64) for number in stream.low(member.planes, rows[at : at + 64])]
+            for place, c, b, number in zip(places, classes, raws, low, strict=True):
+                top = (c % 2**16 << symbols.raw_bits) + b
+                member.planes.words[place] = word(member, place, ((top << 8 * member.planes.count) + number) << member.planes.drop)
+            continue
         for place, c, b in zip(places, classes, raws, strict=True):
             level = (c << symbols.raw_bits) - ((1 << symbols.raw_bits) >> 1) + b
             check_level(member, level)
@@ -347,6 +410,30 @@ def decode_group(stream: Stream, member: Member, batch: int, first_row: int, lan
                 require(stream.value_at < len(stream.values), 3, "values")
                 member.values[place] = value_of(member.sparse, stream.values[stream.value_at : stream.value_at + size])
                 stream.value_at += size
+
+
+def word(member: Member, place: tuple[int, int, int], u: int) -> int:
+    planes, n = member.planes, WIDTH[member.dtype]
+    assert planes is not None
+    u %= 2**n
+    if planes.integers:
+        before = planes.words[(*place[:2], place[2] - 1)] if planes.delta and place[2] else 0
+        return (before + u + planes.base) % 2**n
+    mantissa = n - 1 - EXPONENT[member.dtype]
+    return (u >> mantissa & 1) << (n - 1) | (u >> (mantissa + 1)) << mantissa | (u & ((1 << mantissa) - 1))
+
+
+def planes_bytes(member: Member, first_row: int, groups: int, lanes: int) -> int:
+    planes = member.planes
+    if planes is None:
+        return 0
+    total = 0
+    for start in (first_row + group * lanes for group in range(groups)):
+        for at in range(0, lanes, 64):
+            flags = planes.short_row[start + at : start + min(at + 64, lanes)]
+            for h in map(planes.kept, range(planes.count)):
+                total += len(flags) if h == 8 else len(flags) - sum(flags) + -(-h * sum(flags) // 8)
+    return total * member.k
 
 
 def read_chunks(r: Bytes, member: Member) -> list[tuple[int, int, int, int, list[int], bytes]]:
@@ -360,7 +447,8 @@ def read_chunks(r: Bytes, member: Member) -> list[tuple[int, int, int, int, list
     for batch in range(member.batch):
         for first_row, lanes, g in cuts:
             rans, escapes = r.varint(), r.varint()
-            values = r.varint() * VALUE_BYTES[member.sparse] if member.sparse is not None else 0
+            escapes *= member.escape_bytes()
+            values = r.varint() * VALUE_BYTES[member.sparse] if member.sparse is not None else planes_bytes(member, batch * member.rows + first_row, g, lanes)
             panels = [min(64, lanes - at) for at in range(0, lanes, 64)]
             raw = g * member.k * sum(member.symbols.raw_bits * -(-panel // 8) for panel in panels)
             chunks.append((batch, first_row, lanes, g, [rans, 2 * lanes, raw, escapes, values], r.take(4)))
@@ -378,7 +466,7 @@ def decode_chunks(r: Bytes, member: Member, tables: list[Table], rest: bytes) ->
         body = rest[at : at + sum(sizes)]
         at += len(body)
         require(zlib.crc32(body) == int.from_bytes(crc, "little"), 3, "chunk_crc")
-        stream = Stream(tables, body, sizes)
+        stream = Stream(tables, body, sizes, member.escape_bytes())
         for group in range(groups):
             decode_group(stream, member, batch, first_row + group * lanes, lanes)
         stream.end()
@@ -415,8 +503,13 @@ def decode_pool(r: Bytes, members: list[Member], tables: list[Table], rest: byte
 
 def tensor(member: Member) -> NDArray:
     """The decoded tensor in its dims; bfloat16 as bits."""
-    viewed = np.zeros((member.batch, member.rows, member.k), FLOATS.get(member.dtype) or STORED[member.dtype])
-    for place in member.places():
+    viewed = np.zeros((member.batch, member.rows, member.k), FLOATS.get(member.dtype) or STORED.get(member.dtype))
+    if member.planes is not None:
+        bits = np.zeros(viewed.shape, f"<u{WIDTH[member.dtype] // 8}")
+        for place in member.places():
+            bits[place] = member.planes.words[place]
+        viewed = bits.view(PLANES_STORED[member.dtype])
+    for place in member.places() if member.planes is None else ():
         level = member.symbols.levels[place]
         if member.dtype in RANGES:
             viewed[place] = level
@@ -445,7 +538,7 @@ def decode_with_dtypes(data: bytes) -> list[tuple[int, NDArray]]:
     """(dtype number, tensor) of all members of a payload."""
     r = Bytes(data)
     require(r.take(2) == b"OC", 1, "magic")
-    require(r.u8() == 2, 4, "draft")
+    require(r.u8() == 3, 4, "draft")
     kind = r.u8(0, 1)
     header_bytes = int.from_bytes(r.take(4), "little")
     require(header_bytes <= len(data), 2, "header_bytes")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from onnx_compress.runtime import library
-from onnx_compress.runtime.errors import CorruptionError, FormatError, TruncatedError, UnsupportedVersionError
+from onnx_compress.runtime.errors import CorruptionError, FormatError, TruncatedError
 from onnx_compress.runtime.evaluate import member_array
 from onnx_compress.runtime.form import Codebook, Form, Grid, Mapped, Member, Payload, Sparse, Symbols, Table
 from onnx_compress.runtime.reader import read, read_header
@@ -170,7 +170,14 @@ REFUSED: dict[str, tuple[type[FormatError], bytes]] = {
     "rows that do not divide": (FormatError, grid_payload(member=bytes([1, 1, 4, 1, 3]))),
     "dtype double": (FormatError, grid_payload(member=bytes([11, 1, 1, 1, 1]))),
     "a float form in an integer dtype": (FormatError, grid_payload(member=bytes([3, 1, 1, 1, 1]))),
-    "form Planes": (UnsupportedVersionError, grid_payload(scale=bytes([5]))),
+    "Planes of integers in a float dtype": (FormatError, grid_payload(scale=bytes([5, 1, *[0] * 8, 0, 3]))),
+    "Planes with delta of floats": (FormatError, grid_payload(scale=bytes([5, 4, 0, 3]))),
+    "Planes with an unknown flag": (FormatError, grid_payload(scale=bytes([5, 8, 0, 3]))),
+    "Planes that leave no bits": (FormatError, grid_payload(scale=bytes([5, 0, 0, 4]))),
+    "Planes that drop more bits than there are": (FormatError, grid_payload(scale=bytes([5, 0, 33, 0]))),
+    "Planes with short rows and no planes": (FormatError, grid_payload(scale=bytes([5, 2, 0, 0, 1, 0]))),
+    "an unused bit of the short rows": (FormatError, grid_payload(scale=bytes([5, 2, 0, 3, 1, 2]))),
+    "short bits beyond the planes": (FormatError, grid_payload(scale=bytes([5, 2, 0, 3, 25, 0]))),
     "no groups": (FormatError, grid_payload(scale=bytes([6, 0, 0]))),
     "257 groups": (FormatError, grid_payload(scale=bytes([6, 0]) + varint(257) + dense_bytes(dense(np.ones(257))))),
     "three centroids in two groups": (FormatError, grid_payload(scale=bytes([6, 0, 2]) + dense_bytes(dense(np.ones(3))))),

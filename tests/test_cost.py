@@ -21,16 +21,17 @@ GRID = Quantize(0.5)
 
 
 def test_decoding_is_paid_once_however_many_vectors_come() -> None:
-    one, many = (times(MATRIX, (Work("matrix", count),), GRID) for count in (16, 1000))
-    assert many.fused - many.folded == pytest.approx(MATRIX.size / 9000, rel=0.1)
-    assert many.fused / many.folded < 1.1 < one.fused / one.folded
+    few, many, more = (times(MATRIX, (Work("matrix", count),), GRID) for count in (16, 1000, 2000))
+    assert few.fused > 1.3 * few.folded
+    assert many.fused < 1.15 * many.folded
+    assert 2 * many.fused - more.fused == pytest.approx(MATRIX.size / 9000, rel=0.1)
 
 
 def test_a_depthwise_filter_is_slower_fused_and_a_large_convolution_is_not_much() -> None:
     depthwise = times(View((96, 1, 3, 3), (0, 1, 2, 3), 1, 96), (Work("depthwise", 28.0**2),), GRID)
     large = times(View((256, 256, 3, 3), (0, 1, 2, 3), 1, 256), (Work("spatial", 28.0**2),), GRID)
     assert depthwise.fused > 1.5 * depthwise.folded
-    assert large.fused < 1.1 * large.folded
+    assert large.fused < 1.3 * large.folded
 
 
 def test_what_is_decompressed_costs_at_every_run_and_folded_nothing() -> None:

@@ -87,7 +87,7 @@ def test_external_data_that_is_missing_or_too_short_is_named(tmp_path: Path) -> 
 
 def test_a_compressed_file_is_refused(tmp_path: Path) -> None:
     model = plain(0)
-    helper.set_model_props(model, {"onnx_compress.format": "0.2"})
+    helper.set_model_props(model, {"onnx_compress.format": "0.3"})
     with pytest.raises(CompressError, match="compressed already"):
         load(saved(model, tmp_path))
 

@@ -39,7 +39,7 @@ def save(
     data = numpy_helper.from_array(np.frombuffer(payload, np.uint8), "payload")
     graph = helper.make_graph([node], "g", [tensor("x", x)], [tensor("y", y)], [data, *more])
     made = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("onnx_compress", 1)])
-    helper.set_model_props(made, {"onnx_compress.format": "0.2"})
+    helper.set_model_props(made, {"onnx_compress.format": "0.3"})
     onnx.save(made, path)
     return path
 

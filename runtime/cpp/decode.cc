@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "number.h"
+#include "planes.h"
 
 namespace onnx_compress {
 
@@ -25,6 +26,10 @@ void throw_fault(int fault, const std::string& where) {
 
 TileSource::TileSource(const Weight& weight, int64_t piece, float* memory)
     : weight_(weight), member_(weight.member()), piece_(piece), memory_(memory) {
+  if (member_.form == FORM_PLANES) {
+    planes_ = std::make_shared<PlanesSource>(weight, piece, memory, true);
+    return;
+  }
   batch_ = piece / weight.pieces_per_batch();
   row_ = weight.piece_row(piece);
   if (weight.payload().pooled) {
@@ -148,6 +153,7 @@ Tile TileSource::begin_tile(int64_t floats, int64_t steps) const {
 }
 
 bool TileSource::next(Tile& tile, int64_t steps) {
+  if (planes_) return planes_->next(tile, TILE_FLOATS, steps);
   if (!next_group()) return false;
   tile = begin_tile(TILE_FLOATS, steps);
   fill(tile);
@@ -156,6 +162,10 @@ bool TileSource::next(Tile& tile, int64_t steps) {
 
 bool TileSource::next_together(TileSource* const* sources, Tile* tiles) {
   bool going = true, side_by_side = true;
+  if (sources[0]->planes_) {
+    for (int i = 0; i < TOGETHER; ++i) going = sources[i]->planes_->next(tiles[i], SHARED_FLOATS, SHARED_FLOATS) && going;
+    return going;
+  }
   for (int i = 0; i < TOGETHER; ++i) {
     TileSource& source = *sources[i];
     going = source.next_group() && going;

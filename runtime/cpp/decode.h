@@ -73,6 +73,8 @@ class Weight {
   const float* values_ = nullptr;  // of dense_, once they are all there
 };
 
+class PlanesSource;
+
 // Yields the tiles of one piece, groups ascending, k ascending inside a group. At its end it checks that the stream ended as it should.
 class TileSource {
  public:
@@ -114,6 +116,7 @@ class TileSource {
   Group plan_{};
   Evaluation form_{};
   std::vector<float> columns_;
+  std::shared_ptr<PlanesSource> planes_;  // of a Planes weight, in the place of all of this
 };
 
 // The table of a symbol: "map[row_class[its panel or row], column_class[its k], q]".

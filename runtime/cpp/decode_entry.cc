@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "dispatch.h"
+#include "planes.h"
 #include "restore.h"
 
 #if defined(_WIN32)
@@ -12,10 +13,6 @@
 
 namespace onnx_compress {
 namespace {
-
-int64_t element_bytes(int dtype) {
-  return dtype == FLOAT ? 4 : dtype == FLOAT16 || dtype == BFLOAT16 || dtype == UINT16 || dtype == INT16 ? 2 : 1;
-}
 
 void decode_into(const Weight& weight, void* out, uint64_t out_bytes) {
   const Member& member = weight.member();

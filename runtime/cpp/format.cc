@@ -7,6 +7,7 @@
 #include "crc32.h"
 #include "cursor.h"
 #include "number.h"
+#include "planes.h"
 #include "sections.h"
 
 namespace onnx_compress {
@@ -31,6 +32,10 @@ void read_chunk(Cursor& cursor, Payload& payload, Chunk chunk, uint64_t& offset)
   if (member.form == FORM_SPARSE) {
     chunk.values = cursor.varint("value_count");
     value_bytes = chunk.values * (member.value_kind == DENSE_FLOAT ? 4 : 2);
+  }
+  if (member.form == FORM_PLANES) {
+    value_bytes = planes_bytes(member, chunk.batch * member.rows + chunk.first_row, chunk.groups, chunk.lanes);
+    value_bytes += chunk.escapes * static_cast<uint64_t>(escape_bytes(member) - 1);
   }
   chunk.crc = cursor.u32("chunk_crc");
   chunk.raw_bytes = raw_bytes(member, chunk);

@@ -8,7 +8,26 @@
 
 namespace onnx_compress {
 
-enum Dtype : int { FLOAT = 1, UINT8 = 2, INT8 = 3, UINT16 = 4, INT16 = 5, FLOAT16 = 10, BFLOAT16 = 16, UINT4 = 21, INT4 = 22 };
+enum Dtype : int {
+  FLOAT = 1,
+  UINT8 = 2,
+  INT8 = 3,
+  UINT16 = 4,
+  INT16 = 5,
+  INT32 = 6,
+  INT64 = 7,
+  FLOAT16 = 10,
+  DOUBLE = 11,
+  UINT32 = 12,
+  UINT64 = 13,
+  BFLOAT16 = 16,
+  FLOAT8E4M3FN = 17,
+  FLOAT8E4M3FNUZ = 18,
+  FLOAT8E5M2 = 19,
+  FLOAT8E5M2FNUZ = 20,
+  UINT4 = 21,
+  INT4 = 22
+};
 enum DenseKind : uint8_t { DENSE_FLOAT = 0, DENSE_HALF = 1, DENSE_BFLOAT = 2, DENSE_LOG8 = 3 };
 
 constexpr int64_t PANEL_ROWS = 64;
@@ -32,6 +51,14 @@ struct Symbols {
   std::vector<uint8_t> column_class;  // a column; or empty: all 0
 };
 
+// How the bits of a Planes weight are split.
+struct Split {
+  int planes = 0, drop = 0, short_bits = 0;
+  bool delta = false;
+  uint64_t base = 0;
+  std::vector<uint8_t> short_row;  // a row; or empty: none is short
+};
+
 struct Member {
   int dtype = 0;
   std::vector<int64_t> dims;
@@ -45,6 +72,7 @@ struct Member {
   int64_t groups = 1;                  // Mapped
   std::vector<uint8_t> row_group;      // Mapped: a row; or empty: all 0
   DenseKind value_kind = DENSE_FLOAT;  // Sparse
+  Split split;                         // Planes
   Symbols symbols;
 
   int64_t size() const { return batch * rows * k; }

@@ -3,6 +3,7 @@
 
 #include "cursor.h"
 #include "number.h"
+#include "planes.h"
 #include "sections.h"
 
 namespace onnx_compress {
@@ -175,13 +176,37 @@ void read_mapped(Cursor& cursor, Member& member, const Scope& scope) {
   member.symbols = read_leaf(cursor, scope);
 }
 
+// "u8 flags (bit 0: integers, bit 1: short rows, bit 2: delta, with bit 0 only), base, drop, planes, short bits, short_row, form tops"
+void read_planes(Cursor& cursor, Member& member, const Scope& scope) {
+  const int flags = cursor.byte_in("Planes flags", 0, 7), width = planes_width(member.dtype);
+  const bool integers = flags & 1;
+  if (integers == (planes_exponent(member.dtype) > 0) || (flags & 4 && !integers))
+    fail(Fault::format, "Planes flags ", flags, " do not fit dtype ", member.dtype);
+  Split& split = member.split;
+  split.delta = flags & 4;
+  if (integers) {
+    const uint8_t* base = cursor.take(8, "a base");
+    split.base = uint64_t{load32(base)} | uint64_t{load32(base + 4)} << 32;
+  }
+  split.drop = cursor.byte_in("dropped bits", 0, 63);
+  split.planes = cursor.byte_in("byte planes", 0, 7);
+  if (flags & 2) {
+    split.short_bits = cursor.byte_in("short bits", 1, static_cast<uint8_t>(8 * split.planes));
+    split.short_row = read_codes(cursor, scope.rows(), 2, "a short row");
+  }
+  member.symbols = read_leaf(cursor, scope);
+  if (split.drop + 8 * split.planes + member.symbols.raw_bits >= width)
+    fail(Fault::format, split.drop, " + 8 x ", split.planes, " + ", member.symbols.raw_bits, " bits leave none of the ", width,
+         " of dtype ", member.dtype, " to symbols");
+}
+
 void read_form(Cursor& cursor, Member& member, const Scope& scope) {
   const uint8_t tag = cursor.u8("a form's tag");
-  if (tag == TAG_PLANES) fail(Fault::version, "form ", int{tag}, " is reserved in draft ", DRAFT);
   if (tag < TAG_SPARSE || tag > TAG_MAPPED) fail(Fault::format, "tag ", int{tag}, " is no form of a weight");
   member.form = static_cast<FormKind>(tag);
   if (tag == TAG_GRID) return read_grid(cursor, member, scope);
   if (tag == TAG_CODEBOOK) return read_codebook(cursor, member, scope);
+  if (tag == TAG_PLANES) return read_planes(cursor, member, scope);
   if (tag == TAG_MAPPED) return read_mapped(cursor, member, scope);
   if (tag == TAG_SYMBOLS) {
     member.symbols = read_symbols(cursor, scope, 1);
@@ -226,13 +251,16 @@ void read_view(Cursor& cursor, Member& member) {
 Member read_member(Cursor& cursor, int tables, bool pooled) {
   Member member;
   member.dtype = cursor.u8("a dtype");
-  if (!is_float(member.dtype) && !is_integer(member.dtype))
+  if (!is_float(member.dtype) && !is_integer(member.dtype) && planes_width(member.dtype) == 0)
     fail(Fault::format, "dtype ", member.dtype, " is not one that weights can have");
   read_view(cursor, member);
   read_form(cursor, member, Scope{member, tables, pooled});
-  if (member.integer() == is_float(member.dtype))
-    fail(Fault::format, "form ", static_cast<int>(member.form), " does not fit dtype ", member.dtype);
-  if (pooled && member.form == FORM_SPARSE) fail(Fault::format, "a pool holds no Sparse members");
+  const bool fits = member.form == FORM_PLANES ? planes_width(member.dtype) > 0
+                    : member.integer()         ? is_integer(member.dtype)
+                                               : is_float(member.dtype);
+  if (!fits) fail(Fault::format, "form ", static_cast<int>(member.form), " does not fit dtype ", member.dtype);
+  if (pooled && (member.form == FORM_SPARSE || member.form == FORM_PLANES))
+    fail(Fault::format, "a pool holds no Sparse and no Planes members");
   return member;
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "operator.h"
+#include "planes.h"
 
 namespace onnx_compress {
 namespace {
@@ -62,7 +63,7 @@ class Gather : public WeightOperator {
     std::vector<std::pair<size_t, size_t>> turns;
     for (size_t i = 0, end; i < parts.size(); i = end) {
       end = std::min(parts.size(), i + TOGETHER);
-      if (end - i < TOGETHER || parts[i].groups != parts[end - 1].groups) end = i + 1;
+      if (end - i < TOGETHER || parts[i].groups != parts[end - 1].groups || member.form == FORM_PLANES) end = i + 1;
       turns.push_back({i, end});
     }
     run.parallel(static_cast<int64_t>(turns.size()), [&](int64_t turn) {
@@ -84,6 +85,7 @@ class Gather : public WeightOperator {
  private:
   // "A stream can only be read from its start", so a piece is decoded from its head to the last asked row, and no further.
   void gather_piece(const Weight& weight, Part part, void* out) const {
+    if (wants_words(weight.member(), type_)) return gather_words(weight, part, out);
     TileSource source(weight, part.piece, tile_memory());
     for (Tile tile; part.next != part.end && source.next(tile);) store_rows(tile, weight.member().k, part, out);
   }
@@ -99,6 +101,18 @@ class Gather : public WeightOperator {
     }
     for (Tile tiles[TOGETHER]; parts[0].next != parts[0].end && TileSource::next_together(sources, tiles);)
       for (int i = 0; i < TOGETHER; ++i) store_rows(tiles[i], weight.member().k, parts[i], out);
+  }
+
+  // The exact bits of a Planes weight.
+  void gather_words(const Weight& weight, Part part, void* out) const {
+    const int64_t k = weight.member().k, bytes = element_bytes(type_);
+    PlanesSource source(weight, part.piece, tile_memory(), false);
+    for (Tile tile; part.next != part.end && source.next(tile);) {
+      const Wanted* here = part.next;
+      for (; here != part.end && here->row < tile.row + tile.lanes; ++here)
+        store_lane_words(tile, here->row - tile.row, bytes, out, here->place * k + tile.first);
+      if (tile.last == k) part.next = here;
+    }
   }
 
   // The asked rows of a tile; those that are complete are done with.

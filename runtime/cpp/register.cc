@@ -130,7 +130,8 @@ std::vector<Definition> all_definitions(const Options& options) {
     all.push_back(define(Kind::gru, "CompressedGRU", gru, type, options));
   }
   // Float first: where `like` is absent, the first that fits decides.
-  for (const int type : {FLOAT, FLOAT16, BFLOAT16, UINT8, INT8, UINT16, INT16, UINT4, INT4}) {
+  for (const int type : {FLOAT, FLOAT16, BFLOAT16, UINT8, INT8, UINT16, INT16, INT32, INT64, DOUBLE, UINT32, UINT64, FLOAT8E4M3FN,
+                         FLOAT8E4M3FNUZ, FLOAT8E5M2, FLOAT8E5M2FNUZ, UINT4, INT4}) {
     all.push_back(define(Kind::decompress, "Decompress", {TYPE_UINT8, type, TYPE_UINT8}, type, options));
     for (const int index : {TYPE_INT64, TYPE_INT32})
       if (type != UINT4 && type != INT4)

@@ -1,5 +1,9 @@
 #include "restore.h"
 
+#include "planes.h"
+
+#include <algorithm>
+#include <cstring>
 #include <numeric>
 
 namespace onnx_compress {
@@ -59,9 +63,60 @@ void store_tile(const Member& member, const Places& places, const Tile& tile, in
   }
 }
 
+// The lanes of a tile are neighbours in the tensor: [k, rows] with the rows innermost.
+bool lanes_are_neighbours(const Member& member, const Places& places, const Tile& tile) {
+  const int64_t row = tile.batch * member.rows + tile.row, first = places.of(row * member.k);
+  if (places.columns().empty()) return false;
+  for (int64_t lane = 1; lane < tile.lanes; ++lane)
+    if (places.of((row + lane) * member.k) != first + lane) return false;
+  return true;
+}
+
+// The exact bits of one panel of a Planes weight, whose first row (of all batches) is `row`.
+void store_panel_words(const Member& member, const Places& places, const Tile& tile, int64_t panel, bool neighbours, uint8_t* to) {
+  const int64_t bytes = element_bytes(member.dtype), steps = tile.last - tile.first;
+  const int64_t row = tile.batch * member.rows + tile.row + panel * PANEL_ROWS,
+                lanes = std::min(PANEL_ROWS, tile.lanes - panel * PANEL_ROWS);
+  const uint8_t* from = panel_words(tile, panel, bytes);
+  const std::vector<int64_t>& columns = places.columns();
+  if (neighbours) {
+    const int64_t first = places.of(row * member.k);
+    for (int64_t step = 0; step < steps; ++step)
+      std::memcpy(to + (first + columns[static_cast<size_t>(tile.first + step)]) * bytes, from + step * PANEL_ROWS * bytes,
+                  static_cast<size_t>(lanes * bytes));
+    return;
+  }
+  if (!columns.empty() && columns.back() == member.k - 1) {  // ascending, so every step is where the one before ends
+    int64_t first[PANEL_ROWS];
+    for (int64_t lane = 0; lane < lanes; ++lane) first[lane] = (places.of((row + lane) * member.k) + tile.first) * bytes;
+    const Turn turn{from, steps, lanes, bytes, to, first};
+    tile.kernels->turn_words(&turn);
+    return;
+  }
+  for (int64_t lane = 0; lane < lanes; ++lane)
+    for (int64_t step = 0; step < steps; ++step)
+      std::memcpy(to + places.of((row + lane) * member.k + tile.first + step) * bytes, from + (step * PANEL_ROWS + lane) * bytes,
+                  static_cast<size_t>(bytes));
+}
+
+void store_words(const Member& member, const Places& places, const Tile& tile, void* out) {
+  const bool neighbours = lanes_are_neighbours(member, places, tile);
+  for (int64_t panel = 0; panel * PANEL_ROWS < tile.lanes; ++panel)
+    store_panel_words(member, places, tile, panel, neighbours, static_cast<uint8_t*>(out));
+}
+
+void restore_words(const Weight& weight, void* out, const Parallel& parallel) {
+  const Places places(weight.member());
+  parallel(weight.pieces(), [&](int64_t piece) {
+    PlanesSource source(weight, piece, tile_memory(), false);
+    for (Tile tile; source.next(tile);) store_words(weight.member(), places, tile, out);
+  });
+}
+
 }  // namespace
 
 void restore(const Weight& weight, int type, void* out, const Parallel& parallel) {
+  if (wants_words(weight.member(), type)) return restore_words(weight, out, parallel);
   const Places places(weight.member());
   parallel(weight.pieces(), [&](int64_t piece) {
     TileSource source(weight, piece, tile_memory());

@@ -6,7 +6,7 @@
 
 namespace onnx_compress {
 
-enum FormKind : int { FORM_SPARSE = 1, FORM_GRID = 2, FORM_CODEBOOK = 3, FORM_SYMBOLS = 4, FORM_MAPPED = 6 };
+enum FormKind : int { FORM_SPARSE = 1, FORM_GRID = 2, FORM_CODEBOOK = 3, FORM_SYMBOLS = 4, FORM_PLANES = 5, FORM_MAPPED = 6 };
 
 constexpr int LANES_MAX = 256;
 constexpr int TOGETHER = 4;  // streams of one panel that are decoded side by side
@@ -122,6 +122,39 @@ struct Evaluation {
   int has_scale;
   alignas(64) float scale[LANES_MAX];
   alignas(64) int32_t base[LANES_MAX];  // Mapped: the first centroid of the row's group
+};
+
+// How words are put together from symbols and raw bytes: Planes (kernel_planes.cc).
+struct PlanesPlan {
+  int width;     // bits of a word
+  int exponent;  // bits of a float's exponent, 0: integers
+  int planes, drop, short_bits;
+  int escape_bytes;
+  int delta;
+  int floats;  // a dtype: tiles of floats instead of words; 0: words
+  uint64_t base;
+  uint64_t* sums;            // a lane
+  const uint8_t* short_row;  // of the first lane, or null: no row is short
+};
+
+// Steps of a group into a tile [panels][last - first][64] of words or floats.
+struct PlanesRange {
+  int64_t first, last;
+  void* to;
+};
+
+// Bits of a byte plane (0: the most significant) that short rows store: those above the `short_bits` lowest of all planes.
+constexpr int kept_bits(int planes, int short_bits, int plane) {
+  const int kept = 8 * (planes - plane) - short_bits;
+  return kept < 0 ? 0 : kept > 8 ? 8 : kept;
+}
+
+// to[first[lane] + step] = from[step * 64 + lane], of words of `bytes` bytes; `first` is in bytes.
+struct Turn {
+  const uint8_t* from;
+  int64_t steps, lanes, bytes;
+  uint8_t* to;
+  const int64_t* first;
 };
 
 enum StreamFault : int {
@@ -244,6 +277,7 @@ struct GruCell {
 // decode_together: TOGETHER ranges of one weight's streams, each of one panel, as many steps of all as it can: ranges become what is left.
 // transpose: to[lane * to_row + m] = from[m * 64 + lane] + bias[lane] of a panel; without bias where it is null.
 // copy_spans: to[span.to + i] = from[span.from + i * stride], for i below span.count.
+// planes: a range of steps of a Planes weight; gives a StreamFault.
 // pack_levels: 1 where a level has more than eight bits, else 0.
 #define ONNX_COMPRESS_DECLARE_KERNELS                                                                                                   \
   int decode(Stream* stream, const Group* group, const Evaluation* evaluation, const Range* range);                                     \
@@ -257,7 +291,9 @@ struct GruCell {
   void multiply_levels(const LevelProduct* product);                                                                                    \
   void lstm_cell(const LstmCell* cell);                                                                                                 \
   void gru_gates(const GruGates* gates);                                                                                                \
-  void gru_cell(const GruCell* cell);
+  void gru_cell(const GruCell* cell);                                                                                                   \
+  int planes(Stream* stream, const Group* group, const PlanesPlan* split, const PlanesRange* range);                                    \
+  void turn_words(const Turn* turn);
 
 struct Kernels {
   const char* name;
@@ -274,6 +310,8 @@ struct Kernels {
   void (*lstm_cell)(const LstmCell*);
   void (*gru_gates)(const GruGates*);
   void (*gru_cell)(const GruCell*);
+  int (*planes)(Stream*, const Group*, const PlanesPlan*, const PlanesRange*);
+  void (*turn_words)(const Turn*);
 };
 
 }  // namespace onnx_compress

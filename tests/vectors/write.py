@@ -13,7 +13,7 @@ import numpy as np
 from onnx_compress.passes import writer
 
 from tests import stranger
-from tests.payloads import ASSEMBLED, POOLS, WRITTEN, codebook, grid, plain_view
+from tests.payloads import ASSEMBLED, PLANES, POOLS, WRITTEN, codebook, grid, plain_view
 from tests.vectors import FOLDER, MANIFEST
 
 CHOSEN = {
@@ -60,6 +60,7 @@ CHOSEN = {
     "integers_int16": "integers of dtype 5",
     "integers_int4": "integers of dtype 22",
 }
+TOO_LARGE = ("planes of four panels",)
 BY_HAND = {
     "hand_classes": "row and column classes",
     "hand_width2": "width 2",
@@ -78,6 +79,7 @@ def payloads() -> dict[str, bytes]:
     """The bytes of every vector by name."""
     found = {name: writer.write(WRITTEN[source]()) for name, source in CHOSEN.items()}
     found |= {name: ASSEMBLED[source]().bytes() for name, source in BY_HAND.items()}
+    found |= {name.replace(", ", "_").replace(" ", "_"): make() for name, make in PLANES.items() if name not in TOO_LARGE}
     found["grid_gathered"] = writer.write(grid(plain_view(1, 300, 8)), gathered=True)
     found["pool_forms"] = writer.write_pool(POOLS["of all forms"]())
     found["pool_rows"] = writer.write_pool(POOLS["of rows that differ"]())

@@ -1,0 +1,95 @@
+"""Large models of plausible weights, and what they cost: `python -m benchmarks.lossless.big FOLDER bf16|fp32 GIGABYTES`.
+
+Writes FOLDER/big.onnx (an embedding, then layers of two matrices, external data in one file), then compresses, restores and runs it, each in a process of its
+own whose peak memory is taken. Prints one line a step. The tests run the same with a third of a gigabyte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from onnx import TensorProto, helper
+
+WIDTH, HIDDEN, WORDS = 2048, 5632, 32000
+DTYPES = {"bf16": (TensorProto.BFLOAT16, ml_dtypes.bfloat16), "fp32": (TensorProto.FLOAT, np.float32)}
+PEAK = "import resource, sys; {}; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)"
+COMPRESS = "from onnx_compress.optimizer.lossless import compress_lossless as c; from onnx_compress.optimizer.report import Request as R; from pathlib import Path as P; r = c(P('{0}'), P('{1}'), R(lossless=True, force=True, threads={2})); print(round(r.bytes_after / r.bytes_before, 4), r.seconds)"
+RESTORE = "from onnx_compress.optimizer.lossless_restore import restore_lossless as c; from pathlib import Path as P; c(P('{0}'), P('{1}'), True, False, {2})"
+RUN = "import numpy as n; from onnx_compress.runtime import session; s = session('{0}'); print(s.run(['h1'], {{'ids': n.arange(4)[None]}})[0].shape)"
+
+
+def write(folder: Path, kind: str, size: float) -> Path:
+    """The model, of about `size` GB. Weights are normal with a spread of their own for each output, as trained ones are."""
+    dtype, numpy_type = DTYPES[kind]
+    rng, path = np.random.default_rng(0), folder / "big.onnx"
+    words = min(WORDS, int(size * 1e9 / 4 / WIDTH / np.dtype(numpy_type).itemsize))
+    tensors, nodes, offset = [], [], 0
+
+    def add(name: str, shape: tuple[int, int], file: object) -> None:
+        nonlocal offset
+        tensor = TensorProto(name=name, data_type=dtype, dims=shape, data_location=TensorProto.EXTERNAL)
+        spread = np.exp(rng.normal(-4, 0.3, shape[1])).astype(np.float32)
+        written = 0
+        for first in range(0, shape[0], 512):
+            part = rng.standard_normal((min(512, shape[0] - first), shape[1]), np.float32) * spread
+            written += file.write(part.astype(numpy_type).tobytes())  # type: ignore[attr-defined]
+        for key, value in {"location": "big.bin", "offset": str(offset), "length": str(written)}.items():
+            tensor.external_data.add(key=key, value=value)
+        offset += written
+        tensors.append(tensor)
+
+    with (folder / "big.bin").open("wb") as file:
+        add("table", (words, WIDTH), file)
+        nodes += [helper.make_node("Gather", ["table", "ids"], ["e0"]), helper.make_node("Cast", ["e0"], ["h0"], to=TensorProto.FLOAT)]
+        layer = 0
+        while offset < size * 1e9:
+            add(f"up{layer}", (WIDTH, HIDDEN), file)
+            add(f"down{layer}", (HIDDEN, WIDTH), file)
+            for one in ("up", "down"):
+                nodes.append(helper.make_node("Cast", [f"{one}{layer}"], [f"{one}{layer}f"], to=TensorProto.FLOAT))
+            nodes += [helper.make_node("MatMul", [f"h{layer}", f"up{layer}f"], [f"u{layer}"]), helper.make_node("Relu", [f"u{layer}"], [f"r{layer}"])]
+            nodes.append(helper.make_node("MatMul", [f"r{layer}", f"down{layer}f"], [f"h{layer + 1}"]))
+            layer += 1
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, "n", WIDTH]) for name in ("h1", f"h{layer}")[: 1 + (layer > 1)]]
+    graph = helper.make_graph(nodes, "big", [helper.make_tensor_value_info("ids", TensorProto.INT64, [1, "n"])], outputs, tensors)
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
+    return path
+
+
+def sha(path: Path) -> str:
+    """The sha256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def step(name: str, code: str) -> tuple[float, int]:
+    """(seconds, peak MB) of a process that runs `code`."""
+    since = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", PEAK.format(code)], check=True, capture_output=True, text=True)
+    seconds, peak = time.monotonic() - since, int(done.stderr.splitlines()[-1])
+    print(f"{name}: {seconds:.1f} s, peak {peak} MB {done.stdout.strip()}", flush=True)
+    return seconds, peak
+
+
+def measure(folder: Path, kind: str, size: float, threads: int = 0) -> dict[str, int]:
+    """Peak memory in MB of each step; raises AssertionError where what comes back is not what was given."""
+    source, target, back = write(folder, kind, size), folder / "out.onnx", folder / "back"
+    back.mkdir()
+    bytes_before = sum((folder / name).stat().st_size for name in ("big.onnx", "big.bin"))
+    print(f"{kind}: {bytes_before:,} bytes", flush=True)
+    peaks = {"compress": step("compress", COMPRESS.format(source, target, threads))[1]}
+    peaks["restore"] = step("restore", RESTORE.format(target, back / "again.onnx", threads))[1]
+    peaks["run a layer"] = step("load and run the first layer", RUN.format(target))[1]
+    assert sha(back / "again.onnx") == sha(source)
+    assert sha(back / "big.bin") == sha(folder / "big.bin")
+    return peaks
+
+
+if __name__ == "__main__":
+    measure(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]))

@@ -1,0 +1,94 @@
+"""Ours against ZipNN, zstd and xz, without loss: `python compare.py MODELS PEERS_PYTHON OUT.csv [zipnn]`.
+
+MODELS is a folder of .onnx files, PEERS_PYTHON the Python of an environment that has zipnn and zstandard (none of them is a dependency of ours). One thread
+each, on the same machine, one after the other. Sizes: the whole compressed file of ours; for the peers their tensors and the bytes of the graph around them.
+Speeds are of the tensors' bytes by processor time: coding with everything that --lossless does but the check at the end, decoding by the library's own entry.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from onnx_compress.optimizer.lossless import compress_lossless
+from onnx_compress.optimizer.lossless_restore import read_recipe
+from onnx_compress.optimizer.lossless_source import Source
+from onnx_compress.optimizer.protos import read_model
+from onnx_compress.optimizer.report import Request
+from onnx_compress.runtime import library
+
+from models import variants
+
+NAMES = {1: "float32", 10: "float16", 16: "bfloat16"}
+LEAST_VALUES = 64
+COLUMNS = ("model", "kind", "bytes", "tensor_bytes", "tool", "size", "share", "encode_mb_s", "decode_mb_s", "peak_mb")
+
+
+def main() -> None:
+    """Writes one row for each file and tool."""
+    folder, python, out = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for source in sorted(folder.glob("*.onnx")):
+            for kind, path in variants(source, Path(scratch)).items():
+                rows += [{"model": source.stem, "kind": kind} | row for row in _rows(path, Path(scratch), [python, *sys.argv[4:]])]
+                print(*(f"{row['tool']} {row['share']:.4f} in {row['encode_mb_s']:.0f} out {row['decode_mb_s']:.0f};" for row in rows if (row["model"], row["kind"]) == (source.stem, kind)), source.stem, kind, flush=True)
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()} for row in rows)
+
+
+def _rows(path: Path, scratch: Path, peers: list[str]) -> Iterator[dict[str, object]]:
+    tensors = _tensors(path)
+    size, held = path.stat().st_size, sum(raw.nbytes for _, raw in tensors)
+    ours = _ours(path, scratch)
+    npz = scratch / "tensors.npz"
+    np.savez(npz, **{f"{number}:{dtype}": raw for number, (dtype, raw) in enumerate(tensors)})
+    done = subprocess.run([peers[0], str(Path(__file__).with_name("peers.py")), str(npz), *peers[1:]], check=True, capture_output=True, text=True)
+    found = {tool: one | {"bytes": one["bytes"] + size - held} for tool, one in json.loads(done.stdout.splitlines()[-1]).items()}
+    for tool, one in ({"ours": ours} | found).items():
+        yield {
+            "bytes": size, "tensor_bytes": held, "tool": tool, "size": int(one["bytes"]), "share": one["bytes"] / size,
+            "encode_mb_s": held / one["encode"] / 1e6, "decode_mb_s": held / one["decode"] / 1e6, "peak_mb": one.get("peak", 0),
+        }  # fmt: skip
+
+
+def _tensors(path: Path) -> list[tuple[str, np.ndarray]]:
+    with Source(path) as held:
+        model = read_model(held.data)
+        found = [tensor for tensor in model.tensors() if tensor.dtype in NAMES and tensor.size >= LEAST_VALUES and held.span(tensor)]
+        return [(NAMES[tensor.dtype], held.read("", tensor.data[0], tensor.data[1] - tensor.data[0])) for tensor in found if tensor.data]
+
+
+def _ours(path: Path, scratch: Path) -> dict[str, float]:
+    target = scratch / "ours.onnx"
+    seconds = []
+    for _ in range(3):
+        since = time.process_time()
+        report = compress_lossless(path, target, Request(threads=1, force=True, external_data=False))
+        seconds.append((time.process_time() - since) * report.seconds["compressing"] / sum(report.seconds.values()))
+    recipe = read_recipe(target)
+    with Source(target) as held:
+        payloads = [held.read("", place.at, place.size) for place in recipe.payloads]
+    sizes = {one.at: one.size for file in recipe.files for one in file.segments if one.kind == 3 and one.manner == 0}
+    outs = [np.empty(sizes[number], np.uint8) for number in range(len(payloads))]
+    best = float("inf")
+    for _ in range(5):
+        since = time.process_time()
+        for payload, out in zip(payloads, outs, strict=True):
+            library.decode(payload, out, verify_checksums=False)
+        best = min(best, time.process_time() - since)
+    return {"bytes": target.stat().st_size, "encode": min(seconds), "decode": best, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+
+
+if __name__ == "__main__":
+    main()

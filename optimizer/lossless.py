@@ -1,0 +1,104 @@
+"""`--lossless`: the file's own bytes with payloads in the place of tensors, and the recipe that gives the original back, byte for byte.
+
+The model is never parsed into objects and never in memory as a whole: tensors are read, coded and written one after the other.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from .emit import FORMAT_KEY
+from .errors import CompressError, UsageError
+from .files import Workspace
+from .lossless_restore import hash_original, read_recipe
+from .lossless_source import Source
+from .lossless_tensors import Coder, Packed, Weight
+from .lossless_write import write_model
+from .protos import Model, read_model
+from .recipe import Recipe, pack
+from .report import Progress, Report, Request, WeightReport, silent
+from .save import EXTERNAL_FROM_BYTES, PROTOBUF_LIMIT_BYTES
+
+
+def compress_lossless(source: Path, target: Path, request: Request, progress: Progress = silent) -> Report:
+    """Compresses the model at `source` without changing a bit. Raises UsageError, CompressError, VerificationError."""
+    source, target = Path(source), Path(target)
+    _check(source)
+    threads, seconds, since = request.threads or os.cpu_count() or 1, {}, time.monotonic()
+    with Workspace(source, target, request.force, request.dry_run) as work, Source(source) as held:
+        progress("reading", 0.0)
+        model = read_model(held.data)
+        _refuse(source, model)
+        external = _is_external(held, model, request)
+        progress("compressing", 0.0)
+        with ThreadPoolExecutor(threads) as pool:
+            coder = Coder(held, request, pool, work.data if external else None)
+            packed = coder.pack(model, lambda done: progress("compressing", done))
+        written = write_model(held, model, packed, work.model)
+        seconds["compressing"] = time.monotonic() - since
+        progress("verifying", 0.0)
+        since = time.monotonic()
+        recipe = read_recipe(work.model)
+        hash_original(work.model, recipe, threads)
+        seconds["verifying"] = time.monotonic() - since
+        report = _report(source, target, recipe, packed, work)
+        report = replace(report, notes=written.notes + report.notes, seconds=seconds)
+        work.publish()
+    return report
+
+
+
+
+
+def _report(source: Path, target: Path, recipe: Recipe, packed: Packed, work: Workspace) -> Report:
+    after = sum(file.stat().st_size for file in (work.model, work.data) if file.exists())
+    before = sum(file.size for file in recipe.files)
+    rows = tuple(_row(weight) for weight in packed.weights)
+    record = len(pack(recipe))
+    notes = (f"restore gives the {len(recipe.files)} input file{'s' if len(recipe.files) > 1 else ''} back byte for byte; the record for that takes {record:,} bytes",)
+    graph = after - sum(row.bytes_after for row in rows)
+    return Report(
+        str(source), str(target), before, after, before / after, graph, 0.0, "exact: every weight decodes to its very bits", "the sha256 of the restored files",
+        0.0, 0.0, rows, tuple(packed.left_alone), notes, (), {},
+    )  # fmt: skip
+
+
+def _row(weight: Weight) -> WeightReport:
+    tensor = weight.item.tensor
+    operator = "CompressedGather" if weight.item.gathers else "Decompress"
+    bits = 8 * weight.bytes_after / tensor.size
+    return WeightReport(weight.name, tensor.dims, str(tensor.dtype), operator, weight.form, weight.bytes_before, weight.bytes_after, bits, 0.0, 0.0, 0.0)
+
+
+def _check(source: Path) -> None:
+    if not source.exists():
+        raise UsageError(f"{source} does not exist: check the name and the folder")
+    if not source.is_file():
+        raise UsageError(f"{source} is no file: give the name of an .onnx file")
+    if not source.stat().st_size:
+        raise CompressError(f"{source} is no ONNX model (it is empty): export or copy it again")
+
+
+def _refuse(source: Path, model: Model) -> None:
+    if FORMAT_KEY in model.metadata:
+        raise UsageError(f"{source} is compressed already: compress its original, or restore it first")
+    if not model.graphs or not model.graphs[0].outputs:
+        raise CompressError(f"{source} is no ONNX model (its graph has no outputs): export or copy it again")
+    _refuse_stray(source, model)
+
+
+def _refuse_stray(source: Path, model: Model) -> None:
+    if model.stray_external:
+        raise CompressError(f"{source} has tensors with external data in functions or attributes, which --lossless does not follow: save it with that data inside")
+
+
+def _is_external(held: Source, model: Model, request: Request) -> bool:
+    """Whether payloads go into a data file: as wanted, else for large models and those that have data files."""
+    total = sum(held.stored_bytes(tensor) for tensor in model.tensors())
+    if request.external_data is False and total >= PROTOBUF_LIMIT_BYTES:
+        raise CompressError(f"{total:,} bytes of weights may not fit into one .onnx file (protobuf ends at 2 GB): leave out --inline-data")
+    return total >= EXTERNAL_FROM_BYTES if request.external_data is None else request.external_data

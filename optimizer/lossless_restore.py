@@ -1,0 +1,211 @@
+"""Restores a lossless file: its original, byte for byte, checked by the sha256 that was recorded before anything gets its name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runtime import library
+from ..runtime.errors import FormatError
+from ..runtime.header import FORMAT_VERSION, read_header
+from ..runtime.members import WIDTHS
+from . import wire
+from .emit import FORMAT_KEY, PACKAGE_KEY
+from .errors import CompressError, UsageError
+from .files import data_name
+from .lossless_source import Source, widened
+from .protos import TENSOR_EXTERNAL, Model, Tensor, read_model
+from .recipe import COPY_DATA, LITERAL, RECIPE_KEY, TENSOR, TRANSPOSED, WIDENED, Original, Recipe, Segment, unpack
+from .splice import Edit, spans, with_lengths
+from .wire import Data, Field
+
+AHEAD_BYTES = 64 << 20
+"""Decoded tensors that wait to be written, beside the one that is next."""
+
+Sink = Callable[[bytes | memoryview], object]
+
+
+def recipe_of(model: Model, path: Path) -> Recipe | None:
+    """The recipe in a model, None where it was not compressed losslessly. Raises CompressError."""
+    if RECIPE_KEY not in model.metadata:
+        return None
+    if (written := model.metadata.get(FORMAT_KEY)) != FORMAT_VERSION:
+        remedy = model.metadata.get(PACKAGE_KEY, "install the onnx-compress that wrote it")
+        raise CompressError(f"{path} has payload format {written}, this version reads {FORMAT_VERSION} only: {remedy}")
+    return unpack(model.metadata[RECIPE_KEY])
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe of a lossless file. Raises UsageError, CompressError."""
+    with Source(path) as held:
+        recipe = recipe_of(read_model(held.data), path)
+    if recipe is None:
+        raise UsageError(f"{path} was not written by onnx-compress --lossless: it has no record of its original")
+    return recipe
+
+
+def is_lossless(path: Path) -> bool:
+    """Whether a file says that it was compressed losslessly; false for what is no model at all."""
+    try:
+        with Source(path) as held:
+            return RECIPE_KEY in read_model(held.data).metadata
+    except (CompressError, OSError, ValueError):
+        return False
+
+
+def hash_original(path: Path, recipe: Recipe, threads: int) -> None:
+    """Decodes everything and compares it with the recorded sha256, writing nothing. Raises CompressError."""
+    with Source(path) as held:
+        for file in recipe.files:
+            _put_together(held, recipe, file, threads, lambda _: None)
+
+
+def _put_together(held: Source, recipe: Recipe, file: Original, threads: int, sink: Sink) -> None:
+    """Gives the bytes of an original file to `sink`, piece by piece. Raises CompressError where they are not those that were recorded."""
+    digest, size = hashlib.sha256(), 0
+    where = f"{held.path}: {file.name or 'the model'}"
+    try:
+        for piece in _pieces(held, recipe, file, threads):
+            digest.update(piece)
+            size += len(piece)
+            if size > file.size:
+                break
+            sink(piece)
+    except (FormatError, ValueError, IndexError, OverflowError) as error:
+        raise CompressError(f"{where} cannot be restored ({error}): the file is damaged, copy it again") from error
+    if size != file.size or digest.digest() != file.sha256:
+        raise CompressError(f"{where} cannot be restored: what it decodes to is not what was compressed (the checksum differs), so the file is damaged; copy it again")
+
+
+def _pieces(held: Source, recipe: Recipe, file: Original, threads: int) -> Iterator[bytes | memoryview]:
+    """The bytes of an original file; tensors are decoded ahead, by `threads` threads."""
+    pool = ThreadPoolExecutor(threads)
+    try:
+        tensors = deque(one for one in file.segments if one.kind == TENSOR)
+        ahead: deque[tuple[Segment, Future[NDArray[np.uint8]]]] = deque()
+        for segment in file.segments:
+            while tensors and (not ahead or sum(one.size for one, _ in ahead) + tensors[0].size <= AHEAD_BYTES):
+                ahead.append((tensors[0], pool.submit(_decode, held, recipe, tensors.popleft())))
+            if segment.kind == TENSOR:
+                yield ahead.popleft()[1].result().data
+            elif segment.kind == LITERAL:
+                yield recipe.literals[segment.at : segment.at + segment.size]
+            else:
+                yield from held.blocks(data_of(held, segment.kind == COPY_DATA), segment.at, segment.at + segment.size)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def data_of(held: Source, external: bool) -> str:
+    """The file that holds something: the data file beside the model, or the model."""
+    return data_name(held.path) if external else ""
+
+
+def _decode(held: Source, recipe: Recipe, segment: Segment) -> NDArray[np.uint8]:
+    """A tensor's bytes."""
+    place = recipe.payloads[segment.at]
+    payload = held.read(data_of(held, place.external), place.at, place.size)
+    member = read_header(payload).payload.members[0]
+    width = WIDTHS.get(member.dtype, 4)
+    stored = member.view.size * width // 8 if width >= 8 else (member.view.size + 1) // 2
+    if stored != segment.size // (2 if segment.manner == WIDENED else 1):
+        raise FormatError(f"a tensor has {stored} bytes, its place {segment.size}")
+    out: NDArray[np.uint8] = library.decode(payload, np.empty(stored, np.uint8), verify_checksums=False)
+    if segment.manner == TRANSPOSED:
+        return np.ascontiguousarray(out.view(f"u{width // 8}").reshape(member.view.dims).T).view(np.uint8).reshape(-1)
+    return widened(out, member.dtype) if segment.manner == WIDENED else out
+
+
+@dataclass(frozen=True, slots=True)
+class LosslessRestored:
+    """What was restored: the files, their bytes and those of the compressed model."""
+
+    source: str
+    target: str
+    files: tuple[str, ...]
+    bytes_before: int
+    bytes_after: int
+    sha256: str
+    note: str
+
+
+def restore_lossless(source: Path, target: Path, force: bool, rename_data: bool, threads: int = 0) -> LosslessRestored:
+    """Writes the original files; the model as `target`, its data files beside it under their own names. Raises UsageError, CompressError."""
+    recipe = read_recipe(source)
+    names = [file.name for file in recipe.files[1:]]
+    renamed = {name: f"{target.name}.{number}.data" for number, name in enumerate(names)} if rename_data else {}
+    places = [target, *(target.parent / renamed.get(name, name) for name in names)]
+    _check_places(source, target, places, force, names)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".tmp", dir=target.parent))
+    try:
+        written = [folder / str(number) for number in range(len(places))]
+        with Source(source) as held, ExitStack() as files:
+            for file, path in zip(recipe.files, written, strict=True):
+                opened = files.enter_context(path.open("wb"))
+                _put_together(held, recipe, file, threads or os.cpu_count() or 1, opened.write)
+                opened.flush()
+                os.fsync(opened.fileno())
+            before = held.size() + (held.size(data_name(source)) if any(place.external for place in recipe.payloads) else 0)
+        if renamed:
+            _rename_locations(written[0], renamed)
+        for path, place in reversed(list(zip(written, places, strict=True))):  # the model last
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    note = "the data files have new names, so the .onnx differs from the original in these names alone" if renamed else ""
+    after = sum(file.size for file in recipe.files)
+    return LosslessRestored(str(source), str(target), tuple(map(str, places)), before, after, "" if renamed else recipe.files[0].sha256.hex(), note)
+
+
+def _check_places(source: Path, target: Path, places: list[Path], force: bool, names: list[str]) -> None:
+    """Refuses names that are taken, or lie outside of the target's folder."""
+    if not target.parent.is_dir():
+        raise UsageError(f"the folder {target.parent} of the output does not exist: create it first, or write elsewhere")
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise CompressError(f"{source} would restore a data file to {name!r}, outside of the target's folder: use --rename-data")
+    inputs = [file for file in (source, source.with_name(data_name(source))) if file.exists()]
+    for place in places:
+        if place.exists() and any(place.samefile(file) for file in inputs):
+            raise UsageError(f"{place} is a file of the input itself, which is never changed: write to another folder")
+        if os.path.lexists(place) and not (force and place.is_file()):
+            remedy = "give another name for the output, or -f to replace it" if place == target else "write to another folder, or --rename-data"
+            raise UsageError(f"{place} exists already: {remedy}")
+
+
+def _rename_locations(path: Path, renamed: dict[str, str]) -> None:
+    """Lets the tensors of a restored model refer to data files by their new names."""
+    with Source(path) as held:
+        model = read_model(held.data)
+        edits = [edit for tensor, around in model.placed_tensors() for edit in _location_edits(held.data, tensor, around, renamed)]
+        out = path.with_suffix(".renamed")
+        with out.open("wb") as file:
+            for span in spans(with_lengths(held.data, edits), len(held.data)):
+                if isinstance(span, Edit):
+                    file.writelines(one for one in span.new if isinstance(one, bytes))
+                else:
+                    file.writelines(held.blocks("", *span))
+    out.replace(path)
+
+
+def _location_edits(data: Data, tensor: Tensor, around: tuple[Field, ...], renamed: dict[str, str]) -> Iterator[Edit]:
+    """The value of the entry `location` of an external tensor."""
+    for entry in wire.fields(data, tensor.place.body, tensor.place.end):
+        if entry.number != TENSOR_EXTERNAL:
+            continue
+        parts = {one.number: one for one in wire.fields(data, entry.body, entry.end)}
+        if 1 in parts and 2 in parts and wire.text(data, parts[1]) == "location" and (new := renamed.get(wire.text(data, parts[2]))):
+            value = parts[2]
+            yield Edit(value.start, value.end, (wire.block(2, new),), (*around, tensor.place, entry))

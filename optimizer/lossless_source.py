@@ -1,0 +1,112 @@
+"""The original files of a lossless compression, open: bytes are read where they are, in blocks (for `lossless`)."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import exact
+from .errors import CompressError
+from .protos import Model, Tensor
+
+FLOAT, FLOAT16, BFLOAT16 = 1, 10, 16
+READ_BYTES = 8 << 20
+
+
+class Source:
+    """The original files, open: `with Source(path) as held`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Self:
+        try:
+            self._file = self.path.open("rb")
+        except OSError as error:
+            raise CompressError(f"{self.path} cannot be read ({error.strerror or error}): check its permissions") from None
+        self.data = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._others: dict[str, int] = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.data.close()
+        self._file.close()
+        for number in self._others.values():
+            os.close(number)
+
+    def _number(self, location: str) -> int:
+        if not location:
+            return self._file.fileno()
+        if location not in self._others:
+            try:
+                self._others[location] = os.open(self.path.parent / location, os.O_RDONLY)
+            except OSError:
+                raise CompressError(
+                    f"the data file {self.path.parent / location} of {self.path} is missing or cannot be read: put it where the model refers to, under that name"
+                ) from None
+        return self._others[location]
+
+    def size(self, location: str = "") -> int:
+        """Bytes of the model, or of a data file."""
+        return os.fstat(self._number(location)).st_size
+
+    def read(self, location: str, start: int, size: int) -> NDArray[np.uint8]:
+        """Bytes of the model, or of a data file. Raises CompressError."""
+        out = np.empty(size, np.uint8)
+        view, at = out.data, 0
+        while at < size:
+            got = os.preadv(self._number(location), [view[at:]], start + at)
+            if got == 0:
+                raise CompressError(f"{self.path.parent / location if location else self.path} ends too early: it is only a part of a file, copy it again")
+            at += got
+        return out
+
+    def blocks(self, location: str, start: int, end: int) -> Iterator[memoryview]:
+        """The same in blocks."""
+        for at in range(start, end, READ_BYTES):
+            yield self.read(location, at, min(READ_BYTES, end - at)).data
+
+    def span(self, tensor: Tensor) -> tuple[str, int, int] | None:
+        """Where a tensor's values are: (file, start, end)."""
+        if tensor.data is not None:
+            return "", *tensor.data
+        if tensor.external is None:
+            return None
+        location, start, length = tensor.external
+        length = exact.stored_bytes(tensor.dtype, tensor.size) if length < 0 and exact.is_known(tensor.dtype) else length
+        return location, start, start + max(length, 0)
+
+    def stored_bytes(self, tensor: Tensor) -> int:
+        """Bytes of a tensor's values."""
+        span = self.span(tensor)
+        return 0 if span is None else span[2] - span[1]
+
+
+def widened(raw: NDArray[np.uint8], dtype: int) -> NDArray[np.uint8]:
+    """The bytes of 16-bit floats as float32."""
+    if dtype == BFLOAT16:
+        return (raw.view("<u2").astype("<u4") << 16).view(np.uint8)
+    return raw.view("<f2").astype("<f4").view(np.uint8)
+
+
+def gaps(held: Source, model: Model) -> list[tuple[str, int, int]]:
+    """The stretches of the data files that no tensor refers to, as (file, start, end). Raises CompressError where tensors overlap."""
+    spans = sorted({span for tensor in model.tensors() if tensor.external is not None and (span := held.span(tensor)) is not None and span[2] > span[1]})
+    found = []
+    for location in sorted({span[0] for span in spans}):
+        at = 0
+        for _, start, end in (span for span in spans if span[0] == location):
+            if start < at:
+                raise CompressError(f"tensors overlap in the data file {location} at byte {start}: save the model again with onnx.save")
+            if start > at:
+                found.append((location, at, start))
+            at = end
+        if at < held.size(location):
+            found.append((location, at, held.size(location)))
+    return found

@@ -1,0 +1,269 @@
+"""Which tensors of a file are coded, each in its smallest exact form; duplicates once (for `lossless`)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import exact
+from .lossless_source import BFLOAT16, FLOAT, FLOAT16, Source, gaps, widened
+from .protos import Model, Node, Tensor, attribute_int
+from .recipe import PLAIN, TRANSPOSED, WIDENED, Place
+from .report import Request
+from .save import ALIGNMENT, IDENTITY_BYTES, MAGIC
+from .wire import Data
+
+OVERHEAD_BYTES = 90
+"""What a payload costs beside its own bytes: a node, an initializer, and its part of the record."""
+
+LARGE_BYTES = 32 << 20
+"""Tensors from here on are coded one at a time, their chunks side by side; smaller ones side by side."""
+
+INLINE_BELOW = 4096
+"""Payloads below this stay in the model even where the others are beside it."""
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A tensor that may be coded: an initializer (its graph's number), or what the Constant `node` gives."""
+
+    graph: int
+    tensor: Tensor
+    name: str
+    node: Node | None
+    gathers: tuple[Node, ...] = ()
+    whole: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A tensor that was coded: payload `number`, read in a manner of `recipe`."""
+
+    item: Item
+    number: int
+    manner: int
+    form: str
+    bytes_before: int
+    bytes_after: int
+
+    @property
+    def name(self) -> str:
+        """Its name in the graph."""
+        return self.item.name
+
+
+@dataclass(slots=True)
+class Packed:
+    """All that was coded: `pieces` of payloads that go into the model by number, `places` of those in the data file."""
+
+    weights: list[Weight] = field(default_factory=list)
+    left_alone: list[tuple[str, str, int]] = field(default_factory=list)
+    pieces: dict[int, list[bytes]] = field(default_factory=dict)
+    places: dict[int, Place] = field(default_factory=dict)
+    kept: dict[tuple[str, int, int], Place] = field(default_factory=dict)
+    data_name: str = ""
+    identity: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What coding a tensor gave: a form, or nothing; the digest of its bytes, and of tensors that it could serve as well, in which manner."""
+
+    found: exact.Exact | None
+    digest: bytes
+    twins: tuple[tuple[bytes, int], ...]
+
+
+class Coder:
+    """Codes the tensors of a model, in order; payloads go into `data` where there is such a file."""
+
+    def __init__(self, held: Source, request: Request, pool: ThreadPoolExecutor, data: Path | None) -> None:
+        self._held, self._request, self._pool, self._path = held, request, pool, data
+        self._packed = Packed(data_name=data.name if data else "")
+        self._at, self._hash = 0, hashlib.sha256()
+        self._known: dict[bytes, tuple[int, int]] = {}
+        self._gatherable: list[bool] = []
+        self._shapes: Counter[tuple[int, tuple[int, ...]]] = Counter()
+
+    def pack(self, model: Model, tick: Callable[[float], None]) -> Packed:
+        """Everything that is smaller coded."""
+        items = sorted(self._items(model), key=lambda item: not item.gathers)  # a payload that a Gather can read serves its duplicates, too
+        self._shapes = Counter((item.tensor.dtype, item.tensor.dims) for item in items)
+        total, done = sum(self._held.stored_bytes(item.tensor) for item in items) or 1, 0
+        file = self._path.open("wb") if self._path else None
+        try:
+            if file:
+                self._at = file.write(b"\0" * IDENTITY_BYTES)
+            for item, made in self._made(items):
+                self._take(item, made, file)
+                done += self._held.stored_bytes(item.tensor)
+                tick(done / total)
+            if file:
+                self._keep_external(model, file)
+                self._packed.identity = self._hash.digest()
+                file.seek(0)
+                file.write(MAGIC + self._packed.identity)
+        finally:
+            if file:
+                file.close()
+        return self._packed
+
+    def _items(self, model: Model) -> Iterator[Item]:
+        """Tensors of known types, large enough; the reasons why others are left alone are noted."""
+        consumers = _consumers(model)
+        for number, graph in enumerate(model.graphs):
+            for tensor in graph.tensors:
+                yield from self._item(model, Item(number, tensor, tensor.name, None), consumers)
+            for node in graph.nodes:
+                if node.constant is not None and len(node.outputs) == 1:
+                    yield from self._item(model, Item(number, node.constant, node.outputs[0], node), consumers)
+
+    def _item(self, model: Model, item: Item, consumers: dict[str, list[tuple[int, Node]]]) -> Iterator[Item]:
+        tensor, size = item.tensor, self._held.stored_bytes(item.tensor)
+        if (reason := self._hindrance(item)) is not None:
+            if size >= 4 * exact.LEAST_VALUES:
+                self._packed.left_alone.append((item.name, reason, size))
+            return
+        users = consumers.get(item.name, [])
+        lookups = [node for graph, node in users if graph == item.graph == 0 and _looks_up(self._held.data, node, item.name)]
+        fits = len(tensor.dims) >= 2 and tensor.dims[0] > 1 and tensor.dtype not in exact.FOUR_BITS
+        gathers = tuple(lookups) if fits and item.name not in model.graphs[0].outputs else ()
+        yield Item(item.graph, tensor, item.name, item.node, gathers, not gathers or len(gathers) < len(users))
+
+    def _hindrance(self, item: Item) -> str | None:
+        tensor, request = item.tensor, self._request
+        if not exact.is_known(tensor.dtype):
+            return f"its type (number {tensor.dtype}) is not one that is compressed"
+        if (request.include and not any(re.search(one, item.name) for one in request.include)) or any(re.search(one, item.name) for one in request.exclude):
+            return "left out by --include or --exclude"
+        if len(tensor.dims) > 8 or any(not 0 < dim < 2**31 for dim in tensor.dims) or tensor.size < exact.LEAST_VALUES:
+            return f"it has {tensor.size} values, fewer than {exact.LEAST_VALUES}" if tensor.size < exact.LEAST_VALUES else "its shape is too large"
+        span = self._held.span(tensor)
+        if span is None or not item.name:
+            return "its values are in typed fields, not in raw_data" if item.name else "it has no name"
+        if span[2] - span[1] != exact.stored_bytes(tensor.dtype, tensor.size) or span[2] > self._held.size(span[0]):
+            return "its data has another size than its shape says"
+        return None
+
+    def _made(self, items: list[Item]) -> Iterator[tuple[Item, _Made]]:
+        """Coded tensors in order: large ones one at a time, small ones side by side in batches."""
+        batch: list[Item] = []
+        for item in items:
+            large = self._held.stored_bytes(item.tensor) >= LARGE_BYTES
+            if not large:
+                batch.append(item)
+            if large or sum(self._held.stored_bytes(one.tensor) for one in batch) >= LARGE_BYTES:
+                yield from zip(batch, self._pool.map(self._make, batch), strict=True)
+                batch = []
+            if large:
+                yield item, self._make(item, self._pool.map)
+        yield from zip(batch, self._pool.map(self._make, batch), strict=True)
+
+    def _make(self, item: Item, work: Callable[..., Iterable[object]] = map) -> _Made:
+        tensor = item.tensor
+        raw = self._read(item)
+        alone = self._shapes[tensor.dtype, tensor.dims] == 1
+        digest = b"" if alone and not self._could_serve(tensor) else _digest(raw, tensor.dtype, tensor.dims)
+        if digest in self._known:
+            return _Made(None, digest, ())
+        views = (exact.row_view(tensor.dims),) if item.gathers else exact.free_views(tensor.dims)
+        return _Made(exact.smallest(raw, tensor.dtype, tensor.dims, views, bool(item.gathers), work), digest, tuple(self._twins(raw, tensor)))
+
+    def _could_serve(self, tensor: Tensor) -> bool:
+        """Whether a tensor of another shape or dtype might be this one in another guise."""
+        if tensor.dtype == FLOAT and (self._shapes[FLOAT16, tensor.dims] or self._shapes[BFLOAT16, tensor.dims]):
+            return True
+        return bool((len(tensor.dims) == 2 and self._shapes[tensor.dtype, tensor.dims[::-1]]) or (tensor.dtype in (FLOAT16, BFLOAT16) and self._shapes[FLOAT, tensor.dims]))
+
+    def _read(self, item: Item) -> NDArray[np.uint8]:
+        span = self._held.span(item.tensor)
+        assert span is not None
+        return self._held.read(span[0], span[1], span[2] - span[1])
+
+    def _twins(self, raw: NDArray[np.uint8], tensor: Tensor) -> Iterator[tuple[bytes, int]]:
+        """Digests of tensors that this one would serve as well, where the model has any of their shape: its transpose, and itself as float32."""
+        width = raw.size // tensor.size
+        if len(tensor.dims) == 2 and width and self._shapes[tensor.dtype, tensor.dims[::-1]] > (tensor.dims[0] == tensor.dims[1]):
+            turned = np.ascontiguousarray(raw.view(f"u{width}").reshape(tensor.dims).T)
+            yield _digest(turned.view(np.uint8).reshape(-1), tensor.dtype, tensor.dims[::-1]), TRANSPOSED
+        if tensor.dtype in (FLOAT16, BFLOAT16) and self._shapes[FLOAT, tensor.dims]:
+            yield _digest(widened(raw, tensor.dtype), FLOAT, tensor.dims), WIDENED
+
+    def _take(self, item: Item, made: _Made, file: BinaryIO | None) -> None:
+        """Writes a payload, or finds that there is one already, or leaves the tensor alone."""
+        size = self._held.stored_bytes(item.tensor)
+        if made.digest in self._known:
+            number, manner = self._known[made.digest]
+            if not self._gatherable[number] or manner != PLAIN:
+                item = replace(item, gathers=(), whole=True)
+            self._packed.weights.append(Weight(item, number, manner, "duplicate", size, 0))
+            return
+        cost = OVERHEAD_BYTES + 2 * len(item.name)
+        if made.found is None or made.found.size + cost >= size:
+            self._packed.left_alone.append((item.name, "no exact form of it is smaller", size))
+            return
+        number = len(self._gatherable)
+        self._gatherable.append(bool(item.gathers))
+        self._store(number, made.found.pieces, file)
+        if item.graph == 0 and made.digest:
+            self._known[made.digest] = number, PLAIN
+            self._known |= {digest: (number, manner) for digest, manner in made.twins if digest not in self._known}
+        self._packed.weights.append(Weight(item, number, PLAIN, made.found.form, size, made.found.size))
+
+    def _store(self, number: int, pieces: list[bytes], file: BinaryIO | None) -> None:
+        size = sum(map(len, pieces))
+        if file is None or size < INLINE_BELOW:
+            self._packed.pieces[number] = pieces
+        else:
+            self._packed.places[number] = self._append(pieces, file)
+
+    def _append(self, pieces: Iterable[bytes | memoryview], file: BinaryIO) -> Place:
+        """Writes into the data file."""
+        padding = -self._at % ALIGNMENT
+        start = self._at = self._at + file.write(b"\0" * padding)
+        for piece in pieces:
+            self._hash.update(piece)
+            self._at += file.write(piece)
+        return Place(True, start, self._at - start)
+
+    def _keep_external(self, model: Model, file: BinaryIO) -> None:
+        """Tensors of data files that were not coded, and what lies between tensors, move into the new data file."""
+        coded = {item.tensor.place.start for item in (weight.item for weight in self._packed.weights)}
+        for tensor in (tensor for tensor in model.tensors() if tensor.external is not None and tensor.place.start not in coded):
+            span = self._held.span(tensor)
+            assert span is not None
+            if span not in self._packed.kept:
+                self._packed.kept[span] = self._append(self._held.blocks(*span), file)
+        for span in gaps(self._held, model):
+            if span[2] - span[1] >= INLINE_BELOW and span not in self._packed.kept:
+                self._packed.kept[span] = self._append(self._held.blocks(*span), file)
+
+
+def _digest(raw: NDArray[np.uint8], dtype: int, dims: tuple[int, ...]) -> bytes:
+    return hashlib.sha256(raw.data).digest() + repr((dtype, dims)).encode()
+
+
+def _consumers(model: Model) -> dict[str, list[tuple[int, Node]]]:
+    """The nodes that read each name, with the number of their graph."""
+    found: dict[str, list[tuple[int, Node]]] = {}
+    for number, graph in enumerate(model.graphs):
+        for node in graph.nodes:
+            for name in node.inputs:
+                found.setdefault(name, []).append((number, node))
+    return found
+
+
+def _looks_up(data: Data, node: Node, name: str) -> bool:
+    """Whether a node is a Gather of rows of the tensor called `name`."""
+    return (
+        node.op_type == "Gather" and node.domain in ("", "ai.onnx") and len(node.inputs) == 2 and node.inputs[0] == name != node.inputs[1]
+        and attribute_int(data, node, "axis", 0) == 0
+    )  # fmt: skip

@@ -1,0 +1,283 @@
+"""Writes the compressed file of `lossless`: the original's bytes, edited, and the recipe behind them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ..runtime.header import FORMAT_VERSION
+from . import exact, protos, wire
+from .emit import FORMAT_KEY, PACKAGE_KEY
+from .lossless_source import Source, gaps
+from .lossless_tensors import Packed, Weight
+from .operators import DOMAIN
+from .protos import Model, Tensor
+from .recipe import COPY_DATA, COPY_MODEL, LITERAL, RECIPE_KEY, TENSOR, TRANSPOSED, Original, Place, Recipe, Segment, pack
+from .save import IDENTITY_KEY
+from .splice import Blob, Edit, Stretch, spans, with_lengths
+from .version import how_to_install
+from .wire import Field
+
+UINT8, FLOAT = 2, 1
+LEAST_IR_VERSION = 4
+"""Before it, initializers must be inputs of the graph."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the recipe costs, and what the user should know."""
+
+    record_bytes: int
+    notes: tuple[str, ...]
+
+
+def write_model(held: Source, model: Model, packed: Packed, path: Path) -> Written:
+    """Writes the compressed model to `path`; its data file is there already. Raises OSError."""
+    plan = _Plan(held, model, packed)
+    edits = with_lengths(held.data, plan.edits())
+    with path.open("wb") as file:
+        writer = _Writer(held, packed, file)
+        writer.write(edits)
+        record = pack(writer.recipe(model))
+        entries = {FORMAT_KEY: FORMAT_VERSION, PACKAGE_KEY: how_to_install(), RECIPE_KEY: record}
+        entries |= {IDENTITY_KEY: packed.identity.hex()} if packed.identity else {}
+        file.write(wire.block(protos.MODEL_OPSETS, wire.block(1, DOMAIN) + wire.number(2, 1)))
+        file.writelines(wire.block(protos.MODEL_METADATA, wire.block(1, key) + wire.block(2, value)) for key, value in entries.items())
+    return Written(len(record), tuple(plan.notes))
+
+
+class _Plan:
+    """All edits of a model."""
+
+    def __init__(self, held: Source, model: Model, packed: Packed) -> None:
+        self._held, self._model, self._packed = held, model, packed
+        self._prefix = _free_prefix(model)
+        self._likes: set[int] = set()
+        self._users: dict[str, list[tuple[int, Field]]] = {}
+        for number, graph in enumerate(model.graphs):
+            for node in graph.nodes:
+                for name in node.inputs:
+                    self._users.setdefault(name, []).append((number, node.place))
+        self._fresh = 0
+        self.notes: list[str] = []
+
+    def edits(self) -> list[Edit]:
+        """Tensors become payloads, nodes of ours come first in their graphs, inputs that would override a payload go."""
+        edits = self._input_edits()
+        heads: list[list[bytes | Blob]] = [[] for _ in self._model.graphs]
+        stored: set[int] = set()
+        for weight in self._packed.weights:
+            head = heads[weight.item.graph]
+            if weight.number not in stored:
+                head += self._payload(weight.number)
+                stored.add(weight.number)
+            edits += self._weight_edits(weight, head)
+        coded = {weight.item.tensor.place.start for weight in self._packed.weights}
+        edits += [edit for tensor, around in self._model.placed_tensors() if tensor.place.start not in coded for edit in self._kept_edits(tensor, around)]
+        heads[0] += [wire.block(protos.GRAPH_INITIALIZER, _tensor(self._like(dtype), dtype, [1], b"\0" * exact.stored_bytes(dtype, 1))) for dtype in sorted(self._likes)]
+        for graph, head in zip(self._model.graphs, heads, strict=True):
+            if head:
+                edits.append(Edit(graph.start, graph.start, tuple(head), graph.around))
+        return edits
+
+    def _input_edits(self) -> list[Edit]:
+        graph, coded = self._model.graphs[0], {weight.name for weight in self._packed.weights if weight.item.graph == 0}
+        version = next((one for one in self._model.fields if one.number == protos.MODEL_IR_VERSION), None)
+        edits = []
+        if version is not None and version.value < LEAST_IR_VERSION:
+            edits.append(Edit(version.start, version.end, (wire.number(protos.MODEL_IR_VERSION, LEAST_IR_VERSION),)))
+            coded |= {tensor.name for tensor in graph.tensors}
+        gone = [Edit(place.start, place.end, (), graph.around) for name, place in graph.inputs if name in coded]
+        if gone:
+            self.notes.append(f"{len(gone)} inputs that were weights too are no inputs of the compressed model; restore brings them back")
+        return edits + gone
+
+    def _payload_name(self, number: int) -> str:
+        return f"{self._prefix}{number}"
+
+    def _like(self, dtype: int) -> str:
+        return f"{self._prefix}like{dtype}"
+
+    def _payload(self, number: int) -> list[bytes | Blob]:
+        """The initializer of a payload."""
+        if (pieces := self._packed.pieces.get(number)) is not None:
+            size = sum(map(len, pieces))
+            body = _tensor_head(self._payload_name(number), UINT8, [size]) + wire.varint(protos.TENSOR_RAW << 3 | wire.LENGTH) + wire.varint(size)
+            head = wire.varint(protos.GRAPH_INITIALIZER << 3 | wire.LENGTH) + wire.varint(len(body) + size) + body
+            return [head, Blob(number, pieces)]
+        place = self._packed.places[number]
+        return [wire.block(protos.GRAPH_INITIALIZER, _external(self._payload_name(number), UINT8, [place.size], self._packed.data_name, place))]
+
+    def _weight_edits(self, weight: Weight, head: list[bytes | Blob]) -> list[Edit]:
+        item, graph = weight.item, self._model.graphs[weight.item.graph]
+        place = item.node.place if item.node else item.tensor.place
+        stretches = (Stretch(*item.tensor.data, weight.number, weight.manner),) if item.tensor.data else ()
+        nodes = self._decompress(weight) if item.whole else []
+        new: tuple[bytes, ...] = ()
+        if item.node is not None:
+            new = tuple(nodes)  # in the place of the Constant
+        else:
+            at = self._first_use(item.graph, weight.name)
+            if at is None:
+                head += nodes
+            else:
+                return [Edit(at.start, at.start, tuple(nodes), graph.around), *self._gather_edits(weight, Edit(place.start, place.end, (), graph.around, stretches))]
+        return self._gather_edits(weight, Edit(place.start, place.end, new, graph.around, stretches))
+
+    def _first_use(self, number: int, name: str) -> Field | None:
+        """The first node that reads a weight, if only nodes of its own graph do: decoded there, and not earlier, it is in memory for no longer than needed."""
+        users = self._users.get(name, [])
+        return users[0][1] if users and all(graph == number for graph, _ in users) else None
+
+    def _gather_edits(self, weight: Weight, first: Edit) -> list[Edit]:
+        item, graph = weight.item, self._model.graphs[weight.item.graph]
+        edits = [first]
+        for node in item.gathers:
+            inputs = [self._payload_name(weight.number), node.inputs[1], *self._likes_of(item.tensor.dtype)]
+            edits.append(Edit(node.place.start, node.place.end, (_node("CompressedGather", inputs, node.outputs, node.name),), graph.around))
+        return edits
+
+    def _likes_of(self, dtype: int) -> list[str]:
+        if dtype == FLOAT:
+            return []
+        self._likes.add(dtype)
+        return [self._like(dtype)]
+
+    def _decompress(self, weight: Weight) -> list[bytes]:
+        """The nodes that make a weight, under its own name."""
+        payload, likes = self._payload_name(weight.number), self._likes_of(weight.item.tensor.dtype)
+        if weight.manner != TRANSPOSED:
+            return [_node("Decompress", [payload, *likes], [weight.name])]
+        self._fresh += 1
+        turned = f"{self._prefix}t{self._fresh}"
+        transpose = wire.block(protos.GRAPH_NODE, wire.block(1, turned) + wire.block(2, weight.name) + wire.block(protos.NODE_OP_TYPE, "Transpose"))
+        return [_node("Decompress", [payload, *likes], [turned]), transpose]
+
+    def _kept_edits(self, tensor: Tensor, around: tuple[Field, ...]) -> Iterator[Edit]:
+        """A tensor of a data file that stays as it is: it now stands in the new data file, or in the model."""
+        span = self._held.span(tensor)
+        if tensor.external is None or span is None:
+            return
+        place = self._packed.kept.get(span)
+        dims = list(tensor.dims)
+        if place is not None:
+            body = _external(tensor.name, tensor.dtype, dims, self._packed.data_name, place)
+        else:
+            body = _tensor(tensor.name, tensor.dtype, dims, self._held.read(span[0], span[1], span[2] - span[1]).tobytes())
+        yield Edit(tensor.place.start, tensor.place.end, (wire.block(tensor.place.number, body),), around)
+
+
+def _free_prefix(model: Model) -> str:
+    """With which no name of the model begins."""
+    names = {name for graph in model.graphs for node in graph.nodes for name in (*node.inputs, *node.outputs)}
+    names |= {name for graph in model.graphs for name, _ in graph.inputs} | {tensor.name for tensor in model.tensors()}
+    prefix = "oc"
+    while any(name.startswith(prefix) for name in names):
+        prefix += "_"
+    return prefix
+
+
+def _node(op_type: str, inputs: list[str], outputs: list[str] | tuple[str, ...], name: str = "") -> bytes:
+    body = b"".join([*(wire.block(protos.NODE_INPUT, one) for one in inputs), *(wire.block(protos.NODE_OUTPUT, one) for one in outputs)])
+    named = wire.block(protos.NODE_NAME, name) if name else b""
+    return wire.block(protos.GRAPH_NODE, body + named + wire.block(protos.NODE_OP_TYPE, op_type) + wire.block(protos.NODE_DOMAIN, DOMAIN))
+
+
+def _tensor_head(name: str, dtype: int, dims: list[int]) -> bytes:
+    sizes = b"".join(wire.number(protos.TENSOR_DIMS, dim) for dim in dims)
+    return sizes + wire.number(protos.TENSOR_TYPE, dtype) + wire.block(protos.TENSOR_NAME, name)
+
+
+def _tensor(name: str, dtype: int, dims: list[int], raw: bytes) -> bytes:
+    return _tensor_head(name, dtype, dims) + wire.block(protos.TENSOR_RAW, raw)
+
+
+def _external(name: str, dtype: int, dims: list[int], location: str, place: Place) -> bytes:
+    entries = {"location": location, "offset": str(place.at), "length": str(place.size)}
+    body = b"".join(wire.block(protos.TENSOR_EXTERNAL, wire.block(1, key) + wire.block(2, value)) for key, value in entries.items())
+    return _tensor_head(name, dtype, dims) + body + wire.number(protos.TENSOR_LOCATION, 1)
+
+
+class _Writer:
+    """Writes edited bytes and notes how to undo it."""
+
+    def __init__(self, held: Source, packed: Packed, file: BinaryIO) -> None:
+        self._held, self._packed, self._file = held, packed, file
+        self._at = 0
+        self._files: list[Original] = []
+        self._segments: list[Segment] = []
+        self._literals = bytearray()
+        self._places: dict[int, Place] = dict(packed.places)
+        self._hash = hashlib.sha256()
+
+    def write(self, edits: list[Edit]) -> None:
+        """The model without its last fields."""
+        size = len(self._held.data)
+        for span in spans(edits, size):
+            if isinstance(span, Edit):
+                self._edit(span)
+            else:
+                self._segments.append(Segment(COPY_MODEL, self._at, span[1] - span[0]))
+                for block in self._held.blocks("", *span):
+                    self._hash.update(block)
+                    self._put(block)
+        self._finish("", size)
+
+    def _finish(self, name: str, size: int) -> None:
+        self._files.append(Original(name, size, self._hash.digest(), tuple(self._segments)))
+        self._segments, self._hash = [], hashlib.sha256()
+
+    def recipe(self, model: Model) -> Recipe:
+        """What gives the original files back, once the model is written."""
+        weights = {self._held.span(weight.item.tensor): weight for weight in self._packed.weights if weight.item.tensor.external}
+        spans = {span for tensor in model.tensors() if tensor.external is not None and (span := self._held.span(tensor)) is not None and span[2] > span[1]}
+        everything = sorted(spans | set(gaps(self._held, model)))
+        for location in sorted({span[0] for span in everything}):
+            for span in (span for span in everything if span[0] == location):
+                self._data_segment(span, weights.get(span))
+            self._finish(location, self._held.size(location))
+        places = tuple(self._places[number] for number in sorted(self._places))
+        return Recipe(tuple(self._files), places, bytes(self._literals))
+
+    def _data_segment(self, span: tuple[str, int, int], weight: Weight | None) -> None:
+        size = span[2] - span[1]
+        if weight is not None:
+            self._segments.append(Segment(TENSOR, weight.number, size, weight.manner))
+        elif (place := self._packed.kept.get(span)) is not None:
+            self._segments.append(Segment(COPY_DATA, place.at, size))
+        else:
+            self._segments.append(Segment(LITERAL, len(self._literals), size))
+            self._literals += self._held.read(span[0], span[1], size).tobytes()
+        for block in self._held.blocks(*span):
+            self._hash.update(block)
+
+    def _put(self, data: bytes | memoryview) -> None:
+        self._at += self._file.write(data)
+
+    def _edit(self, edit: Edit) -> None:
+        for one in edit.new:
+            if isinstance(one, bytes):
+                self._put(one)
+                continue
+            start = self._at
+            for piece in one.pieces:
+                self._put(piece)
+            self._places[one.number] = Place(False, start, self._at - start)
+        at = edit.start
+        for stretch in edit.stretches:
+            self._literal(at, stretch.start)
+            for block in self._held.blocks("", stretch.start, stretch.end):
+                self._hash.update(block)
+            self._segments.append(Segment(TENSOR, stretch.number, stretch.end - stretch.start, stretch.manner))
+            at = stretch.end
+        self._literal(at, edit.end)
+
+    def _literal(self, start: int, end: int) -> None:
+        if end > start:
+            old = bytes(self._held.data[start:end])
+            self._hash.update(old)
+            self._segments.append(Segment(LITERAL, len(self._literals), len(old)))
+            self._literals += old

@@ -1,0 +1,105 @@
+"""The protobuf wire format of an ONNX file, read without a protobuf library: where each field is, byte by byte.
+
+Nothing is decoded that need not be, so that whatever surrounds an edit stays as it is: unknown fields, unusual orders, lengths written longer than need be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from mmap import mmap
+
+from .errors import CompressError
+
+VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+
+Data = bytes | mmap
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a message: bytes `start` to `end` of the file, its value from `body` on; `length` is where a message's length stands."""
+
+    number: int
+    kind: int
+    start: int
+    length: int
+    body: int
+    end: int
+    value: int = 0
+
+
+def read_varint(data: Data, at: int, end: int) -> tuple[int, int]:
+    """(value, position behind it). Raises CompressError."""
+    value = shift = 0
+    while at < end and shift < 70:
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value & 0xFFFFFFFFFFFFFFFF, at
+        shift += 7
+    raise CompressError("the file is no ONNX model, or only a part of one (a number does not end): export or copy it again")
+
+
+def fields(data: Data, start: int, end: int) -> Iterator[Field]:
+    """The fields of the message in bytes `start` to `end`. Raises CompressError."""
+    at = start
+    while at < end:
+        first = at
+        tag, at = read_varint(data, at, end)
+        length = body = at
+        kind, value = tag & 7, 0
+        if kind == VARINT:
+            value, at = read_varint(data, at, end)
+        elif kind == LENGTH:
+            size, body = read_varint(data, at, end)
+            at = body + size
+        elif kind in (FIXED64, FIXED32):
+            at += 8 if kind == FIXED64 else 4
+        else:
+            raise CompressError(f"the file is no ONNX model (wire type {kind} at byte {first}): export or copy it again")
+        if at > end:
+            raise CompressError(f"the file ends inside a field at byte {first}: it is only a part of a model, copy it again")
+        yield Field(tag >> 3, kind, first, length, body, at, value)
+
+
+def varint(value: int) -> bytes:
+    """A number as a varint; negative ones as 64 bits."""
+    value &= 0xFFFFFFFFFFFFFFFF
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def number(field: int, value: int) -> bytes:
+    """A field that is a number."""
+    return varint(field << 3 | VARINT) + varint(value)
+
+
+def block(field: int, body: bytes | str) -> bytes:
+    """A field that is a message, bytes or text."""
+    raw = body.encode() if isinstance(body, str) else body
+    return varint(field << 3 | LENGTH) + varint(len(raw)) + raw
+
+
+def text(data: Data, field: Field) -> str:
+    """A field of text."""
+    return bytes(data[field.body : field.end]).decode("utf-8", "surrogateescape")
+
+
+def packed(data: Data, field: Field) -> list[int]:
+    """A repeated number, packed or one of its values; signed 64 bits."""
+    if field.kind == VARINT:
+        return [_signed(field.value)]
+    found, at = [], field.body
+    while at < field.end:
+        value, at = read_varint(data, at, field.end)
+        found.append(_signed(value))
+    return found
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value

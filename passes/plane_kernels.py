@@ -1,0 +1,210 @@
+"""The inner loops of the encoder of Planes (FORMAT.md, sections 5 and 6): words to symbols and raw bytes, symbols to a stream.
+
+Words are the unsigned integers of the values' bits, seen as [rows, k], one axis of which is far apart in memory: loops over both go in blocks.
+"Folded" are words with the sign behind the exponent, in decoding order: [groups * k, lanes].
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK = 64
+PANEL = 64
+
+
+@numba.njit(cache=True, nogil=True)
+def row_unions(words: NDArray, unions: NDArray) -> None:
+    """The OR of all words of each row, into `unions` [rows]."""
+    rows, k = words.shape
+    for first in range(0, rows, BLOCK):
+        last = min(first + BLOCK, rows)
+        for step in range(0, k, BLOCK):
+            for row in range(first, last):
+                union = unions[row]
+                for at in range(step, min(step + BLOCK, k)):
+                    union |= words[row, at]
+                unions[row] = union
+
+
+@numba.njit(cache=True, nogil=True)
+def bounds(words: NDArray, delta: bool) -> tuple[int, int]:
+    """The least and the largest of words (or of their differences along a row, the first value counted as one), as signed integers."""
+    rows, k = words.shape
+    low, high = np.int64(0x7FFFFFFFFFFFFFFF), np.int64(-0x8000000000000000)
+    for row in range(rows):
+        before = np.int64(0)
+        for at in range(k):
+            value = np.int64(words[row, at])
+            difference = value - before if delta else value
+            before = value
+            low, high = min(low, difference), max(high, difference)
+    return int(low), int(high)
+
+
+@numba.njit(cache=True, nogil=True)
+def subtract(words: NDArray, delta: bool, base: np.uint64, out: NDArray) -> None:
+    """Words (or their differences) minus `base`, modulo 2^64, into `out` uint64 [rows, k]."""
+    rows, k = words.shape
+    for row in range(rows):
+        before = np.uint64(0)
+        for at in range(k):
+            value = np.uint64(words[row, at])
+            out[row, at] = (value - before if delta else value) - base
+            before = value
+
+
+@numba.njit(cache=True, nogil=True)
+def top_fields(words: NDArray, shift: int, mask: int, tops: NDArray) -> None:
+    """(word >> shift) & mask of all words, into `tops` [rows, k]."""
+    rows, k = words.shape
+    by, bits = words.dtype.type(shift), words.dtype.type(mask)
+    for first in range(0, rows, BLOCK):
+        last = min(first + BLOCK, rows)
+        for step in range(0, k, BLOCK):
+            end = min(step + BLOCK, k)
+            for row in range(first, last):
+                for at in range(step, end):
+                    tops[row, at] = (words[row, at] >> by) & bits
+
+
+@numba.njit(cache=True, nogil=True)
+def gather_steps(words: NDArray, lanes: int, out: NDArray) -> None:
+    """Words [groups * lanes, k] in decoding order: `out` [groups * k, lanes]."""
+    rows, k = words.shape
+    for first in range(0, rows, BLOCK):
+        last = min(first + BLOCK, rows)
+        for step in range(0, k, BLOCK):
+            end = min(step + BLOCK, k)
+            for row in range(first, last):
+                group, lane = row // lanes, row % lanes
+                for at in range(step, end):
+                    out[group * k + at, lane] = words[row, at]
+
+
+@numba.njit(cache=True, nogil=True)
+def fold(flat: NDArray, mantissa: int, width: int) -> None:
+    """Puts the sign behind the exponent, in place: [exponent, sign, mantissa]."""
+    one = flat.dtype.type(1)
+    low = flat.dtype.type((one << flat.dtype.type(mantissa)) - one)
+    for i in range(len(flat)):
+        word = flat[i]
+        sign = word >> flat.dtype.type(width - 1)
+        magnitude = word & ~(one << flat.dtype.type(width - 1))
+        flat[i] = ((magnitude & ~low) << one) | (sign << flat.dtype.type(mantissa)) | (word & low)
+
+
+@numba.njit(cache=True, nogil=True)
+def store_planes(folded: NDArray, planes: int, drop: int, out: NDArray) -> None:
+    """The byte planes of folded words [steps, lanes], panel by panel, the most significant plane first, into `out` uint8."""
+    steps, lanes = folded.shape
+    at = 0
+    for step in range(steps):
+        for first in range(0, lanes, PANEL):
+            count = min(PANEL, lanes - first)
+            for plane in range(planes):
+                shift = folded.dtype.type(drop + 8 * (planes - 1 - plane))
+                for lane in range(count):
+                    out[at + lane] = folded[step, first + lane] >> shift
+                at += count
+
+
+@numba.njit(cache=True, nogil=True)
+def store_ragged(folded: NDArray, short_row: NDArray, split: tuple[int, int, int], out: NDArray) -> int:
+    """The same where some rows are short: `short_row` [groups * lanes]; `split`: (planes, dropped bits, short bits). Gives the bytes written."""
+    planes, drop, short = split
+    steps, lanes = folded.shape
+    k = steps // (len(short_row) // lanes)
+    at = 0
+    for step in range(steps):
+        row = step // k * lanes
+        for first in range(0, lanes, PANEL):
+            last = min(first + PANEL, lanes)
+            for plane in range(planes):
+                shift = drop + 8 * (planes - 1 - plane)
+                kept = max(0, min(8, 8 * (planes - plane) - short))
+                for lane in range(first, last):
+                    if kept == 8 or not short_row[row + lane]:
+                        out[at] = (folded[step, lane] >> shift) & 255
+                        at += 1
+                if kept == 8:
+                    continue
+                held, bits = np.uint64(0), 0
+                for lane in range(first, last):
+                    if short_row[row + lane]:
+                        held |= np.uint64((folded[step, lane] >> (shift + 8 - kept)) & ((1 << kept) - 1)) << np.uint64(bits)
+                        bits += kept
+                        if bits >= 8:
+                            out[at] = held & np.uint64(255)
+                            held >>= np.uint64(8)
+                            at, bits = at + 1, bits - 8
+                if bits:
+                    out[at] = held & np.uint64(255)
+                    at += 1
+    return at
+
+
+@numba.njit(cache=True, nogil=True)
+def store_bits(folded: NDArray, shift: int, bits: int, out: NDArray) -> None:
+    """Bit planes of the `bits` bits from `shift` on, by step and panel, into `out` uint8 (zeros)."""
+    steps, lanes = folded.shape
+    at = 0
+    for step in range(steps):
+        for first in range(0, lanes, PANEL):
+            count = min(PANEL, lanes - first)
+            for bit in range(bits):
+                for byte in range(0, count, 8):
+                    held = 0
+                    for lane in range(byte, min(byte + 8, count)):
+                        held |= int((folded[step, first + lane] >> (shift + bit)) & 1) << (lane - byte)
+                    out[at] = held
+                    at += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _advance(tops: NDArray, laws: NDArray, reciprocals: NDArray, states: NDArray, out: NDArray) -> int:
+    """Takes one symbol into each state; `out` [2, lanes] gets the byte that each would give up and whether it does. Gives how many symbols escape.
+
+    `laws` uint32 [class values, 3]: frequency, start, whether it escapes. The quotient is exact: a state below 2^16 times a reciprocal that is too large
+    by less than 1 (in 2^24) errs by less than 2^-8 <= 1 / frequency.
+    """
+    escaped = np.uint32(0)
+    for lane in range(len(states)):
+        value = np.uint64(tops[lane])
+        f, x = laws[0, value], states[lane]
+        full = np.uint32(x >= f << np.uint32(8))
+        out[0, lane] = x
+        out[1, lane] = full
+        x >>= full << np.uint32(3)
+        q = np.uint32((np.uint64(x) * np.uint64(reciprocals[value])) >> np.uint64(24))
+        states[lane] = x + q * (np.uint32(256) - f) + laws[1, value]
+        escaped += laws[2, value]
+    return int(escaped)
+
+
+@numba.njit(cache=True, nogil=True)
+def encode_tops(tops: NDArray, tables: NDArray, laws: NDArray, reciprocals: NDArray, states: NDArray, rans: NDArray, escapes: NDArray) -> tuple[int, int]:
+    """Encodes class values [steps, lanes], counted from their least, into the ends of `rans` and `escapes`; gives where they begin.
+
+    `tables` [groups, columns of k, panels]: the number of each panel's table; `laws` and `reciprocals` as `_advance` wants them, by table.
+    """
+    steps, lanes = tops.shape
+    k = tables.shape[1]
+    position, escaped = len(rans), len(escapes)
+    out = np.empty((2, PANEL), np.uint8)
+    for step in range(steps - 1, -1, -1):
+        of_panel = tables[step // k, step % k]
+        for first in range((lanes - 1) // PANEL * PANEL, -1, -PANEL):
+            last, table = min(first + PANEL, lanes), of_panel[first // PANEL]
+            many = _advance(tops[step, first:last], laws[table], reciprocals[table], states[first:last], out)
+            for lane in range(last - first - 1, -1, -1):
+                rans[position - 1] = out[0, lane]
+                position -= out[1, lane]
+            if many == 0:
+                continue
+            for lane in range(last - 1, first - 1, -1):
+                if laws[table, 2, tops[step, lane]]:
+                    escaped -= 1
+                    escapes[escaped] = tops[step, lane]
+    return position, escaped

@@ -1,0 +1,239 @@
+"""Writes Planes: a weight's bits, exactly, as symbols for their top fields and raw bytes below (FORMAT.md, sections 5 and 6).
+
+The bits are read where they are, chunk by chunk; beside the weight's own bytes, what is in memory is one byte a value (its top field, from which tables are
+chosen) and what was written.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runtime.form import PANEL_ROWS, Fields, Member, Planes, Symbols, View
+from ..runtime.members import EXPONENT_BITS, WIDTHS
+from ..runtime.planes import escape_bytes, low_bytes
+from . import plane_kernels as kernels
+from .class_plan import plan_classes
+from .members import Coded, framed, member_bytes, table_bytes, varint
+from .tables import Coding
+
+CHUNK_STEPS = 2048
+"""Symbols a lane that a chunk has at least, where the weight allows: heads then cost 1.5 B in 2,048 values."""
+
+GATHER_PANELS = 4
+HEAD_BITS = 16
+TOP_BITS = 8
+"""Bits of the top field of integers, the one that is coded."""
+
+Map = Callable[[Callable[[object], object], Iterable[object]], Iterable[object]]
+"""`map`, perhaps of several threads."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """A weight's words [batch, rows, k] with how they are split, and `tops`, their top fields."""
+
+    dtype: int
+    view: View
+    words: NDArray
+    fields: Fields
+    raw_bits: int
+    tops: NDArray
+
+    @property
+    def width(self) -> int:
+        """Bits of a word that count."""
+        return WIDTHS[self.dtype]
+
+    @property
+    def low_bytes(self) -> int:
+        """About what is stored below the symbols."""
+        rows = len(self.fields.short_row) if self.fields.short_row is not None else 0
+        short = int(self.fields.short_row.sum()) * self.fields.short * self.view.k // 8 + rows // 8 if self.fields.short_row is not None else 0
+        return self.view.size * self.fields.planes + self.view.batch * self.view.k * self.raw_bits * -(-self.view.rows // 8) - short
+
+    @property
+    def mantissa(self) -> int:
+        """Mantissa bits of a float."""
+        return self.width - 1 - EXPONENT_BITS[self.dtype]
+
+    @property
+    def shift(self) -> int:
+        """Bits below the top field in a folded word."""
+        return self.fields.drop + 8 * self.fields.planes + self.raw_bits
+
+
+def write_planes(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: bool = False, work: Map = map) -> list[bytes]:
+    """The payload of a weight as pieces, from its bits, unsigned [dims], in the view that takes least; `gathered` says that a Gather reads it."""
+    plans = (_planned(bits, dtype, view) for view in views)
+    split, coding = min(plans, key=lambda plan: plan[1].bits + HEAD_BITS * _heads(plan[0].view, gathered) + 8 * plan[0].low_bytes)
+    view, numbers = split.view, replace(coding, raw_bits=split.raw_bits)
+    member = Member(dtype, view, Planes(split.fields, Symbols(np.empty((0, 0, 0), np.int32), split.raw_bits), np.empty((0, 0, 0), np.uint64)))
+    coded = Coded(member, numbers, numbers.map, None)
+    width, groups = chunking(view.rows, view.k, gathered)
+    laws = _laws(numbers, int(split.tops.max()))
+    cuts = _cuts(view, width, groups)
+    done = [cast(tuple[bytes, list[bytes]], one) for one in work(lambda cut: _chunk(coded, split, laws, cast(Cut, cut)), cuts)]
+    directory = b"".join(entry for entry, _ in done)
+    header = table_bytes(numbers.tables) + member_bytes(coded, len(numbers.tables)) + bytes([width]) + varint(groups) + directory
+    return [framed(0, header), *(body for _, bodies in done for body in bodies)]
+
+
+def _planned(bits: NDArray, dtype: int, view: View) -> tuple[Split, Coding]:
+    viewed = view.see(bits)
+    split = _split_floats(viewed, dtype, view) if dtype in EXPONENT_BITS else _split_integers(viewed, dtype, view)
+    return split, plan_classes(split.tops)
+
+
+def _heads(view: View, gathered: bool) -> int:
+    """Lanes of all chunks: each costs a start state."""
+    return sum(lanes for *_, lanes in _cuts(view, *chunking(view.rows, view.k, gathered)))
+
+
+def _split_floats(words: NDArray, dtype: int, view: View) -> Split:
+    """The exponent on top; zeros that all values, or many rows, end with are left out."""
+    width, exponent = WIDTHS[dtype], EXPONENT_BITS[dtype]
+    mantissa = width - 1 - exponent
+    unions = np.zeros(view.batch * view.rows, words.dtype)
+    for batch in range(view.batch):
+        kernels.row_unions(words[batch], unions[batch * view.rows : (batch + 1) * view.rows])
+    marked = unions.astype(np.uint64) | np.uint64(1 << mantissa)
+    zeros = np.log2((marked & (~marked + np.uint64(1))).astype(np.float64)).astype(np.int64)
+    drop = int(zeros.min())
+    planes, raw_bits = divmod(1 + mantissa - drop, 8)
+    fields = _with_short_rows(Fields(planes, drop), zeros - drop, view.k)
+    return Split(dtype, view, words, fields, raw_bits, _tops(words, mantissa, exponent))
+
+
+def _with_short_rows(fields: Fields, zeros: NDArray[np.int64], k: int) -> Fields:
+    """Marks the rows that end with more zeros than others, where that pays."""
+    zeros = np.minimum(zeros, 8 * fields.planes)
+    choices = [short for short in np.unique(zeros) if short > 0]
+    saved = {int(short): int(short) * int((zeros >= short).sum()) * k - len(zeros) for short in choices}
+    short = max(saved, key=lambda one: saved[one], default=0)
+    return replace(fields, short=short, short_row=(zeros >= short).astype(np.uint8)) if short and saved[short] > 0 else fields
+
+
+def _tops(words: NDArray, shift: int, bits: int) -> NDArray:
+    tops = np.empty(words.shape, np.uint8 if bits <= 8 else np.uint16)
+    for batch in range(len(words)):
+        kernels.top_fields(words[batch], shift, (1 << bits) - 1, tops[batch])
+    return tops
+
+
+def _split_integers(words: NDArray, dtype: int, view: View) -> Split:
+    """Numbers above the least one, or of their differences along a row where these span fewer bits."""
+    signed = words.view(f"i{words.itemsize}") if dtype in (3, 5, 6, 7) else words
+    choices = []
+    for delta in (False, True):
+        found = [kernels.bounds(part, delta) for part in signed]
+        low, high = min(one for one, _ in found), max(one for _, one in found)
+        choices.append((min(WIDTHS[dtype], (int(high) - int(low)).bit_length()), delta, int(low) % 2**64))
+    _, delta, base = min(choices)
+    moved = np.empty(words.shape, np.uint64)
+    for part, out in zip(signed, moved, strict=True):
+        kernels.subtract(part, delta, np.uint64(base), out)
+    moved &= np.uint64(2 ** WIDTHS[dtype] - 1)
+    union = int(np.bitwise_or.reduce(moved, axis=None))
+    drop = min(63, (union & -union).bit_length() - 1) if union else 0
+    planes, raw_bits = divmod(max(0, union.bit_length() - drop - TOP_BITS), 8)
+    fields = Fields(planes, drop, True, delta, base)
+    shift = drop + 8 * planes + raw_bits
+    return Split(dtype, view, moved, fields, raw_bits, _tops(moved, shift, TOP_BITS))
+
+
+def chunking(rows: int, k: int, gathered: bool) -> tuple[int, int]:
+    """(panels side by side, groups a chunk): wide and short chunks of 2,048 symbols a lane; of one panel side by side where a Gather reads them."""
+    if gathered:
+        full = rows // PANEL_ROWS
+        return 1, max((g for g in range(1, GATHER_PANELS + 1) if full and full % g == 0), default=1)
+    width = max(1, min(4, rows // PANEL_ROWS, rows * k // (PANEL_ROWS * CHUNK_STEPS)))
+    full = rows // (PANEL_ROWS * width)
+    return width, next((g for g in range(1, full + 1) if full % g == 0 and g * k >= CHUNK_STEPS), max(full, 1))
+
+
+Cut = tuple[int, int, int, int]
+"""What one chunk codes: batch, first row, groups, lanes."""
+
+
+def _cuts(view: View, width: int, groups: int) -> list[Cut]:
+    lanes = PANEL_ROWS * width
+    full, rest = divmod(view.rows, lanes)
+    rows = [(group * lanes, groups, lanes) for group in range(0, full, groups)] + ([(full * lanes, 1, rest)] if rest else [])
+    return [(batch, *part) for batch in range(view.batch) for part in rows]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Laws:
+    """What a table says of each class value from `base` to the largest: `numbers` uint32 [tables, 3, values] (frequency, start, whether it escapes)."""
+
+    base: int
+    numbers: NDArray[np.uint32]
+    reciprocals: NDArray[np.uint32]
+
+
+def _laws(coding: Coding, largest: int) -> _Laws:
+    size = largest - coding.escape_base + 1
+    numbers = np.zeros((len(coding.tables), 3, size), np.uint32)
+    for law, table in zip(numbers, coding.tables, strict=True):
+        frequencies = np.array(table.frequencies, np.uint32)
+        index = np.arange(size) + coding.escape_base - table.first
+        own = len(frequencies) - table.escape
+        inside = (index >= 0) & (index < own) & (frequencies[np.clip(index, 0, len(frequencies) - 1)] > 0)
+        index = np.where(inside, index, len(frequencies) - 1)
+        law[:] = frequencies[index], (np.cumsum(frequencies) - frequencies)[index], ~inside & table.escape
+    return _Laws(coding.escape_base, numbers, ((1 << 24) + numbers[:, 0] - 1) // numbers[:, 0])
+
+
+def _chunk(coded: Coded, split: Split, laws: _Laws, cut: Cut) -> tuple[bytes, list[bytes]]:
+    """(directory entry, sections) of one chunk."""
+    batch, first, groups, lanes = cut
+    view, fields = split.view, split.fields
+    folded = np.empty((groups * view.k, lanes), split.words.dtype)
+    kernels.gather_steps(split.words[batch, first : first + groups * lanes], lanes, folded)
+    if not fields.integers:
+        kernels.fold(folded.reshape(-1), split.mantissa, split.width)
+    tops = (folded >> folded.dtype.type(split.shift)).astype(split.tops.dtype) if split.shift < 8 * folded.itemsize else np.zeros(folded.shape, np.uint8)
+    tops -= tops.dtype.type(laws.base)
+    stream = _encode(coded, split, laws, cut, tops)
+    raw = np.zeros(groups * view.k * split.raw_bits * sum(-(-min(PANEL_ROWS, lanes - at) // 8) for at in range(0, lanes, PANEL_ROWS)), np.uint8)
+    kernels.store_bits(folded, split.shift - split.raw_bits, split.raw_bits, raw)
+    body = [stream[0], stream[1], raw.tobytes(), stream[2], _low(coded.member, split, cut, folded)]
+    crc = 0
+    for section in body:
+        crc = zlib.crc32(section, crc)
+    entry = varint(len(stream[0])) + varint(len(stream[2]) // escape_bytes(coded.member)) + crc.to_bytes(4, "little")
+    return entry, body
+
+
+def _encode(coded: Coded, split: Split, laws: _Laws, cut: Cut, tops: NDArray) -> tuple[bytes, bytes, bytes]:
+    """rANS bytes, heads and escapes of class values in decoding order."""
+    batch, first, groups, lanes = cut
+    coding, view = coded.coding, split.view
+    panels = -(-lanes // PANEL_ROWS)
+    numbers = batch * (view.panels // view.batch) + first // PANEL_ROWS + np.arange(groups * panels)
+    rows = np.zeros(len(numbers), np.intp) if coding.row_class is None else coding.row_class[numbers].astype(np.intp)
+    columns = np.zeros(view.k, np.intp) if coding.column_class is None else coding.column_class.astype(np.intp)
+    tables = coding.map[rows.reshape(groups, 1, panels), columns.reshape(1, -1, 1), 0]
+    states = np.full(lanes, 256, np.uint32)
+    rans = np.empty(tops.size + lanes + 16, np.uint8)
+    escapes = np.empty(tops.size if laws.numbers[:, 2].any() else 0, f"<u{escape_bytes(coded.member)}")
+    begin, escaped = kernels.encode_tops(tops, tables, laws.numbers, laws.reciprocals, states, rans, escapes)
+    return rans[begin:].tobytes(), states.astype("<u2").tobytes(), escapes[escaped:].tobytes()
+
+
+def _low(member: Member, split: Split, cut: Cut, folded: NDArray) -> bytes:
+    """The planes section."""
+    batch, first, groups, lanes = cut
+    fields, row = split.fields, batch * split.view.rows + first
+    out = np.empty(low_bytes(member, row, groups, lanes), np.uint8)
+    if fields.short_row is None:
+        kernels.store_planes(folded, fields.planes, fields.drop, out)
+    else:
+        kernels.store_ragged(folded, fields.short_row[row : row + groups * lanes], (fields.planes, fields.drop, fields.short), out)
+    return out.tobytes()

@@ -1,0 +1,275 @@
+// Steps of Planes: symbols and raw bytes to words (FORMAT.md, sections 5 and 6). Compiled for several instruction sets, each in a namespace
+// of its own; integers only, so that every one gives the same bits.
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#include "number.h"
+#include "rans.h"
+
+namespace onnx_compress {
+namespace ONNX_COMPRESS_ISA {
+ONNX_COMPRESS_DECLARE_KERNELS
+namespace {
+
+// What one step of a panel is put together from.
+struct Parts {
+  alignas(64) uint16_t top[PANEL];
+  alignas(64) uint8_t raw[PANEL];
+  alignas(64) uint8_t held[7 * PANEL];
+  const uint8_t* low;  // [planes, 64], here or in the payload
+};
+
+// "for the escape, escape_base + e with e the next number of the escape section", in ascending lane order.
+int take_escapes(Stream& stream, const Group& group, int bytes, uint64_t lanes, uint16_t* top) {
+  for (; lanes; lanes &= lanes - 1) {
+    if (stream.escapes_left == 0) return STREAM_ESCAPES;
+    --stream.escapes_left;
+    const int escape = bytes == 1 ? *stream.escapes : load16(stream.escapes);
+    top[__builtin_ctzll(lanes)] = static_cast<uint16_t>(group.escape_base + escape);
+    stream.escapes += bytes;
+  }
+  return STREAM_OK;
+}
+
+// "The raw section has, for each step and each panel of the group, r bit planes, least significant bit first, of ceil(lanes / 8) bytes
+// each"
+int take_raw(Stream& stream, int raw_bits, int lanes, uint8_t* parts) {
+  const size_t bytes = static_cast<size_t>(lanes + 7) / 8;
+  std::memset(parts, 0, PANEL);
+  uint64_t unused = 0;
+  for (int bit = 0; bit < raw_bits; ++bit, stream.raw += bytes) {
+    const uint64_t plane = load_plane(stream.raw, bytes);
+    add_plane(plane, bit, parts);
+    if (lanes < PANEL) unused |= plane >> lanes;
+  }
+  return unused ? STREAM_UNUSED_BIT : STREAM_OK;
+}
+
+// "plane by plane, the most significant first: the bytes of the rows that store whole ones, in ascending order, then the kept bits of the
+// short rows as one bit string, least significant bit first, in ascending order, unused bits 0"
+int take_planes(Stream& stream, const PlanesPlan& split, int first, int lanes, Parts& parts) {
+  if (split.short_row == nullptr) {
+    parts.low = stream.values;
+    stream.values += split.planes * lanes;
+    if (lanes == PANEL) return STREAM_OK;
+    for (int plane = 0; plane < split.planes; ++plane)
+      std::memcpy(parts.held + plane * PANEL, parts.low + plane * lanes, static_cast<size_t>(lanes));
+    parts.low = parts.held;
+    return STREAM_OK;
+  }
+  parts.low = parts.held;
+  const uint8_t* flags = split.short_row + first;
+  for (int plane = 0; plane < split.planes; ++plane) {
+    uint8_t* out = parts.held + plane * PANEL;
+    const int kept = kept_bits(split.planes, split.short_bits, plane);
+    for (int lane = 0; lane < lanes; ++lane) {
+      const bool whole = kept == 8 || !flags[lane];
+      out[lane] = whole ? *stream.values : uint8_t{0};
+      stream.values += whole;
+    }
+    unsigned held = 0;
+    int bits = 0;
+    for (int lane = 0; lane < lanes && kept < 8 && kept > 0; ++lane) {
+      if (!flags[lane]) continue;
+      if (bits < kept) held |= static_cast<unsigned>(*stream.values++) << bits, bits += 8;
+      out[lane] = static_cast<uint8_t>(held << (8 - kept));
+      held >>= kept, bits -= kept;
+    }
+    if (held) return STREAM_UNUSED_BIT;
+  }
+  return STREAM_OK;
+}
+
+// "u = ((c << r) + b) * 2^(8 planes) + low, times 2^drop, modulo 2^width"
+template <class Word, int Planes>
+inline Word joined(const Parts& parts, int lane, int raw_bits, int planes, int drop) {
+  uint64_t wide = (static_cast<uint64_t>(parts.top[lane]) << raw_bits) + parts.raw[lane];
+  if constexpr (sizeof(Word) < 8) {
+    uint32_t word = static_cast<uint32_t>(wide);
+    for (int plane = 0; plane < Planes; ++plane) word = word << 8 | parts.low[plane * PANEL + lane];
+    return static_cast<Word>(word << drop);
+  }
+  for (int plane = 0; plane < planes; ++plane) wide = wide << 8 | parts.low[plane * PANEL + lane];
+  return static_cast<Word>(wide << drop);
+}
+
+// "the sign stands behind the exponent"
+template <class Word>
+inline Word unfolded(Word folded, int mantissa) {
+  constexpr int TOP = 8 * sizeof(Word) - 1;
+  const Word low = static_cast<Word>((Word{1} << mantissa) - 1);
+  const Word sign = static_cast<Word>((folded >> mantissa & 1) << TOP);
+  const Word exponent =
+      static_cast<Word>(static_cast<Word>(folded >> 1) & static_cast<Word>(~low) & static_cast<Word>((Word{1} << TOP) - 1));
+  return static_cast<Word>(sign | exponent | (folded & low));
+}
+
+template <class Word, int Planes>
+void words_of(const Parts& parts, const Group& group, const PlanesPlan& split, Word* out) {
+  const int raw_bits = group.raw_bits, planes = split.planes, drop = split.drop;
+  if (split.exponent) {
+    const int mantissa = static_cast<int>(8 * sizeof(Word)) - 1 - split.exponent;
+    for (int lane = 0; lane < PANEL; ++lane)
+      out[lane] = unfolded<Word>(joined<Word, Planes>(parts, lane, raw_bits, planes, drop), mantissa);
+    return;
+  }
+  for (int lane = 0; lane < PANEL; ++lane)
+    out[lane] = static_cast<Word>(joined<Word, Planes>(parts, lane, raw_bits, planes, drop) + split.base);
+}
+
+// "with delta, the sum of the row's values so far"
+template <class Word>
+void add_up(uint64_t* sums, int lanes, Word* out) {
+  for (int lane = 0; lane < lanes; ++lane) out[lane] = static_cast<Word>(sums[lane] += out[lane]);
+}
+
+template <class Word>
+void to_floats(const Word* words, int dtype, int lanes, float* out) {
+  for (int lane = 0; lane < PANEL; ++lane) {
+    if constexpr (sizeof(Word) == 4) out[lane] = bits_float(words[lane]);
+    if constexpr (sizeof(Word) == 2) out[lane] = dtype == 10 ? from_half(words[lane]) : from_bfloat(words[lane]);
+  }
+  if (lanes < PANEL) std::memset(out + lanes, 0, sizeof(float) * static_cast<size_t>(PANEL - lanes));
+}
+
+template <class Word, int Planes>
+int panel_step(Stream& stream, const Group& group, const PlanesPlan& split, const Lookup& table, int panel, void* to) {
+  const int first = panel * PANEL, lanes = group.lanes - first < PANEL ? group.lanes - first : PANEL;
+  const uint64_t active = lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << lanes) - 1;
+  alignas(64) uint8_t index[PANEL];
+  Parts parts;
+  step_classes(stream.states + first, table, stream.trellis + first, index);
+  feed(stream, stream.states + first, active);
+  for (int lane = 0; lane < PANEL; ++lane) parts.top[lane] = static_cast<uint16_t>(table.first + index[lane]);
+  int fault = STREAM_OK;
+  if (table.escape) {
+    const uint64_t escaping = lanes_of(static_cast<uint8_t>(table.index[table.count - 1]), index) & active;
+    fault = take_escapes(stream, group, split.escape_bytes, escaping, parts.top);
+  }
+  std::memset(parts.raw, 0, PANEL);
+  if (group.raw_bits && fault == STREAM_OK) fault = take_raw(stream, group.raw_bits, lanes, parts.raw);
+  if (fault == STREAM_OK) fault = take_planes(stream, split, first, lanes, parts);
+  if (fault != STREAM_OK) return fault;
+  alignas(64) Word held[PANEL];
+  Word* words = split.floats ? held : static_cast<Word*>(to);
+  words_of<Word, Planes>(parts, group, split, words);
+  if (split.delta) add_up(split.sums + first, lanes, words);
+  if (split.floats) to_floats(words, split.floats, lanes, static_cast<float*>(to));
+  return STREAM_OK;
+}
+
+template <class Word, int Planes>
+int steps(Stream& stream, const Group& group, const PlanesPlan& split, const PlanesRange& range) {
+  const size_t bytes = PANEL * (split.floats ? sizeof(float) : sizeof(Word)), apart = bytes * static_cast<size_t>(range.last - range.first);
+  uint8_t* to = static_cast<uint8_t*>(range.to);
+  for (int64_t step = range.first; step < range.last; ++step, to += bytes) {
+    const int column = group.column_class ? group.column_class[step] : 0;
+    for (int panel = 0; panel < group.panels; ++panel) {
+      const int fault =
+          panel_step<Word, Planes>(stream, group, split, *group.tables[panel][column], panel, to + static_cast<size_t>(panel) * apart);
+      if (fault != STREAM_OK) return fault;
+    }
+    // "one comparison after each step bounds every read (position > rans_bytes: R3)"; the header counts the bytes of raw and planes.
+    if (stream.position > stream.rans_bytes) return STREAM_OVERRUN;
+  }
+  return STREAM_OK;
+}
+
+#if defined(__SSE2__)
+
+inline __m128i load(const void* from) { return _mm_loadu_si128(static_cast<const __m128i*>(from)); }
+inline void store(void* to, __m128i value) { _mm_storeu_si128(static_cast<__m128i*>(to), value); }
+
+// Eight steps of eight lanes of 16 bits.
+inline void transpose_block(const uint16_t* from, int64_t stride, uint8_t* const* to) {
+  __m128i rows[8], pairs[8], fours[8];
+  for (int i = 0; i < 8; ++i) rows[i] = load(from + i * stride);
+  for (int i = 0; i < 4; ++i) {
+    pairs[i] = _mm_unpacklo_epi16(rows[2 * i], rows[2 * i + 1]);
+    pairs[i + 4] = _mm_unpackhi_epi16(rows[2 * i], rows[2 * i + 1]);
+  }
+  for (int half = 0; half < 8; half += 4)
+    for (int i = 0; i < 2; ++i) {
+      fours[half + i] = _mm_unpacklo_epi32(pairs[half + 2 * i], pairs[half + 2 * i + 1]);
+      fours[half + 2 + i] = _mm_unpackhi_epi32(pairs[half + 2 * i], pairs[half + 2 * i + 1]);
+    }
+  for (int i = 0; i < 4; ++i) {
+    store(to[2 * i], _mm_unpacklo_epi64(fours[2 * i], fours[2 * i + 1]));
+    store(to[2 * i + 1], _mm_unpackhi_epi64(fours[2 * i], fours[2 * i + 1]));
+  }
+}
+
+// Eight steps of eight lanes of 32 bits.
+inline void transpose_block(const uint32_t* from, int64_t stride, uint8_t* const* to) {
+  for (int lane = 0; lane < 8; lane += 4)
+    for (int step = 0; step < 8; step += 4) {
+      const uint32_t* at = from + step * stride + lane;
+      const __m128i a = load(at), b = load(at + stride), c = load(at + 2 * stride), d = load(at + 3 * stride);
+      const __m128i ab = _mm_unpacklo_epi32(a, b), cd = _mm_unpacklo_epi32(c, d);
+      const __m128i ab2 = _mm_unpackhi_epi32(a, b), cd2 = _mm_unpackhi_epi32(c, d);
+      store(to[lane] + 4 * step, _mm_unpacklo_epi64(ab, cd)), store(to[lane + 1] + 4 * step, _mm_unpackhi_epi64(ab, cd));
+      store(to[lane + 2] + 4 * step, _mm_unpacklo_epi64(ab2, cd2)), store(to[lane + 3] + 4 * step, _mm_unpackhi_epi64(ab2, cd2));
+    }
+}
+
+#endif
+
+template <class Word>
+inline void transpose_block(const Word* from, int64_t stride, uint8_t* const* to) {
+  for (int lane = 0; lane < 8; ++lane)
+    for (int step = 0; step < 8; ++step) std::memcpy(to[lane] + step * sizeof(Word), from + step * stride + lane, sizeof(Word));
+}
+
+// In blocks of eight lanes, so that a line of each of their rows is written while it is in the cache.
+template <class Word>
+void transpose_words(const Turn& job) {
+  const Word* from = reinterpret_cast<const Word*>(job.from);
+  for (int64_t lane = 0; lane < job.lanes; lane += 8) {
+    const int64_t lanes = job.lanes - lane < 8 ? job.lanes - lane : 8;
+    int64_t step = 0;
+    for (; lanes == 8 && step + 8 <= job.steps; step += 8) {
+      uint8_t* to[8];
+      for (int i = 0; i < 8; ++i) to[i] = job.to + job.first[lane + i] + step * static_cast<int64_t>(sizeof(Word));
+      transpose_block(from + step * PANEL + lane, PANEL, to);
+    }
+    for (int64_t i = 0; i < lanes; ++i)
+      for (int64_t at = step; at < job.steps; ++at)
+        std::memcpy(job.to + job.first[lane + i] + at * static_cast<int64_t>(sizeof(Word)), from + at * PANEL + lane + i, sizeof(Word));
+  }
+}
+
+}  // namespace
+
+void turn_words(const Turn* job) {
+  switch (job->bytes) {
+    case 1:
+      return transpose_words<uint8_t>(*job);
+    case 2:
+      return transpose_words<uint16_t>(*job);
+    case 4:
+      return transpose_words<uint32_t>(*job);
+    default:
+      return transpose_words<uint64_t>(*job);
+  }
+}
+
+int planes(Stream* stream, const Group* group, const PlanesPlan* split, const PlanesRange* range) {
+  if (split->width == 8) return steps<uint8_t, 0>(*stream, *group, *split, *range);
+  if (split->width == 64) return steps<uint64_t, 0>(*stream, *group, *split, *range);
+  if (split->width == 16)
+    return split->planes ? steps<uint16_t, 1>(*stream, *group, *split, *range) : steps<uint16_t, 0>(*stream, *group, *split, *range);
+  switch (split->planes) {
+    case 0:
+      return steps<uint32_t, 0>(*stream, *group, *split, *range);
+    case 1:
+      return steps<uint32_t, 1>(*stream, *group, *split, *range);
+    case 2:
+      return steps<uint32_t, 2>(*stream, *group, *split, *range);
+    default:
+      return steps<uint32_t, 3>(*stream, *group, *split, *range);
+  }
+}
+
+}  // namespace ONNX_COMPRESS_ISA
+}  // namespace onnx_compress

@@ -1,0 +1,30 @@
+"""Kills and full disks in short: the long version is benchmarks/lossless/hostile.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from benchmarks.lossless import hostile
+from tests.test_lossless import matmul_model, weight
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    onnx.save(matmul_model(*(weight(seed, (96, 1024)) for seed in range(6))), path)
+    return path
+
+
+def test_a_killed_run_loses_nothing(model: Path, tmp_path: Path) -> None:
+    found = hostile.kills(model, tmp_path, 8)
+    assert sum(found.values()) == 8
+
+
+def test_a_full_disk_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
+    assert hostile.full_disk(model, tmp_path, 3) == 4

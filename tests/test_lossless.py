@@ -1,0 +1,364 @@
+"""Lossless: the same bits in, the same bytes back, whatever the file looks like; and it runs as it did."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnx_compress.optimizer import Request, compress
+from onnx_compress.optimizer.errors import CompressError, UsageError
+from onnx_compress.optimizer.lossless_restore import read_recipe
+from onnx_compress.optimizer.report import Report
+from onnx_compress.optimizer.restore import restore
+from onnx_compress.runtime import session
+
+ROWS, COLUMNS = 96, 128
+
+
+def weight(seed: int = 0, shape: tuple[int, ...] = (ROWS, COLUMNS)) -> NDArray[np.float32]:
+    return (np.random.default_rng(seed).standard_normal(shape) * 0.05).astype(np.float32)
+
+
+def matmul_model(*arrays: NDArray, raw: bool = True) -> onnx.ModelProto:
+    """x [1, ROWS] times each matrix, one output each."""
+    nodes = [helper.make_node("MatMul", ["x", f"w{i}"], [f"y{i}"]) for i in range(len(arrays))]
+    outputs = [helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, ["n", f"m{i}"]) for i in range(len(arrays))]
+    tensors = [
+        numpy_helper.from_array(array, f"w{i}") if raw else helper.make_tensor(f"w{i}", TensorProto.FLOAT, array.shape, array.reshape(-1).tolist())
+        for i, array in enumerate(arrays)
+    ]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, ROWS])], outputs, tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def constant_model(shape: tuple[int, ...], raw: bytes, dtype: int) -> onnx.ModelProto:
+    """A weight of any dtype, which is an output."""
+    tensor = helper.make_tensor("w", dtype, shape, raw, raw=True)
+    node = helper.make_node("Identity", ["w"], ["y"])
+    graph = helper.make_graph([node], "g", [], [helper.make_tensor_value_info("y", dtype, shape)], [tensor])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def if_model() -> onnx.ModelProto:
+    """Weights in both bodies of an If: a Constant node's and an initializer."""
+    constant = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(weight(1), "anything"))
+    one = helper.make_graph([constant, helper.make_node("MatMul", ["x", "c"], ["a"])], "one", [], [helper.make_tensor_value_info("a", 1, ["n", "m"])])
+    inner = numpy_helper.from_array(weight(2), "inner")
+    two = helper.make_graph([helper.make_node("MatMul", ["x", "inner"], ["b"])], "two", [], [helper.make_tensor_value_info("b", 1, ["n", "m"])], [inner])
+    nodes = [helper.make_node("If", ["flag"], ["y"], then_branch=one, else_branch=two)]
+    inputs = [helper.make_tensor_value_info("flag", TensorProto.BOOL, []), helper.make_tensor_value_info("x", 1, [1, ROWS])]
+    graph = helper.make_graph(nodes, "g", inputs, [helper.make_tensor_value_info("y", 1, ["n", "m"])])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def function_model() -> onnx.ModelProto:
+    """A function whose body holds a Constant, beside a weight of the graph."""
+    body = [helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(weight(3), "c")), helper.make_node("MatMul", ["v", "c"], ["r"])]
+    function = helper.make_function("own", "times", ["v"], ["r"], body, [helper.make_opsetid("", 17)])
+    model = matmul_model(weight(4))
+    model.graph.node.append(helper.make_node("times", ["x"], ["z"], domain="own"))
+    model.graph.output.append(helper.make_tensor_value_info("z", 1, ["n", "m"]))
+    model.functions.append(function)
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    return model
+
+
+def overridable_model() -> onnx.ModelProto:
+    """Initializers that are inputs too, in a model before IR version 4."""
+    model = matmul_model(weight(5))
+    model.graph.input.append(helper.make_tensor_value_info("w0", 1, [ROWS, COLUMNS]))
+    model.ir_version = 3
+    return model
+
+
+def gather_model() -> onnx.ModelProto:
+    """An embedding that is looked up, and multiplied with by its transpose, which is exported as a copy."""
+    table = weight(6, (COLUMNS, ROWS))
+    model = matmul_model(np.ascontiguousarray(table.T))
+    model.graph.initializer.append(numpy_helper.from_array(table, "table"))
+    model.graph.node.append(helper.make_node("Gather", ["table", "ids"], ["e"]))
+    model.graph.input.append(helper.make_tensor_value_info("ids", TensorProto.INT64, [3]))
+    model.graph.output.append(helper.make_tensor_value_info("e", 1, ["n", "m"]))
+    return model
+
+
+def sha(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def pressed(tmp_path: Path, data: bytes, **asked: object) -> tuple[Path, Path, Report]:
+    """The files of a model and of its lossless form, and the report."""
+    source, target = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    source.write_bytes(data)
+    return source, target, compress(source, target, Request(lossless=True, **asked))  # type: ignore[arg-type]
+
+
+def returns(tmp_path: Path, data: bytes, **asked: object) -> Report:
+    source, target, report = pressed(tmp_path, data, **asked)
+    restore(target, tmp_path / "again.onnx")
+    assert sha(tmp_path / "again.onnx") == sha(source)
+    return report
+
+
+def with_unknown_fields(model: onnx.ModelProto) -> bytes:
+    """The graph first, its length written longer than need be, an unknown field between and another behind."""
+    graph = model.graph.SerializeToString()
+    size, length = len(graph), []
+    for _ in range(5):
+        length.append(size & 127 | 128)
+        size >>= 7
+    rest = onnx.ModelProto()
+    rest.CopyFrom(model)
+    rest.ClearField("graph")
+    unknown = b"\xfa\x3f\x03abc"
+    return unknown + b"\x3a" + bytes(length[:-1]) + bytes([length[-1] & 127]) + graph + unknown + rest.SerializeToString()
+
+
+AWKWARD: dict[str, Callable[[], bytes]] = {
+    "raw data": lambda: matmul_model(weight()).SerializeToString(),
+    "typed fields": lambda: matmul_model(weight(), raw=False).SerializeToString(),
+    "weights in the bodies of an If": lambda: if_model().SerializeToString(),
+    "a function with a constant": lambda: function_model().SerializeToString(),
+    "inputs that are weights": lambda: overridable_model().SerializeToString(),
+    "unknown fields and long lengths": lambda: with_unknown_fields(matmul_model(weight())),
+    "a table that is looked up": lambda: gather_model().SerializeToString(),
+    "nothing to compress": lambda: matmul_model(weight(0, (ROWS, 2))).SerializeToString(),
+}
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_restore_gives_the_same_file(tmp_path: Path, name: str) -> None:
+    returns(tmp_path, AWKWARD[name]())
+
+
+@pytest.mark.parametrize("name", [name for name in AWKWARD if name != "nothing to compress"])
+def test_the_file_is_smaller_and_valid(tmp_path: Path, name: str) -> None:
+    _, target, report = pressed(tmp_path, AWKWARD[name]())
+    assert report.bytes_after < 0.95 * report.bytes_before
+    onnx.checker.check_model(str(target))
+
+
+def plain_options() -> ort.SessionOptions:
+    """No fusions and no prepacked weights: whoever multiplies, does it in one way."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+def test_outputs_are_equal_to_the_bit(tmp_path: Path, name: str) -> None:
+    source, target, _ = pressed(tmp_path, AWKWARD[name]())
+    before = ort.InferenceSession(source, plain_options(), providers=["CPUExecutionProvider"])
+    after = session(target, plain_options(), verify_checksums=True)
+    values = {"x": weight(9, tuple(before.get_inputs()[[i.name for i in before.get_inputs()].index("x")].shape)), "ids": np.array([5, 0, 127])}
+    for flag in (True, False):
+        feeds = {one.name: np.array(flag) if one.name == "flag" else values[one.name] for one in after.get_inputs()}
+        for one, other in zip(before.run(None, feeds), after.run(None, feeds), strict=True):
+            assert one.tobytes() == other.tobytes()
+
+
+DTYPES: dict[int, NDArray] = {
+    TensorProto.FLOAT: weight(),
+    TensorProto.DOUBLE: np.random.default_rng(0).standard_normal((64, 40)),
+    TensorProto.FLOAT16: weight().astype(np.float16),
+    TensorProto.BFLOAT16: weight().astype(ml_dtypes.bfloat16),
+    TensorProto.FLOAT8E4M3FN: (weight() * 100).astype(ml_dtypes.float8_e4m3fn),
+    TensorProto.FLOAT8E4M3FNUZ: (weight() * 100).astype(ml_dtypes.float8_e4m3fnuz),
+    TensorProto.FLOAT8E5M2: (weight() * 100).astype(ml_dtypes.float8_e5m2),
+    TensorProto.FLOAT8E5M2FNUZ: (weight() * 100).astype(ml_dtypes.float8_e5m2fnuz),
+    TensorProto.INT8: np.random.default_rng(1).normal(0, 9, (96, 64)).astype(np.int8),
+    TensorProto.UINT8: np.random.default_rng(1).normal(100, 9, (96, 64)).astype(np.uint8),
+    TensorProto.INT16: np.random.default_rng(1).normal(0, 900, (96, 64)).astype(np.int16),
+    TensorProto.INT32: np.random.default_rng(1).normal(0, 9000, (96, 64)).astype(np.int32),
+    TensorProto.INT64: np.arange(4096).reshape(64, 64),
+    TensorProto.UINT32: np.random.default_rng(1).normal(9000, 100, (96, 64)).astype(np.uint32),
+    TensorProto.UINT64: np.random.default_rng(1).normal(9000, 100, (96, 64)).astype(np.uint64),
+    TensorProto.UINT4: np.random.default_rng(1).binomial(15, 0.5, (96, 32)).astype(np.uint8),
+    TensorProto.INT4: (np.random.default_rng(1).binomial(15, 0.5, (96, 32)).astype(np.uint8)),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_comes_back_and_is_given_out_exactly(tmp_path: Path, dtype: int) -> None:
+    array = DTYPES[dtype]
+    packed = (array.reshape(-1)[::2] | array.reshape(-1)[1::2] << 4).tobytes() if dtype in (TensorProto.UINT4, TensorProto.INT4) else array.tobytes()
+    model = constant_model(array.shape, packed, dtype)
+    report = returns(tmp_path, model.SerializeToString())
+    assert [row.name for row in report.weights] == ["w"]
+    outputs = session(tmp_path / "out.onnx", plain_options()).run_with_ort_values(None, {}) if dtype not in (TensorProto.UINT4, TensorProto.INT4) else []
+    for output in outputs:
+        assert output.numpy().tobytes() == array.tobytes() if dtype not in UNSEEN else output.shape() == list(array.shape)
+
+
+UNSEEN = (TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ, TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ)
+"""Types that onnxruntime hands to no numpy array."""
+
+
+def test_awkward_floats_keep_their_bits(tmp_path: Path) -> None:
+    array = weight(7, (64, 128))
+    array.view(np.uint32)[0, :6] = [0x7FC12345, 0x7F800001, 0xFFC00000, 0x80000000, 1, 0xFF800000]
+    returns(tmp_path, matmul_model(array).SerializeToString())
+    (output,) = session(tmp_path / "out.onnx", plain_options()).run(None, {"x": np.zeros((1, ROWS), np.float32)}) if array.shape[0] == ROWS else (None,)
+    assert output is None or output.shape == (1, 128)
+
+
+def form_of(report: Report, name: str = "w0") -> str:
+    return next(row.form for row in report.weights if row.name == name)
+
+
+def test_a_widened_16_bit_model_takes_what_its_16_bits_take(tmp_path: Path) -> None:
+    report = returns(tmp_path, matmul_model(weight(0, (ROWS, 4096)).astype(np.float16).astype(np.float32)).SerializeToString())
+    assert report.bytes_after < 0.44 * report.bytes_before
+
+
+@pytest.mark.parametrize("block", [0, 32])
+def test_a_dequantized_model_is_found_to_be_integers_times_scales(tmp_path: Path, block: int) -> None:
+    rng = np.random.default_rng(0)
+    levels = np.clip(np.rint(rng.normal(0, 25, (256, 512))), -127, 127).astype(np.int32).astype(np.float32)
+    scales = rng.uniform(0.001, 0.003, (256, 512 // block if block else 1)).astype(np.float32)
+    array = levels * np.repeat(scales, block or 512, axis=1)
+    report = returns(tmp_path, constant_model(array.shape, array.tobytes(), TensorProto.FLOAT).SerializeToString())
+    assert form_of(report, "w") == "grid"
+    assert report.bytes_after < 0.28 * report.bytes_before
+
+
+def test_few_values_and_many_zeros_are_found(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    few = weight(1, (1, 12)).reshape(-1)[rng.integers(0, 12, (ROWS, COLUMNS))]
+    zeros = np.where(rng.random((ROWS, COLUMNS)) < 0.3, weight(2), np.float32(0))
+    report = returns(tmp_path, matmul_model(few, zeros.astype(np.float32), np.full((ROWS, COLUMNS), 0.25, np.float32)).SerializeToString())
+    assert [form_of(report, f"w{i}") for i in range(3)] == ["codebook", "sparse", "codebook"]
+
+
+def test_duplicates_are_free_also_transposed_and_widened(tmp_path: Path) -> None:
+    square = weight(3, (ROWS, ROWS)).astype(np.float16).astype(np.float32)
+    model = matmul_model(square, square, np.ascontiguousarray(square.T))
+    half = numpy_helper.from_array(square.astype(np.float16), "half")
+    model.graph.initializer.insert(0, half)
+    model.graph.node.append(helper.make_node("Cast", ["half"], ["wide"], to=TensorProto.FLOAT))
+    model.graph.output.append(helper.make_tensor_value_info("wide", 1, None))
+    report = returns(tmp_path, model.SerializeToString())
+    assert sorted(form_of(report, name) for name in ("w0", "w1", "w2", "half")) == ["duplicate", "duplicate", "duplicate", "planes"] or sum(
+        row.form == "duplicate" for row in report.weights
+    ) >= 2
+    found = session(tmp_path / "out.onnx", plain_options()).run(None, {"x": weight(4, (1, ROWS))})
+    expected = ort.InferenceSession(tmp_path / "in.onnx", plain_options(), providers=["CPUExecutionProvider"]).run(None, {"x": weight(4, (1, ROWS))})
+    assert all(one.tobytes() == other.tobytes() for one, other in zip(found, expected, strict=True))
+
+
+def external_model(folder: Path) -> Path:
+    """Weights in a data file, with a gap before the second, and a small tensor there too."""
+    model = matmul_model(weight(1), weight(2))
+    model.graph.initializer.append(numpy_helper.from_array(np.arange(3, dtype=np.int64), "small"))
+    model.graph.node.append(helper.make_node("Identity", ["small"], ["s"]))
+    model.graph.output.append(helper.make_tensor_value_info("s", TensorProto.INT64, [3]))
+    data = bytearray(b"head")
+    for tensor in model.graph.initializer:
+        data += b"\0" * (-len(data) % 64)
+        entries = {"location": "weights.bin", "offset": str(len(data)), "length": str(len(tensor.raw_data))}
+        data += tensor.raw_data
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=value)
+    (folder / "weights.bin").write_bytes(data + b"tail")
+    path = folder / "in.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_external_data_comes_back_under_its_names(tmp_path: Path, inline: bool) -> None:
+    source, out = external_model(tmp_path), tmp_path / "there"
+    out.mkdir()
+    compress(source, tmp_path / "out.onnx", Request(lossless=True, external_data=not inline))
+    found = session(tmp_path / "out.onnx", plain_options()).run(None, {"x": weight(4, (1, ROWS))})
+    expected = ort.InferenceSession(source, plain_options(), providers=["CPUExecutionProvider"]).run(None, {"x": weight(4, (1, ROWS))})
+    assert all(one.tobytes() == other.tobytes() for one, other in zip(found, expected, strict=True))
+    restore(tmp_path / "out.onnx", out / "again.onnx")
+    assert sha(out / "again.onnx") == sha(source)
+    assert sha(out / "weights.bin") == sha(tmp_path / "weights.bin")
+
+
+def test_a_taken_name_of_a_data_file_is_refused_or_renamed(tmp_path: Path) -> None:
+    source = external_model(tmp_path)
+    compress(source, tmp_path / "out.onnx", Request(lossless=True))
+    with pytest.raises(UsageError, match=r"weights\.bin exists already.*--rename-data"):
+        restore(tmp_path / "out.onnx", tmp_path / "again.onnx")
+    report = restore(tmp_path / "out.onnx", tmp_path / "again.onnx", rename_data=True)
+    assert "differs" in report.note  # type: ignore[union-attr]
+    found = ort.InferenceSession(tmp_path / "again.onnx", plain_options(), providers=["CPUExecutionProvider"])
+    assert len(found.run(None, {"x": weight(4, (1, ROWS))})) == 3
+    assert sha(tmp_path / "weights.bin") == hashlib.sha256((tmp_path / "again.onnx.0.data").read_bytes()).hexdigest()
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    data = matmul_model(weight(1), weight(2), weight(3)).SerializeToString()
+    _, target, _ = pressed(tmp_path, data, threads=1)
+    first = target.read_bytes()
+    pressed(tmp_path, data, threads=3, force=True)
+    assert target.read_bytes() == first
+
+
+def test_excluded_weights_stay(tmp_path: Path) -> None:
+    report = returns(tmp_path, matmul_model(weight(1), weight(2)).SerializeToString(), exclude=("w1",))
+    assert [row.name for row in report.weights] == ["w0"]
+
+
+def test_a_lossless_file_is_not_compressed_again(tmp_path: Path) -> None:
+    _, target, _ = pressed(tmp_path, matmul_model(weight()).SerializeToString())
+    with pytest.raises(UsageError, match="compressed already"):
+        compress(target, tmp_path / "twice.onnx", Request(lossless=True))
+
+
+def test_lossless_takes_no_target() -> None:
+    with pytest.raises(UsageError, match="--lossless changes nothing"):
+        Request(lossless=True, target_ratio=2.0)
+
+
+def test_lossless_weights_keep_their_bits_in_a_lossy_file(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    onnx.save(matmul_model(weight(1), weight(2)), source)
+    compress(source, target, Request(target_ratio=2.0, lossless_weights=("w1",)))
+    restore(target, tmp_path / "plain.onnx")
+    arrays = [numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "plain.onnx").graph.initializer]
+    assert any(array.tobytes() == weight(2).tobytes() for array in arrays)
+    assert not any(array.tobytes() == weight(1).tobytes() for array in arrays)
+
+
+def test_a_mutated_file_gives_the_original_or_is_refused(tmp_path: Path) -> None:
+    source, target, _ = pressed(tmp_path, gather_model().SerializeToString())
+    good, rng, refused = target.read_bytes(), np.random.default_rng(0), 0
+    for number in range(300):
+        bad = bytearray(good)
+        for _ in range(int(rng.integers(1, 4))):
+            bad[int(rng.integers(len(bad)))] = int(rng.integers(256))
+        bad = bad[: int(rng.integers(len(bad)))] if number % 10 == 0 else bad
+        target.write_bytes(bad)
+        again = tmp_path / "again.onnx"
+        try:
+            restore(target, again)
+        except CompressError:
+            refused += 1
+            assert not again.exists()
+        else:
+            assert sha(again) == sha(source)
+            again.unlink()
+    assert refused > 200
+
+
+def test_the_recipe_survives_its_text(tmp_path: Path) -> None:
+    from onnx_compress.optimizer.recipe import pack, unpack
+
+    _, target, _ = pressed(tmp_path, gather_model().SerializeToString())
+    recipe = read_recipe(target)
+    assert unpack(pack(recipe)) == recipe
