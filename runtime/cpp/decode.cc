@@ -26,7 +26,7 @@ void throw_fault(int fault, const std::string& where) {
 
 TileSource::TileSource(const Weight& weight, int64_t piece, float* memory)
     : weight_(weight), member_(weight.member()), piece_(piece), memory_(memory) {
-  if (member_.form == FORM_PLANES && weight.values_ == nullptr) {
+  if (member_.form == FORM_PLANES) {
     planes_ = std::make_shared<PlanesSource>(weight, piece, memory, true);
     return;
   }
