@@ -43,7 +43,7 @@ class Weight {
   // Whether values are rounded to 16 bits after the arithmetic of their form.
   bool rounds() const { return round_then_ != 0 || member().dtype == FLOAT16 || member().dtype == BFLOAT16; }
   // Whether a TileSource can multiply without making a tile: the sum of levels is scaled, so values must not be rounded one by one.
-  bool multiplies() const { return direct_ && !payload_.pooled && !rounds() && values_ == nullptr; }
+  bool multiplies() const { return kernels_->direct && direct_ && !payload_.pooled && !rounds() && values_ == nullptr; }
   // Parts that can be decoded independently, and those of a batch.
   int64_t pieces() const;
   int64_t pieces_per_batch() const { return pieces() / member().batch; }
