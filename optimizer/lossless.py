@@ -51,9 +51,6 @@ def compress_lossless(source: Path, target: Path, request: Request, progress: Pr
     return report
 
 
-
-
-
 def _report(source: Path, target: Path, recipe: Recipe, packed: Packed, work: Workspace) -> Report:
     after = sum(file.stat().st_size for file in (work.model, work.data) if file.exists())
     before = sum(file.size for file in recipe.files)
@@ -69,7 +66,8 @@ def _report(source: Path, target: Path, recipe: Recipe, packed: Packed, work: Wo
 
 def _row(weight: Weight) -> WeightReport:
     tensor = weight.item.tensor
-    operator = "CompressedGather" if weight.item.gathers else "Decompress"
+    fused = weight.item.readers.fused
+    operator = fused[0].operator if fused else "Decompress"
     bits = 8 * weight.bytes_after / tensor.size
     return WeightReport(weight.name, tensor.dims, str(tensor.dtype), operator, weight.form, weight.bytes_before, weight.bytes_after, bits, 0.0, 0.0, 0.0)
 
