@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ..runtime.header import FORMAT_VERSION
+from ..runtime.session import LOSSLESS_VERSION
 from . import exact, protos, wire
 from .emit import FORMAT_KEY, PACKAGE_KEY
 from .lossless_source import Source, gaps
@@ -43,7 +43,7 @@ def write_model(held: Source, model: Model, packed: Packed, path: Path) -> Writt
         writer = _Writer(held, packed, file)
         writer.write(edits)
         record = pack(writer.recipe(model))
-        entries = {FORMAT_KEY: FORMAT_VERSION, PACKAGE_KEY: how_to_install(), RECIPE_KEY: record}
+        entries = {FORMAT_KEY: LOSSLESS_VERSION, PACKAGE_KEY: how_to_install(), RECIPE_KEY: record}
         entries |= {IDENTITY_KEY: packed.identity.hex()} if packed.identity else {}
         file.write(wire.block(protos.MODEL_OPSETS, wire.block(1, DOMAIN) + wire.number(2, 1)))
         file.writelines(wire.block(protos.MODEL_METADATA, wire.block(1, key) + wire.block(2, value)) for key, value in entries.items())

@@ -365,6 +365,17 @@ def test_a_mutated_file_gives_the_original_or_is_refused(tmp_path: Path) -> None
     assert refused > 200
 
 
+@pytest.mark.parametrize("damage", [b"onnx_compress.0riginal", b"onnx_compress.\xfforiginal"[:22]])
+def test_a_file_without_its_record_is_refused_and_not_restored_as_a_lossy_one(tmp_path: Path, damage: bytes) -> None:
+    _, target, _ = pressed(tmp_path, matmul_model(weight()).SerializeToString())
+    good = target.read_bytes()
+    assert good.count(b"onnx_compress.original") == 1
+    target.write_bytes(good.replace(b"onnx_compress.original", damage))
+    with pytest.raises(CompressError):
+        restore(target, tmp_path / "again.onnx")
+    assert not (tmp_path / "again.onnx").exists()
+
+
 def test_the_recipe_survives_its_text(tmp_path: Path) -> None:
     from onnx_compress.optimizer.recipe import pack, unpack
 
