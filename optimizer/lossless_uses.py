@@ -107,12 +107,12 @@ class Search:
         nodes = self._nodes(graph, cast.outputs[0])
         if not nodes:
             return [None]
-        return [self._use(node, cast.outputs[0], tensor, (FLOAT16, BFLOAT16)) if node.op_type != "Gather" else None for node in nodes]
+        return [self._use(node, cast.outputs[0], tensor, (FLOAT, FLOAT16, BFLOAT16)) if node.op_type != "Gather" else None for node in nodes]
 
     def _widens(self, node: Node, tensor: Tensor) -> bool:
-        """Whether a node casts 16-bit floats to float, which no value is changed by."""
+        """Whether a node casts to float what is no wider, which no value is changed by."""
         plain = node.op_type == "Cast" and node.domain in ("", "ai.onnx") and len(node.inputs) == len(node.outputs) == 1
-        return plain and tensor.dtype in (FLOAT16, BFLOAT16) and attribute_int(self._data, node, "to", 0) == FLOAT
+        return plain and tensor.dtype in (FLOAT, FLOAT16, BFLOAT16) and attribute_int(self._data, node, "to", 0) == FLOAT
 
     def _use(self, node: Node, name: str, tensor: Tensor, types: Container[int]) -> Use | None:
         """How a node uses a tensor; None where no operator of ours does that. What is multiplied with is of one of `types`."""

@@ -101,8 +101,8 @@ def test_a_lossless_file_multiplies_without_making_the_weight(tmp_path: Path, dt
         assert_close(found, expected)
 
 
-@pytest.mark.parametrize("stored", ["float16", "bfloat16"])
-def test_a_cast_of_16_bits_to_float_goes(tmp_path: Path, stored: str) -> None:
+@pytest.mark.parametrize("stored", STORED)
+def test_a_cast_to_float_goes(tmp_path: Path, stored: str) -> None:
     assert pressed(tmp_path, layers(np.float32, stored=stored)) == FUSED
     for found, expected in both(tmp_path, {"x": normal(2, 128, 1, 1)}):
         assert_close(found, expected)
