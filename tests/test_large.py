@@ -29,7 +29,6 @@ def test_a_model_of_external_data_comes_back_and_runs_in_less_memory_than_it_has
     program = peak(PROGRAM)
     peaks = big.measure(tmp_path, kind, GIGABYTES, threads=1)
     largest = big.WIDTH * big.HIDDEN * (2 if kind == "bf16" else 4) / 1e6
-    print(program, peak(RUNTIME), (tmp_path / "out.onnx.data").stat().st_size, largest)
     assert peaks["compress"] < program + 8 * largest + 100
     assert peaks["restore"] < program + 4 * largest + 100
     assert peaks["run a layer"] < peak(RUNTIME) + (tmp_path / "out.onnx.data").stat().st_size / 1e6 + 30
