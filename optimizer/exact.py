@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,40 +52,59 @@ def stored_bytes(dtype: int, size: int) -> int:
     return (size + 1) // 2 if dtype in FOUR_BITS else size * WIDTHS[dtype] // 8
 
 
-def smallest(raw: NDArray[np.uint8], dtype: int, dims: tuple[int, ...], views: tuple[View, ...], gathered: bool, work: Map = map) -> Exact | None:
-    """The smallest payload for the tensor whose stored bytes are `raw`, in one of `views` (the first is for large tensors); None where none is exact.
+@dataclass(frozen=True, slots=True)
+class Sights:
+    """The views that a payload may have (the first is for large tensors), those of a Grid, and whether a Gather reads it."""
 
-    `gathered` says that a Gather reads it.
-    """
+    views: tuple[View, ...]
+    grids: tuple[View, ...]
+    gathered: bool = False
+
+
+def any_sight(dims: tuple[int, ...]) -> Sights:
+    """Of a tensor whose consumers take it whole."""
+    return Sights(free_views(dims), (row_view(dims), column_view(dims)) if len(dims) > 1 else ())
+
+
+def one_sight(view: View, gathered: bool) -> Sights:
+    """Of a tensor that operators of ours read in this view."""
+    return Sights((view,), (view,), gathered)
+
+
+def smallest(raw: NDArray[np.uint8], dtype: int, dims: tuple[int, ...], sights: Sights, work: Map = map) -> Exact | None:
+    """The smallest payload for the tensor whose stored bytes are `raw`; None where none is exact."""
+    views, gathered = sights.views, sights.gathered
     if dtype in FOUR_BITS:
         found = [_of_member(Member(dtype, view, Symbols(view.see(_unpacked(raw, dtype, dims)))), gathered) for view in views[:1]]
     else:
         bits = raw.view(f"<u{WIDTHS[dtype] // 8}").reshape(dims)
-        found = list(_candidates(bits, dtype, views if bits.size <= BOTH_VIEWS_UP_TO else views[:1], gathered, work))
+        found = list(_candidates(bits, dtype, sights if bits.size <= BOTH_VIEWS_UP_TO else replace(sights, views=views[:1]), work))
     for candidate in sorted((one for one in found if one is not None), key=lambda one: one.size):
         if candidate.form == "planes" or _is_exact(candidate, raw):  # planes are exact by construction, and the whole file is checked at the end
             return candidate
     return None
 
 
-def _candidates(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: bool, work: Map) -> Iterator[Exact | None]:
+def _candidates(bits: NDArray, dtype: int, sights: Sights, work: Map) -> Iterator[Exact | None]:
+    views, gathered = sights.views, sights.gathered
     yield Exact("planes", write_planes(bits, dtype, views, gathered, work))
     if dtype in INTEGER_RANGES:
         signed = bits.view(f"i{bits.itemsize}") if dtype in (3, 5) else bits
         yield _of_member(Member(dtype, views[0], Symbols(views[0].see(signed.astype(np.int32)))), gathered)
     elif dtype in DENSE_OF and bits.size <= SEARCHED_FORMS_UP_TO:
-        yield from _float_forms(bits, dtype, views[0], gathered)
+        yield from _float_forms(bits, dtype, sights)
 
 
-def _float_forms(bits: NDArray, dtype: int, view: View, gathered: bool) -> Iterator[Exact | None]:
+def _float_forms(bits: NDArray, dtype: int, sights: Sights) -> Iterator[Exact | None]:
     """Few distinct values, many zeros, integers times scales."""
-    dims, viewed = bits.shape, view.see(bits)
+    view, gathered = sights.views[0], sights.gathered
+    viewed = view.see(bits)
     if (few := exact_forms.few_values(viewed, dtype)) is not None:
         centroids, codes = few
         yield _of_member(Member(dtype, view, Codebook(Dense(DENSE_OF[dtype], centroids), Symbols(codes))), gathered)
     if (kept := exact_forms.sparse_mask(viewed, dtype)) is not None:
         yield _of_member(Member(dtype, view, Sparse(Symbols(kept.astype(np.int32)), Dense(DENSE_OF[dtype], viewed[kept]))), gathered)
-    for other in (row_view(dims), column_view(dims))[: 1 if gathered else 2] if dtype == 1 and len(dims) > 1 else ():
+    for other in sights.grids if dtype == 1 else ():
         if (grid := exact_forms.grid(other.see(bits))) is not None:
             scale, levels, block = grid
             yield _of_member(Member(dtype, other, Grid(Dense("float32", scale.view(np.uint32)), Symbols(levels), None, block)), gathered)

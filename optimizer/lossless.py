@@ -17,9 +17,9 @@ from .files import Workspace
 from .lossless_restore import hash_original, read_recipe
 from .lossless_source import Source
 from .lossless_tensors import Coder, Packed, Weight
-from .lossless_write import write_model
+from .lossless_write import Written, write_model
 from .protos import Model, read_model
-from .recipe import Recipe, pack
+from .recipe import Recipe
 from .report import Progress, Report, Request, WeightReport, silent
 from .save import EXTERNAL_FROM_BYTES, PROTOBUF_LIMIT_BYTES
 
@@ -45,21 +45,16 @@ def compress_lossless(source: Path, target: Path, request: Request, progress: Pr
         recipe = read_recipe(work.model)
         hash_original(work.model, recipe, threads)
         seconds["verifying"] = time.monotonic() - since
-        report = _report(source, target, recipe, packed, work)
-        report = replace(report, notes=written.notes + report.notes, seconds=seconds)
+        report = replace(_report(source, target, recipe, packed, work, written), seconds=seconds)
         work.publish()
     return report
 
 
-
-
-
-def _report(source: Path, target: Path, recipe: Recipe, packed: Packed, work: Workspace) -> Report:
+def _report(source: Path, target: Path, recipe: Recipe, packed: Packed, work: Workspace, written: Written) -> Report:
     after = sum(file.stat().st_size for file in (work.model, work.data) if file.exists())
     before = sum(file.size for file in recipe.files)
     rows = tuple(_row(weight) for weight in packed.weights)
-    record = len(pack(recipe))
-    notes = (f"restore gives the {len(recipe.files)} input file{'s' if len(recipe.files) > 1 else ''} back byte for byte; the record for that takes {record:,} bytes",)
+    notes = (*written.notes, f"restore gives the {len(recipe.files)} input file{'s' if len(recipe.files) > 1 else ''} back byte for byte; the record for that takes {written.record_bytes:,} bytes")
     graph = after - sum(row.bytes_after for row in rows)
     return Report(
         str(source), str(target), before, after, before / after, graph, 0.0, "exact: every weight decodes to its very bits", "the sha256 of the restored files",
@@ -69,7 +64,8 @@ def _report(source: Path, target: Path, recipe: Recipe, packed: Packed, work: Wo
 
 def _row(weight: Weight) -> WeightReport:
     tensor = weight.item.tensor
-    operator = "CompressedGather" if weight.item.gathers else "Decompress"
+    fused = weight.item.readers.fused
+    operator = fused[0].operator if fused else "Decompress"
     bits = 8 * weight.bytes_after / tensor.size
     return WeightReport(weight.name, tensor.dims, str(tensor.dtype), operator, weight.form, weight.bytes_before, weight.bytes_after, bits, 0.0, 0.0, 0.0)
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from ..runtime import library
 from ..runtime.errors import FormatError
-from ..runtime.header import FORMAT_VERSION, read_header
+from ..runtime.header import read_header
 from ..runtime.members import WIDTHS
+from ..runtime.session import LOSSLESS_VERSION
 from . import wire
 from .emit import FORMAT_KEY, PACKAGE_KEY
 from .errors import CompressError, UsageError
@@ -40,9 +41,9 @@ def recipe_of(model: Model, path: Path) -> Recipe | None:
     """The recipe in a model, None where it was not compressed losslessly. Raises CompressError."""
     if RECIPE_KEY not in model.metadata:
         return None
-    if (written := model.metadata.get(FORMAT_KEY)) != FORMAT_VERSION:
+    if (written := model.metadata.get(FORMAT_KEY)) != LOSSLESS_VERSION:
         remedy = model.metadata.get(PACKAGE_KEY, "install the onnx-compress that wrote it")
-        raise CompressError(f"{path} has payload format {written}, this version reads {FORMAT_VERSION} only: {remedy}")
+        raise CompressError(f"{path} has payload format {written}, this version reads {LOSSLESS_VERSION} only: {remedy}")
     return unpack(model.metadata[RECIPE_KEY])
 
 

@@ -14,13 +14,14 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.form import View
 from . import exact
 from .lossless_source import BFLOAT16, FLOAT, FLOAT16, Source, gaps, widened
-from .protos import Model, Node, Tensor, attribute_int
+from .lossless_uses import NONE, Readers, Search
+from .protos import Model, Node, Tensor
 from .recipe import PLAIN, TRANSPOSED, WIDENED, Place
 from .report import Request
 from .save import ALIGNMENT, IDENTITY_BYTES, MAGIC
-from .wire import Data
 
 OVERHEAD_BYTES = 90
 """What a payload costs beside its own bytes: a node, an initializer, and its part of the record."""
@@ -39,8 +40,7 @@ class Item:
     tensor: Tensor
     name: str
     node: Node | None
-    gathers: tuple[Node, ...] = ()
-    whole: bool = True
+    readers: Readers = NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +90,13 @@ class Coder:
         self._packed = Packed(data_name=data.name if data else "")
         self._at, self._hash = 0, hashlib.sha256()
         self._known: dict[bytes, tuple[int, int]] = {}
-        self._gatherable: list[bool] = []
+        self._views: list[View | None] = []
+        self._gathered: list[bool] = []
         self._shapes: Counter[tuple[int, tuple[int, ...]]] = Counter()
 
     def pack(self, model: Model, tick: Callable[[float], None]) -> Packed:
         """Everything that is smaller coded."""
-        items = sorted(self._items(model), key=lambda item: not item.gathers)  # a payload that a Gather can read serves its duplicates, too
+        items = sorted(self._items(model), key=lambda item: not item.readers.gathered)  # a payload that a Gather can read serves its duplicates, too
         self._shapes = Counter((item.tensor.dtype, item.tensor.dims) for item in items)
         total, done = sum(self._held.stored_bytes(item.tensor) for item in items) or 1, 0
         file = self._path.open("wb") if self._path else None
@@ -118,25 +119,21 @@ class Coder:
 
     def _items(self, model: Model) -> Iterator[Item]:
         """Tensors of known types, large enough; the reasons why others are left alone are noted."""
-        consumers = _consumers(model)
+        search = Search(self._held.data, model.graphs)
         for number, graph in enumerate(model.graphs):
             for tensor in graph.tensors:
-                yield from self._item(model, Item(number, tensor, tensor.name, None), consumers)
+                yield from self._item(Item(number, tensor, tensor.name, None), search)
             for node in graph.nodes:
                 if node.constant is not None and len(node.outputs) == 1:
-                    yield from self._item(model, Item(number, node.constant, node.outputs[0], node), consumers)
+                    yield from self._item(Item(number, node.constant, node.outputs[0], node), search)
 
-    def _item(self, model: Model, item: Item, consumers: dict[str, list[tuple[int, Node]]]) -> Iterator[Item]:
+    def _item(self, item: Item, search: Search) -> Iterator[Item]:
         tensor, size = item.tensor, self._held.stored_bytes(item.tensor)
         if (reason := self._hindrance(item)) is not None:
             if size >= 4 * exact.LEAST_VALUES:
                 self._packed.left_alone.append((item.name, reason, size))
             return
-        users = consumers.get(item.name, [])
-        lookups = [node for graph, node in users if graph == item.graph == 0 and _looks_up(self._held.data, node, item.name)]
-        fits = len(tensor.dims) >= 2 and tensor.dims[0] > 1 and tensor.dtype not in exact.FOUR_BITS
-        gathers = tuple(lookups) if fits and item.name not in model.graphs[0].outputs else ()
-        yield Item(item.graph, tensor, item.name, item.node, gathers, not gathers or len(gathers) < len(users))
+        yield replace(item, readers=search.readers(item.graph, item.name, tensor))
 
     def _hindrance(self, item: Item) -> str | None:
         tensor, request = item.tensor, self._request
@@ -174,8 +171,9 @@ class Coder:
         digest = b"" if alone and not self._could_serve(tensor) else _digest(raw, tensor.dtype, tensor.dims)
         if digest in self._known:
             return _Made(None, digest, ())
-        views = (exact.row_view(tensor.dims),) if item.gathers else exact.free_views(tensor.dims)
-        return _Made(exact.smallest(raw, tensor.dtype, tensor.dims, views, bool(item.gathers), work), digest, tuple(self._twins(raw, tensor)))
+        view = item.readers.view
+        sights = exact.any_sight(tensor.dims) if view is None else exact.one_sight(view, item.readers.gathered)
+        return _Made(exact.smallest(raw, tensor.dtype, tensor.dims, sights, work), digest, tuple(self._twins(raw, tensor)))
 
     def _could_serve(self, tensor: Tensor) -> bool:
         """Whether a tensor of another shape or dtype might be this one in another guise."""
@@ -202,21 +200,31 @@ class Coder:
         size = self._held.stored_bytes(item.tensor)
         if made.digest in self._known:
             number, manner = self._known[made.digest]
-            if not self._gatherable[number] or manner != PLAIN:
-                item = replace(item, gathers=(), whole=True)
+            if not self._serves(number, manner, item.readers):
+                item = replace(item, readers=NONE)
             self._packed.weights.append(Weight(item, number, manner, "duplicate", size, 0))
             return
         cost = OVERHEAD_BYTES + 2 * len(item.name)
         if made.found is None or made.found.size + cost >= size:
             self._packed.left_alone.append((item.name, "no exact form of it is smaller", size))
             return
-        number = len(self._gatherable)
-        self._gatherable.append(bool(item.gathers))
+        number = len(self._views)
+        self._views.append(item.readers.view)
+        self._gathered.append(item.readers.gathered)
         self._store(number, made.found.pieces, file)
         if item.graph == 0 and made.digest:
             self._known[made.digest] = number, PLAIN
             self._known |= {digest: (number, manner) for digest, manner in made.twins if digest not in self._known}
         self._packed.weights.append(Weight(item, number, PLAIN, made.found.form, size, made.found.size))
+
+    def _serves(self, number: int, manner: int, readers: Readers) -> bool:
+        """Whether a payload that is there can be read by the operators of a duplicate: the transposed one's columns are the rows of the other."""
+        view, wanted = self._views[number], readers.view
+        if view is None or wanted is None or (readers.gathered and not self._gathered[number]) or manner not in (PLAIN, TRANSPOSED):
+            return False
+        if manner == PLAIN:
+            return view == wanted
+        return not readers.gathered and view.permutation == wanted.permutation[::-1] and (view.batch, view.rows) == (wanted.batch, wanted.rows)
 
     def _store(self, number: int, pieces: list[bytes], file: BinaryIO | None) -> None:
         size = sum(map(len, pieces))
@@ -249,21 +257,3 @@ class Coder:
 
 def _digest(raw: NDArray[np.uint8], dtype: int, dims: tuple[int, ...]) -> bytes:
     return hashlib.sha256(raw.data).digest() + repr((dtype, dims)).encode()
-
-
-def _consumers(model: Model) -> dict[str, list[tuple[int, Node]]]:
-    """The nodes that read each name, with the number of their graph."""
-    found: dict[str, list[tuple[int, Node]]] = {}
-    for number, graph in enumerate(model.graphs):
-        for node in graph.nodes:
-            for name in node.inputs:
-                found.setdefault(name, []).append((number, node))
-    return found
-
-
-def _looks_up(data: Data, node: Node, name: str) -> bool:
-    """Whether a node is a Gather of rows of the tensor called `name`."""
-    return (
-        node.op_type == "Gather" and node.domain in ("", "ai.onnx") and len(node.inputs) == 2 and node.inputs[0] == name != node.inputs[1]
-        and attribute_int(data, node, "axis", 0) == 0
-    )  # fmt: skip

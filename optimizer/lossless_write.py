@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ..runtime.header import FORMAT_VERSION
+from ..runtime.session import LOSSLESS_VERSION
 from . import exact, protos, wire
 from .emit import FORMAT_KEY, PACKAGE_KEY
 from .lossless_source import Source, gaps
 from .lossless_tensors import Packed, Weight
+from .lossless_uses import fused_node, ours
 from .operators import DOMAIN
 from .protos import Model, Tensor
 from .recipe import COPY_DATA, COPY_MODEL, LITERAL, RECIPE_KEY, TENSOR, TRANSPOSED, Original, Place, Recipe, Segment, pack
@@ -42,7 +43,7 @@ def write_model(held: Source, model: Model, packed: Packed, path: Path) -> Writt
         writer = _Writer(held, packed, file)
         writer.write(edits)
         record = pack(writer.recipe(model))
-        entries = {FORMAT_KEY: FORMAT_VERSION, PACKAGE_KEY: how_to_install(), RECIPE_KEY: record}
+        entries = {FORMAT_KEY: LOSSLESS_VERSION, PACKAGE_KEY: how_to_install(), RECIPE_KEY: record}
         entries |= {IDENTITY_KEY: packed.identity.hex()} if packed.identity else {}
         file.write(wire.block(protos.MODEL_OPSETS, wire.block(1, DOMAIN) + wire.number(2, 1)))
         file.writelines(wire.block(protos.MODEL_METADATA, wire.block(1, key) + wire.block(2, value)) for key, value in entries.items())
@@ -115,7 +116,7 @@ class _Plan:
         item, graph = weight.item, self._model.graphs[weight.item.graph]
         place = item.node.place if item.node else item.tensor.place
         stretches = (Stretch(*item.tensor.data, weight.number, weight.manner),) if item.tensor.data else ()
-        nodes = self._decompress(weight) if item.whole else []
+        nodes = self._decompress(weight) if item.readers.whole else []
         new: tuple[bytes, ...] = ()
         if item.node is not None:
             new = tuple(nodes)  # in the place of the Constant
@@ -124,21 +125,22 @@ class _Plan:
             if at is None:
                 head += nodes
             else:
-                return [Edit(at.start, at.start, tuple(nodes), graph.around), *self._gather_edits(weight, Edit(place.start, place.end, (), graph.around, stretches))]
-        return self._gather_edits(weight, Edit(place.start, place.end, new, graph.around, stretches))
+                return [Edit(at.start, at.start, tuple(nodes), graph.around), *self._fused_edits(weight, Edit(place.start, place.end, (), graph.around, stretches))]
+        return self._fused_edits(weight, Edit(place.start, place.end, new, graph.around, stretches))
 
     def _first_use(self, number: int, name: str) -> Field | None:
         """The first node that reads a weight, if only nodes of its own graph do: decoded there, and not earlier, it is in memory for no longer than needed."""
         users = self._users.get(name, [])
         return users[0][1] if users and all(graph == number for graph, _ in users) else None
 
-    def _gather_edits(self, weight: Weight, first: Edit) -> list[Edit]:
-        item, graph = weight.item, self._model.graphs[weight.item.graph]
-        edits = [first]
-        for node in item.gathers:
-            inputs = [self._payload_name(weight.number), node.inputs[1], *self._likes_of(item.tensor.dtype)]
-            edits.append(Edit(node.place.start, node.place.end, (_node("CompressedGather", inputs, node.outputs, node.name),), graph.around))
-        return edits
+    def _fused_edits(self, weight: Weight, first: Edit) -> list[Edit]:
+        item, around = weight.item, self._model.graphs[weight.item.graph].around
+        edits, readers = [first], item.readers
+        for use in readers.fused:
+            likes = self._likes_of(item.tensor.dtype) if use.node.op_type == "Gather" else []
+            new = fused_node(self._held.data, use, self._payload_name(weight.number), likes)
+            edits.append(Edit(use.node.place.start, use.node.place.end, (new,), around))
+        return edits + [Edit(cast.place.start, cast.place.end, (), around) for cast in readers.casts]
 
     def _likes_of(self, dtype: int) -> list[str]:
         if dtype == FLOAT:
@@ -150,11 +152,11 @@ class _Plan:
         """The nodes that make a weight, under its own name."""
         payload, likes = self._payload_name(weight.number), self._likes_of(weight.item.tensor.dtype)
         if weight.manner != TRANSPOSED:
-            return [_node("Decompress", [payload, *likes], [weight.name])]
+            return [ours("Decompress", [payload, *likes], [weight.name])]
         self._fresh += 1
         turned = f"{self._prefix}t{self._fresh}"
         transpose = wire.block(protos.GRAPH_NODE, wire.block(1, turned) + wire.block(2, weight.name) + wire.block(protos.NODE_OP_TYPE, "Transpose"))
-        return [_node("Decompress", [payload, *likes], [turned]), transpose]
+        return [ours("Decompress", [payload, *likes], [turned]), transpose]
 
     def _kept_edits(self, tensor: Tensor, around: tuple[Field, ...]) -> Iterator[Edit]:
         """A tensor of a data file that stays as it is: it now stands in the new data file, or in the model."""
@@ -178,12 +180,6 @@ def _free_prefix(model: Model) -> str:
     while any(name.startswith(prefix) for name in names):
         prefix += "_"
     return prefix
-
-
-def _node(op_type: str, inputs: list[str], outputs: list[str] | tuple[str, ...], name: str = "") -> bytes:
-    body = b"".join([*(wire.block(protos.NODE_INPUT, one) for one in inputs), *(wire.block(protos.NODE_OUTPUT, one) for one in outputs)])
-    named = wire.block(protos.NODE_NAME, name) if name else b""
-    return wire.block(protos.GRAPH_NODE, body + named + wire.block(protos.NODE_OP_TYPE, op_type) + wire.block(protos.NODE_DOMAIN, DOMAIN))
 
 
 def _tensor_head(name: str, dtype: int, dims: list[int]) -> bytes:

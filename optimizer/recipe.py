@@ -19,7 +19,7 @@ RECIPE_KEY = "onnx_compress.original"
 VERSION = 1
 COPY_MODEL, COPY_DATA, LITERAL, TENSOR = range(4)
 PLAIN, TRANSPOSED, WIDENED = range(3)
-FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "pb": 0, "dict_size": 1 << 24}]
+WINDOW_BYTES, LEAST_WINDOW_BYTES = 1 << 24, 1 << 12
 MOST_BYTES = 1 << 30
 
 
@@ -77,7 +77,7 @@ def pack(recipe: Recipe) -> str:
             out += [varint(one.kind | one.manner << 2), _signed(one.at - ends[one.kind]), varint(one.size)]
             ends[one.kind] = one.at + (one.size if one.kind != TENSOR else 1)
     body = b"".join([*out, recipe.literals])
-    choices = [b"\0" + zlib.compress(body, 9), b"\1" + lzma.compress(body, lzma.FORMAT_RAW, filters=FILTERS)]
+    choices = [b"\0" + zlib.compress(body, 9), b"\1" + lzma.compress(body, lzma.FORMAT_RAW, filters=_filters(len(body)))]
     packed = struct.pack("<I", zlib.crc32(body)) + min(choices, key=len)
     return base64.b85encode(packed).decode()
 
@@ -97,13 +97,19 @@ def _unzip(kind: int, data: bytes, crc: int) -> bytes:
         one = zlib.decompressobj()
         body = one.decompress(data, MOST_BYTES)
     else:
-        many = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=FILTERS)
+        many = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(WINDOW_BYTES))
         body = many.decompress(data, MOST_BYTES)
     if len(body) >= MOST_BYTES:
         raise CompressError("it is too long")
     if zlib.crc32(body) != crc:
         raise CompressError("its checksum does not match")
     return body
+
+
+def _filters(size: int) -> list[dict[str, int]]:
+    """For `size` bytes: a larger window costs 20 ms to set up and gives the same."""
+    window = min(WINDOW_BYTES, max(LEAST_WINDOW_BYTES, size))
+    return [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "pb": 0, "dict_size": window}]
 
 
 def _signed(value: int) -> bytes:

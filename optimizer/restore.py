@@ -18,6 +18,7 @@ from ..runtime import reader
 from ..runtime.errors import FormatError
 from ..runtime.evaluate import member_array
 from ..runtime.form import Member, Payload
+from ..runtime.session import LOSSLESS_VERSION
 from . import fold
 from .emit import FOLDED_KEY, FORMAT_KEY, NAMES_KEY, PACKAGE_KEY
 from .epilogues import Restoring, activated
@@ -48,6 +49,8 @@ def restore(source: Path, target: Path, force: bool = False, rename_data: bool =
         return restore_lossless(source, target, force, rename_data, threads)
     with Workspace(source, target, force) as work:
         model = open_compressed(source)
+        if model.metadata_props[FORMAT_KEY] == LOSSLESS_VERSION:
+            raise CompressError(f"{source} was compressed without loss, but the record of its original is damaged: copy the file again or compress the original again")
         count = restore_model(model, str(source))
         large = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
         external = work.data.name if large >= PROTOBUF_LIMIT_BYTES else None
@@ -62,7 +65,7 @@ def open_compressed(path: Path) -> ir.Model:
     written = model.metadata_props.get(FORMAT_KEY)
     if written is None:
         raise UsageError(f"{path} was not written by onnx-compress: there is nothing to restore or inspect")
-    if written != reader.FORMAT_VERSION:
+    if written not in (reader.FORMAT_VERSION, LOSSLESS_VERSION):
         raise CompressError(
             f"{path} has payload format {written}, this version reads {reader.FORMAT_VERSION} only: {model.metadata_props.get(PACKAGE_KEY, 'install the onnx-compress that wrote it')}"
         )

@@ -38,11 +38,11 @@ def wanted(node: ir.Node, index: int, between: Sequence[ir.Node], stored: Stored
         case "Gather", 0 if not swapped and node.attributes.get_int("axis", 0) in (0, -len(dims)):
             return "Gather", View(dims, tuple(range(len(dims))), 1, dims[0])
         case "MatMul", 1 if multiplied:
-            return "MatMul", _matrix(dims, not swapped)
+            return "MatMul", matrix(dims, not swapped)
         case "Gemm", 1 if multiplied and len(dims) == 2:
-            return "Gemm", _matrix(dims, swapped == bool(node.attributes.get_int("transB", 0)))
+            return "Gemm", matrix(dims, swapped == bool(node.attributes.get_int("transB", 0)))
         case "Conv", 1 if multiplied and not swapped and 3 <= len(dims) <= 5:
-            return "Conv", _filters(dims, node.attributes.get_int("group", 1))
+            return "Conv", filters(dims, node.attributes.get_int("group", 1))
         case "ConvTranspose", 1 if not swapped and len(dims) >= 2:
             return "Other", View(dims, (1, 0, *range(2, len(dims))), 1, dims[1])
         case (("LSTM" | "GRU" | "RNN"), (1 | 2)) if not swapped and len(dims) == 3:
@@ -51,7 +51,7 @@ def wanted(node: ir.Node, index: int, between: Sequence[ir.Node], stored: Stored
     return "Other", None
 
 
-def _matrix(dims: tuple[int, ...], by_columns: bool) -> View:
+def matrix(dims: tuple[int, ...], by_columns: bool) -> View:
     """Stacked matrices whose outputs are the last axis (`by_columns`: [.., K, N]) or the one before it ([.., N, K])."""
     rank = len(dims)
     batch = int(np.prod(dims[:-2], dtype=np.int64))
@@ -59,7 +59,7 @@ def _matrix(dims: tuple[int, ...], by_columns: bool) -> View:
     return View(dims, (*range(rank - 2), *last), batch, dims[last[0]])
 
 
-def _filters(dims: tuple[int, ...], group: int) -> View:
+def filters(dims: tuple[int, ...], group: int) -> View:
     """Filters [O, I / group, ..]: a group is a batch of its own where it fills a panel."""
     rows = dims[0] // max(group, 1)
     apart = group > 1 and rows >= PANEL_ROWS and rows * group == dims[0]

@@ -15,16 +15,19 @@ PANEL = 64
 
 
 @numba.njit(cache=True, nogil=True)
-def row_unions(words: NDArray, unions: NDArray) -> None:
-    """The OR of all words of each row, into `unions` [rows]."""
+def row_unions(words: NDArray, unions: NDArray, shift: int, mask: int, tops: NDArray) -> None:
+    """The OR of all words of each row, into `unions` [rows]; (word >> shift) & mask of all, into `tops` [rows, k]."""
     rows, k = words.shape
+    by, bits = words.dtype.type(shift), words.dtype.type(mask)
     for first in range(0, rows, BLOCK):
         last = min(first + BLOCK, rows)
         for step in range(0, k, BLOCK):
             for row in range(first, last):
                 union = unions[row]
                 for at in range(step, min(step + BLOCK, k)):
-                    union |= words[row, at]
+                    word = words[row, at]
+                    union |= word
+                    tops[row, at] = (word >> by) & bits
                 unions[row] = union
 
 
@@ -70,29 +73,27 @@ def top_fields(words: NDArray, shift: int, mask: int, tops: NDArray) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def gather_steps(words: NDArray, lanes: int, out: NDArray) -> None:
-    """Words [groups * lanes, k] in decoding order: `out` [groups * k, lanes]."""
+def gather_steps(words: NDArray, lanes: int, split: tuple[int, int, int, int], folded: NDArray, tops: NDArray) -> None:
+    """Words [groups * lanes, k] in decoding order, `folded` [groups * k, lanes], and above their lowest bits, less `base`, `tops`.
+
+    `split`: (width of a float, whose sign goes behind the exponent: [exponent, sign, mantissa], or 0; bits of its mantissa; bits below the tops; base).
+    """
     rows, k = words.shape
+    width, mantissa, shift, base = split
+    one, last = words.dtype.type(1), words.dtype.type(max(width, 1) - 1)
+    by, low, sign = words.dtype.type(mantissa), words.dtype.type((one << words.dtype.type(mantissa)) - one), one << last
+    above, least = words.dtype.type(shift), words.dtype.type(base)
     for first in range(0, rows, BLOCK):
-        last = min(first + BLOCK, rows)
         for step in range(0, k, BLOCK):
             end = min(step + BLOCK, k)
-            for row in range(first, last):
+            for row in range(first, min(first + BLOCK, rows)):
                 group, lane = row // lanes, row % lanes
                 for at in range(step, end):
-                    out[group * k + at, lane] = words[row, at]
-
-
-@numba.njit(cache=True, nogil=True)
-def fold(flat: NDArray, mantissa: int, width: int) -> None:
-    """Puts the sign behind the exponent, in place: [exponent, sign, mantissa]."""
-    one = flat.dtype.type(1)
-    low = flat.dtype.type((one << flat.dtype.type(mantissa)) - one)
-    for i in range(len(flat)):
-        word = flat[i]
-        sign = word >> flat.dtype.type(width - 1)
-        magnitude = word & ~(one << flat.dtype.type(width - 1))
-        flat[i] = ((magnitude & ~low) << one) | (sign << flat.dtype.type(mantissa)) | (word & low)
+                    word = words[row, at]
+                    if width:
+                        word = (((word & ~sign) & ~low) << one) | ((word >> last) << by) | (word & low)
+                    folded[group * k + at, lane] = word
+                    tops[group * k + at, lane] = (word >> above) - least
 
 
 @numba.njit(cache=True, nogil=True)

@@ -100,14 +100,15 @@ def _split_floats(words: NDArray, dtype: int, view: View) -> Split:
     width, exponent = WIDTHS[dtype], EXPONENT_BITS[dtype]
     mantissa = width - 1 - exponent
     unions = np.zeros(view.batch * view.rows, words.dtype)
+    tops = np.empty(words.shape, np.uint8 if exponent <= 8 else np.uint16)
     for batch in range(view.batch):
-        kernels.row_unions(words[batch], unions[batch * view.rows : (batch + 1) * view.rows])
+        kernels.row_unions(words[batch], unions[batch * view.rows : (batch + 1) * view.rows], mantissa, (1 << exponent) - 1, tops[batch])
     marked = unions.astype(np.uint64) | np.uint64(1 << mantissa)
     zeros = np.log2((marked & (~marked + np.uint64(1))).astype(np.float64)).astype(np.int64)
     drop = int(zeros.min())
     planes, raw_bits = divmod(1 + mantissa - drop, 8)
     fields = _with_short_rows(Fields(planes, drop), zeros - drop, view.k)
-    return Split(dtype, view, words, fields, raw_bits, _tops(words, mantissa, exponent))
+    return Split(dtype, view, words, fields, raw_bits, tops)
 
 
 def _with_short_rows(fields: Fields, zeros: NDArray[np.int64], k: int) -> Fields:
@@ -195,11 +196,9 @@ def _chunk(coded: Coded, split: Split, laws: _Laws, cut: Cut) -> tuple[bytes, li
     batch, first, groups, lanes = cut
     view, fields = split.view, split.fields
     folded = np.empty((groups * view.k, lanes), split.words.dtype)
-    kernels.gather_steps(split.words[batch, first : first + groups * lanes], lanes, folded)
-    if not fields.integers:
-        kernels.fold(folded.reshape(-1), split.mantissa, split.width)
-    tops = (folded >> folded.dtype.type(split.shift)).astype(split.tops.dtype) if split.shift < 8 * folded.itemsize else np.zeros(folded.shape, np.uint8)
-    tops -= tops.dtype.type(laws.base)
+    tops = np.empty(folded.shape, split.tops.dtype)
+    way = (0, 0, split.shift, laws.base) if fields.integers else (split.width, split.mantissa, split.shift, laws.base)
+    kernels.gather_steps(split.words[batch, first : first + groups * lanes], lanes, way, folded, tops)
     stream = _encode(coded, split, laws, cut, tops)
     raw = np.zeros(groups * view.k * split.raw_bits * sum(-(-min(PANEL_ROWS, lanes - at) // 8) for at in range(0, lanes, PANEL_ROWS)), np.uint8)
     kernels.store_bits(folded, split.shift - split.raw_bits, split.raw_bits, raw)

@@ -16,6 +16,9 @@ FORMAT_KEY = "onnx_compress.format"
 FORMAT_VERSION = "0.3"
 """Version 0, draft 3: what this package reads."""
 
+LOSSLESS_VERSION = f"{FORMAT_VERSION} lossless"
+"""The same in a file that gives its original back: so it is known as one even where the record of that is damaged."""
+
 CHECKSUMS_KEY = "onnx_compress.verify_checksums"
 """The session config entry that makes the operators verify every checksum when they are created: 1."""
 
@@ -60,7 +63,7 @@ def session(
             raise UnsupportedVersionError(f"{path}: {error}") from error
         raise
     written = made.get_modelmeta().custom_metadata_map.get(FORMAT_KEY, FORMAT_VERSION)
-    if written != FORMAT_VERSION:
+    if written not in (FORMAT_VERSION, LOSSLESS_VERSION):
         raise UnsupportedVersionError(
             f"{path} is in payload format {written}, this onnx-compress reads {FORMAT_VERSION}: "
             "install the version that wrote it, or compress the original again"

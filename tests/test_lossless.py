@@ -71,6 +71,14 @@ def function_model() -> onnx.ModelProto:
     return model
 
 
+def shared_model() -> onnx.ModelProto:
+    """A weight that is multiplied with and is an output, too."""
+    model = matmul_model(weight(8))
+    model.graph.node.append(helper.make_node("Identity", ["w0"], ["w"]))
+    model.graph.output.append(helper.make_tensor_value_info("w", 1, [ROWS, COLUMNS]))
+    return model
+
+
 def overridable_model() -> onnx.ModelProto:
     """Initializers that are inputs too, in a model before IR version 4."""
     model = matmul_model(weight(5))
@@ -130,6 +138,7 @@ AWKWARD: dict[str, Callable[[], bytes]] = {
     "inputs that are weights": lambda: overridable_model().SerializeToString(),
     "unknown fields and long lengths": lambda: with_unknown_fields(matmul_model(weight())),
     "a table that is looked up": lambda: gather_model().SerializeToString(),
+    "a weight with other readers": lambda: shared_model().SerializeToString(),
     "nothing to compress": lambda: matmul_model(weight(0, (ROWS, 2))).SerializeToString(),
 }
 
@@ -354,6 +363,17 @@ def test_a_mutated_file_gives_the_original_or_is_refused(tmp_path: Path) -> None
             assert sha(again) == sha(source)
             again.unlink()
     assert refused > 200
+
+
+@pytest.mark.parametrize("damage", [b"onnx_compress.0riginal", b"onnx_compress.\xfforiginal"[:22]])
+def test_a_file_without_its_record_is_refused_and_not_restored_as_a_lossy_one(tmp_path: Path, damage: bytes) -> None:
+    _, target, _ = pressed(tmp_path, matmul_model(weight()).SerializeToString())
+    good = target.read_bytes()
+    assert good.count(b"onnx_compress.original") == 1
+    target.write_bytes(good.replace(b"onnx_compress.original", damage))
+    with pytest.raises(CompressError):
+        restore(target, tmp_path / "again.onnx")
+    assert not (tmp_path / "again.onnx").exists()
 
 
 def test_the_recipe_survives_its_text(tmp_path: Path) -> None:

@@ -1,0 +1,34 @@
+"""A large model in small: the long version is benchmarks/lossless/big.py with gigabytes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.lossless import big
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peaks of memory as Linux has them")
+
+GIGABYTES = 0.1
+PROGRAM, RUNTIME = "import onnx_compress.optimizer.lossless", "import onnx_compress.runtime, onnxruntime"
+
+
+def peak(code: str) -> int:
+    """MB that a process takes which runs `code`."""
+    done = subprocess.run([sys.executable, "-c", big.PEAK.format(code)], check=True, capture_output=True, text=True)
+    return int(done.stderr.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", big.DTYPES)
+def test_a_model_of_external_data_comes_back_and_runs_in_less_memory_than_it_has(kind: str, tmp_path: Path) -> None:
+    """Beside what the program itself takes: compressing and restoring hold a few weights, running holds the compressed file and no weight as a whole."""
+    program = peak(PROGRAM)
+    peaks = big.measure(tmp_path, kind, GIGABYTES, threads=1)
+    largest = big.WIDTH * big.HIDDEN * (2 if kind == "bf16" else 4) / 1e6
+    assert peaks["compress"] < program + 8 * largest + 100
+    assert peaks["restore"] < program + 4 * largest + 100
+    assert peaks["run a layer"] < peak(RUNTIME) + (tmp_path / "out.onnx.data").stat().st_size / 1e6 + 30
