@@ -103,9 +103,9 @@ def test_a_divergence_that_cannot_be_had_names_what_can(source: Path) -> None:
     assert [file.name for file in source.parent.iterdir()] == ["in.onnx"]
 
 
-def test_weights_of_few_values_can_be_had_without_any_divergence(tmp_path: Path) -> None:
+def test_weights_of_few_values_can_be_had_with_no_more_divergence_than_sums_round(tmp_path: Path) -> None:
     onnx.save(STRUCTURES["constant_values"](0), tmp_path / "in.onnx")
-    assert made(tmp_path / "in.onnx", max_divergence=0.0).divergence == 0
+    assert made(tmp_path / "in.onnx", max_divergence=1e-12).divergence < 1e-12
 
 
 def test_a_model_of_integers_is_within_any_divergence(tmp_path: Path) -> None:
