@@ -66,6 +66,11 @@ def fuzzing() -> None:
     run(sys.executable, "-m", "tests.fuzzing")
 
 
+def emulated() -> None:
+    """Every frozen vector on an emulated ARM processor."""
+    run(sys.executable, "-m", "tests.emulated")
+
+
 def tests() -> None:
     """pytest."""
     run(sys.executable, "-m", "pytest", "-q", "--durations=5", shown=True)
@@ -109,6 +114,7 @@ STAGES: Mapping[str, Callable[[], None]] = {
     "layout": layout,
     "sanitizers": sanitizers,
     "fuzzing": fuzzing,
+    "emulated": emulated,
     "tests": tests,
     "runtimes": runtimes,
 }

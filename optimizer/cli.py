@@ -101,12 +101,7 @@ def compress_command(
         threads,
         force,
         dry_run,
-        drop_channels,
-        effort,
-        table,
-        prefer,
-        lossless,
-        tuple(lossless_weights or ()),
+        *(drop_channels, effort, table, prefer, lossless, tuple(lossless_weights or ())),
     )
     _show_curve(console, source, request) if curve else _print(console, _compress(console, source, target, request), request)
 

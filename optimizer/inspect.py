@@ -17,6 +17,7 @@ from ..runtime import reader
 from ..runtime.errors import CorruptionError, FormatError
 from ..runtime.form import Codebook, Dense, Form, Grid, Mapped, Member, Payload, Planes, Sparse, Symbols
 from ..runtime.header import Header
+from ..runtime.library import DECODE_BUFFER_BYTES
 from ..runtime.pool import symbol_tables
 from ..runtime.trellis import quantizers
 from . import fold
@@ -48,7 +49,10 @@ class InspectedWeight:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A compressed file: total_bytes = graph_bytes + payload_bytes + plain_bytes, over all files of the model."""
+    """A compressed file: total_bytes = graph_bytes + payload_bytes + plain_bytes, over all files of the model.
+
+    `decode_buffer_bytes`: what each thread of a session holds of decoded weights.
+    """
 
     path: str
     format: str
@@ -58,6 +62,7 @@ class Inspection:
     payload_bytes: int
     plain_bytes: int
     payloads: int
+    decode_buffer_bytes: int
     weights: tuple[InspectedWeight, ...]
 
 
@@ -85,7 +90,7 @@ def inspect(path: Path) -> Inspection:
     plain = _plain_bytes(model, set(uses) | streams)
     package = model.metadata_props.get(PACKAGE_KEY, "an unknown version").rsplit("==", 1)[-1]
     graph = total - payload_bytes - plain
-    return Inspection(str(path), reader.FORMAT_VERSION, package, total, graph, payload_bytes, plain, len(uses), tuple(weights))
+    return Inspection(str(path), reader.FORMAT_VERSION, package, total, graph, payload_bytes, plain, len(uses), DECODE_BUFFER_BYTES if uses else 0, tuple(weights))
 
 
 def _folded_weights(values: Sequence[ir.Value], names: dict[str, list[str]], size: int) -> Iterator[InspectedWeight]:

@@ -56,6 +56,11 @@ class _Plan:
         self._held, self._model, self._packed = held, model, packed
         self._prefix = _free_prefix(model)
         self._likes: set[int] = set()
+        self._users: dict[str, list[tuple[int, Field]]] = {}
+        for number, graph in enumerate(model.graphs):
+            for node in graph.nodes:
+                for name in node.inputs:
+                    self._users.setdefault(name, []).append((number, node.place))
         self._fresh = 0
         self.notes: list[str] = []
 
@@ -115,8 +120,21 @@ class _Plan:
         if item.node is not None:
             new = tuple(nodes)  # in the place of the Constant
         else:
-            head += nodes
-        edits = [Edit(place.start, place.end, new, graph.around, stretches)]
+            at = self._first_use(item.graph, weight.name)
+            if at is None:
+                head += nodes
+            else:
+                return [Edit(at.start, at.start, tuple(nodes), graph.around), *self._gather_edits(weight, Edit(place.start, place.end, (), graph.around, stretches))]
+        return self._gather_edits(weight, Edit(place.start, place.end, new, graph.around, stretches))
+
+    def _first_use(self, number: int, name: str) -> Field | None:
+        """The first node that reads a weight, if only nodes of its own graph do: decoded there, and not earlier, it is in memory for no longer than needed."""
+        users = self._users.get(name, [])
+        return users[0][1] if users and all(graph == number for graph, _ in users) else None
+
+    def _gather_edits(self, weight: Weight, first: Edit) -> list[Edit]:
+        item, graph = weight.item, self._model.graphs[weight.item.graph]
+        edits = [first]
         for node in item.gathers:
             inputs = [self._payload_name(weight.number), node.inputs[1], *self._likes_of(item.tensor.dtype)]
             edits.append(Edit(node.place.start, node.place.end, (_node("CompressedGather", inputs, node.outputs, node.name),), graph.around))

@@ -195,6 +195,7 @@ def inspection_rows(inspection: Inspection) -> list[Row]:
         ("file", f"{inspection.path}, {inspection.total_bytes:,} bytes, format {inspection.format}, written by {inspection.package}"),
         ("weights", f"{len(inspection.weights)} in {_count(inspection.payloads, 'payload')} of {inspection.payload_bytes:,} bytes in all"),
         ("the rest", f"{inspection.graph_bytes:,} bytes of graph, {inspection.plain_bytes:,} bytes of tensors that are not compressed"),
+        ("in a session", f"{inspection.decode_buffer_bytes:,} bytes of decoded weights at most in each thread"),
         ("checksums", "all right"),
     ]
 

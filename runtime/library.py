@@ -17,6 +17,9 @@ _NAME = {"win32": "onnx_compress.dll", "darwin": "libonnx_compress.dylib"}.get(s
 _ERRORS = {error.number: error for error in (FormatError, TruncatedError, CorruptionError, UnsupportedVersionError)}
 _MESSAGE_BYTES = 512
 
+DECODE_BUFFER_BYTES = 4 * 65536
+"""What each thread that decodes keeps for its tile: TILE_FLOATS of cpp/decode.h."""
+
 
 class LibraryNotFoundError(FileNotFoundError):
     """The operator library is not where it should be."""

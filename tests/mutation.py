@@ -12,7 +12,7 @@ from onnx_compress.runtime.errors import FormatError
 from onnx_compress.runtime.reader import read_header
 
 from tests.assembly import framed
-from tests.payloads import ASSEMBLED, codebook, constant, grid, integers, mapped, plain_view, sparse, trellis
+from tests.payloads import ASSEMBLED, PLANES, codebook, constant, grid, integers, mapped, plain_view, sparse, trellis
 
 MOST_SYMBOLS = 65536
 """Mutated dims may announce more than is quick to decode; such payloads are tested as headers only."""
@@ -23,6 +23,8 @@ SMALL: dict[str, Callable[[], bytes]] = {
     "four chunks, the last of one row": lambda: ASSEMBLED["four chunks, the last of one row"]().bytes(),
     "as both matrices of an LSTM": lambda: writer.write(grid(plain_view(1, 64, 16))),
     "as both matrices of a bidirectional GRU": lambda: writer.write(grid(plain_view(2, 24, 8))),
+    "planes": lambda: PLANES["small planes"](),
+    "planes, short rows, turned": lambda: PLANES["small planes, short rows, turned"](),
     "codebook": lambda: writer.write(codebook(plain_view(1, 9, 30), 20, 16, row_scale=True)),
     "trellis": lambda: writer.write(trellis(plain_view(2, 66, 4), 2.0, column=True)),
     "trellis with classes and raw bits": lambda: ASSEMBLED["trellis, width 4, few rows"]().bytes(),

@@ -413,6 +413,8 @@ PLANES: dict[str, Callable[[], bytes]] = {
     "planes, dropped bits": lambda: _planes(1, (66, 8), change=_dropped),
     "planes of four panels": lambda: _planes(16, (600, 230)),
     "planes, gathered": lambda: _planes(1, (300, 12), gathered=True),
+    "small planes": lambda: _planes(1, (66, 4)),
+    "small planes, short rows, turned": lambda: _planes(1, (5, 67), True, _short),
     "planes of one value": lambda: _planes(1, (1, 1)),
 }
 

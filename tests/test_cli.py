@@ -349,7 +349,7 @@ def test_restore_passes_its_words_on_and_prints_its_report(monkeypatch: pytest.M
 
     put_module(monkeypatch, "restore", restore=restore)
     assert main(["restore", "out.onnx", "dense.onnx", "-f"]) == 0
-    assert calls == [(Path("out.onnx"), Path("dense.onnx"), True)]
+    assert calls == [(Path("out.onnx"), Path("dense.onnx"), True, False, 0)]
     assert "1,234,567" in capsys.readouterr().out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from onnx_compress.optimizer.inspect import form_text, inspect, symbol_bits
 from onnx_compress.passes import writer
 from onnx_compress.runtime import reader
 from onnx_compress.runtime.form import Codebook, Dense, Grid, Member, Symbols, View
+from onnx_compress.runtime.library import DECODE_BUFFER_BYTES
 
 from tests.payloads import POOLS, mapped, plain_view, trellis
 
@@ -137,3 +139,10 @@ def test_the_command_prints_a_table_or_json(file: Path, capsys: pytest.CaptureFi
     assert "64x300" in text
     assert main(["inspect", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["weights"][2]["name"] == "q.1"
+
+
+def test_the_decode_buffer_is_that_of_the_library() -> None:
+    source = (Path(__file__).resolve().parents[1] / "runtime/cpp/decode.h").read_text()
+    found = re.search(r"constexpr int64_t TILE_FLOATS = (\d+)", source)
+    assert found
+    assert 4 * int(found[1]) == DECODE_BUFFER_BYTES

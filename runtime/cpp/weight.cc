@@ -76,7 +76,8 @@ Weight::Weight(const uint8_t* data, uint64_t size, int64_t member, const Options
   if (options.checksums) onnx_compress::verify_checksums(payload_);
   if (payload_.pooled) pooled_ = by_panels(decode_pool(payload_, member_), this->member());
   if (!payload_.pooled) prepare_tables();
-  if (options.dense) decode_once();
+  // Planes are read as words, by Decompress and Gather: floats would only be one more copy of them.
+  if (options.dense && this->member().form != FORM_PLANES) decode_once();
 }
 
 void Weight::prepare_tables() {
