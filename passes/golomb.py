@@ -2,7 +2,7 @@
 
 A level l becomes u = 2 l - 1 where it is positive, else -2 l. With the modulus m of its weight, u = q m + r: q zeros and a one in a stream of bits that
 all weights share, and r as a digit of base m in a stream of words. The place of the n-th one in the bits gives q, by sorting; words are taken apart by
-division. Within 0.04-0.13 bit of the entropy of normal and Laplacian levels, from 1.5 bits on.
+division. Within 0.04-0.19 bit of the entropy of normal and Laplacian levels, from 1.5 bits on.
 After: Golomb 1966, "Run-length encodings".
 """
 
