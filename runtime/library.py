@@ -73,7 +73,7 @@ def decode(
     """Decodes a member of `payload` into `out` and gives `out`.
 
     `out` has the weight's dims and dtype (bfloat16 as uint16 bits; 4-bit integers one a byte) and is C-contiguous.
-    `instruction_set` names the decoder ("avx512", "avx2", "baseline"), empty: the fastest of this machine; all give the same bits.
+    `instruction_set` names the decoder ("avx512", "avx2", "sse4", "neon", "baseline"), empty: the fastest of this machine; all give the same bits.
     Raises FormatError, TruncatedError, CorruptionError, UnsupportedVersionError; ValueError for arguments that do not fit.
     """
     if not out.flags.c_contiguous or not out.flags.writeable:

@@ -22,7 +22,7 @@ CHECKSUMS_KEY = "onnx_compress.verify_checksums"
 """The session config entry that makes the operators verify every checksum when they are created: 1."""
 
 INSTRUCTION_SET_KEY = "onnx_compress.instruction_set"
-"""The session config entry that names the kernels to use, for tests: avx512, avx2 or baseline."""
+"""The session config entry that names the kernels to use, for tests: avx512, avx2, sse4, neon or baseline."""
 
 RESIDENCY_KEY = "onnx_compress.residency"
 """The session config entry that says where weights are: tile or dense."""
@@ -45,7 +45,7 @@ def session(
     `options` are yours; the library is registered in them unless an earlier call of this function did. The others are session config
     entries, which the library sees only if they were there when it was registered:
     `verify_checksums`: compare every checksum of the weights when the session is created.
-    `instruction_set`: the kernels to use, "avx512", "avx2" or "baseline"; else the fastest that the machine has. Weights decode to the
+    `instruction_set`: the kernels to use, "avx512", "avx2", "sse4", "neon" or "baseline"; else the fastest that the machine has. Weights decode to the
     same bits with all of them.
     `residency`: "tile" (default) decodes weights tile by tile whenever they are used; "dense" decodes them once, when the session is
     created, and keeps them as floats: more memory than the original model's, for its speed. The weights are equal to the bit, outputs but for the order of sums.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx_compress.runtime import library
 
-NAMES = ("avx512", "avx2", "baseline")
+NAMES = ("avx512", "avx2", "sse4", "neon", "baseline")
 """The fastest first; every machine has the last."""
 
 

@@ -17,8 +17,11 @@ namespace onnx_compress {
 
 ONNX_COMPRESS_SET(baseline, 16)
 #if defined(ONNX_COMPRESS_X86)
+ONNX_COMPRESS_SET(sse4, 16)
 ONNX_COMPRESS_SET(avx2, 32)
 ONNX_COMPRESS_SET(avx512, 64)
+#elif defined(ONNX_COMPRESS_ARM)
+ONNX_COMPRESS_SET(neon, 16)
 #endif
 
 const std::vector<const Kernels*>& machine_kernels() {
@@ -32,6 +35,9 @@ const std::vector<const Kernels*>& machine_kernels() {
                         __builtin_cpu_supports("avx512vbmi2");
     if (avx512) sets.push_back(&avx512_set);
     if (avx2) sets.push_back(&avx2_set);
+    if (__builtin_cpu_supports("sse4.1") && __builtin_cpu_supports("popcnt")) sets.push_back(&sse4_set);
+#elif defined(ONNX_COMPRESS_ARM)
+    sets.push_back(&neon_set);  // every 64-bit ARM has it
 #endif
     sets.push_back(&baseline_set);
     return sets;

@@ -23,7 +23,7 @@ inline int renormalize(uint16_t* states, uint64_t active, const uint8_t* bytes) 
   return taken;
 }
 
-#elif defined(ONNX_COMPRESS_SHUFFLE)
+#elif defined(ONNX_COMPRESS_SHUFFLE) || defined(ONNX_COMPRESS_VECTOR128)
 
 // controls[mask]: for each of eight lanes the number of its byte among those that the mask's lanes take, or 128 (pshufb gives 0).
 struct Controls {
@@ -34,6 +34,8 @@ struct Controls {
   }
 };
 alignas(64) constexpr Controls CONTROLS;
+
+#if defined(ONNX_COMPRESS_SHUFFLE)
 
 inline int renormalize(uint16_t* states, uint64_t active, const uint8_t* bytes) {
   int taken = 0;
@@ -52,6 +54,22 @@ inline int renormalize(uint16_t* states, uint64_t active, const uint8_t* bytes) 
   }
   return taken;
 }
+
+#else
+
+inline int renormalize(uint16_t* states, uint64_t active, const uint8_t* bytes) {
+  int taken_bytes = 0;
+  for (int at = 0; at < PANEL; at += 8) {
+    const Vector x = load_vector(states + at);
+    const uint32_t hungry = below_256(x) & static_cast<uint32_t>(active >> at & 255);
+    const uint8_t* control = CONTROLS.bytes[hungry];
+    store_vector(states + at, either(choose(taken(control), byte_up(x), x), take_bytes(bytes + taken_bytes, control)));
+    taken_bytes += __builtin_popcount(hungry);
+  }
+  return taken_bytes;
+}
+
+#endif
 
 #else
 
