@@ -55,8 +55,8 @@ def processor() -> str:
 
 
 def total_bytes(path: Path) -> int:
-    """The model and the files of the same stem beside it."""
-    return sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}*"))
+    """The model and its data file beside it."""
+    return sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*"))
 
 
 def row(values: Mapping[str, object]) -> str:

@@ -104,7 +104,7 @@ class _Writer:
     def __init__(self, model: ir.Model, prefix: str) -> None:
         self._graph, self._prefix, self._made = model.graph, f"{prefix}.fold", 0
         self._before = next(iter(model.graph))
-        self._two = self._constant(np.array(2, np.int64))
+        self._two = self._constant(np.array(2, np.int32))
 
     def levels(self, levels: Sequence[NDArray[np.int32]], moduli: Sequence[int]) -> list[ir.Value]:
         """The levels of weights in the ascending order of their moduli, each flat, as floats."""
@@ -124,12 +124,13 @@ class _Writer:
             ones = self._add(ir.node("TopK", [floats, self._constant(np.array([count], np.int64))], num_outputs=2))[1]
         else:
             ones = self._add(ir.node("TopK", [floats], {"k": count}, num_outputs=2))[1]
-        before = [self._constant(np.array([-1], np.int64)), self._split(ones, [count - 1, 1])[0]]
+        ones = self._cast(ones, ir.DataType.INT32)
+        before = [self._constant(np.array([-1], np.int32)), self._split(ones, [count - 1, 1])[0]]
         return self._node("Sub", [ones, self._add(ir.node("Concat", before, {"axis": 0}))[0]])
 
     def _joined(self, runs: ir.Value, modulus: int, values: NDArray[np.int64]) -> ir.Value:
         """u = (run - 1) * modulus + remainder."""
-        shift = self._constant(np.array(-modulus, np.int64))
+        shift = self._constant(np.array(-modulus, np.int32))
         if modulus == 1:
             return self._node("Add", [runs, shift])
         packing = golomb.packing(modulus)
@@ -137,19 +138,19 @@ class _Writer:
         digits = self._flat(self._digits(words, packing))
         rest = words.size * packing.digits - values.size
         remainders = self._split(digits, [values.size, rest])[0] if rest else digits
-        product = self._node("Mul", [runs, self._constant(np.array(modulus, np.int64))])
+        product = self._node("Mul", [runs, self._constant(np.array(modulus, np.int32))])
         return self._node("Add", [product, self._node("Add", [remainders, shift])])
 
     def _digits(self, words: Array, packing: golomb.Packing) -> ir.Value:
         """The digits of words [words, 1]: [words, digits]."""
-        base = self._two if packing.base == 2 else self._constant(np.array(packing.base, np.int64))
-        upper = self._node("Div", [self._cast(self._constant(words), ir.DataType.INT64), self._constant(packing.powers)])
+        base = self._two if packing.base == 2 else self._constant(np.array(packing.base, np.int32))
+        upper = self._node("Div", [self._cast(self._constant(words), ir.DataType.INT32), self._constant(packing.powers)])
         return self._node("Sub", [upper, self._node("Mul", [self._node("Div", [upper, base]), base])])
 
     def _signed(self, u: ir.Value) -> ir.Value:
         """The level of each u: (h - e) * u - e with e = u / 2 and h = (u + 1) / 2, which is -e where u is even, else h."""
         half = self._node("Div", [u, self._two])
-        upper = self._node("Div", [self._node("Add", [u, self._constant(np.array(1, np.int64))]), self._two])
+        upper = self._node("Div", [self._node("Add", [u, self._constant(np.array(1, np.int32))]), self._two])
         return self._node("Sub", [self._node("Mul", [self._node("Sub", [upper, half]), u]), half])
 
     def scales(self, scales: Sequence[Array]) -> list[ir.Value]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,29 @@ def test_a_changed_chain_is_named_by_restore(tmp_path: Path, change: Any) -> Non
     outcome = compressed(tmp_path, convolutions(), 3, prefer="speed")
     with pytest.raises(CompressError, match=r"folded weight.*was changed after it was written"):
         restore(damaged(outcome, change), tmp_path / "plain.onnx")
+
+
+MEMORY = """
+import re, sys
+from onnx_compress.runtime import session
+def private():
+    found = dict(re.findall(r"^(Private_\\w+):\\s+(\\d+) kB", open("/proc/self/smaps_rollup").read(), re.MULTILINE))
+    return (int(found["Private_Clean"]) + int(found["Private_Dirty"])) * 1024
+before = private()
+kept = session(sys.argv[1])
+print(private() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_session_keeps_little_more_than_the_dense_weight(tmp_path: Path) -> None:
+    net = Network(0)
+    net.named(net.add("Conv", ["x", net.weight("large", (256, 256, 3, 3))]), "y")
+    made = net.model("case", [tensor("x", ("batch", 256, 40, 40))], [tensor("y", ("batch", 256, 38, 38))])
+    outcome = compressed(tmp_path, made, 6, prefer="speed")
+    assert folded_names(outcome) == ["large"]
+    said = subprocess.run([sys.executable, "-c", MEMORY, str(outcome.target)], check=True, capture_output=True, text=True).stdout
+    assert int(said) < 6 * 256 * 256 * 9 * 4  # the weight, its packed copy, and what a session takes by itself
 
 
 def test_scales_of_stacked_matrices_broadcast(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import onnxruntime
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from compressed import feed
+from compressed import TOKENS, feed
 from onnx_compress.runtime import session
 
 RUNS = 20
@@ -25,7 +25,7 @@ def main(path: str, length: int) -> None:
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     opened = session(path, options)
-    inputs = feed(opened, length)
+    inputs = feed(opened, length, next((count for name, count in TOKENS.items() if name in path), 0))
     for _ in range(RUNS):
         opened.run(None, inputs)
     kilobytes = numbers("/proc/self/smaps_rollup") | numbers("/proc/self/status")
