@@ -26,13 +26,16 @@ from numpy.typing import NDArray
 
 from .kinds import Kind, kinds
 
-__all__ = ["WARN_ABOVE", "Kind", "counted", "divergence", "kinds", "main_kind"]
+__all__ = ["ROUNDING", "WARN_ABOVE", "Kind", "counted", "divergence", "kinds", "main_kind"]
 
 WARN_ABOVE: Mapping[Kind, float] = {"classes": 0.03, "embedding": 0.05, "map": 0.01, "integer": 0.02}
 """Above this divergence a loss of accuracy is likely, by the kind of output."""
 
 LEAST_PROBABILITY = 1e-12
 TINY = 1e-30
+
+ROUNDING = 1e-12
+"""A divergence that the order of float sums makes: files of exact weights have it, and keep every limit."""
 
 
 def counted(kinds_of: Mapping[str, Kind]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from .allocate import frontier
 from .candidates import HIGH_BITS
+from .distortion import ROUNDING
 from .emit import Emitted
 from .errors import TargetError
 from .fit import Market, scaled
@@ -54,7 +55,7 @@ def smallest_within(study: Study, limit: float, confirm: Callable[[Emitted], flo
     for _ in range(CONFIRMATIONS):
         emitted = search.smallest(aim)
         seen = confirm(emitted)
-        if seen <= limit:
+        if seen <= max(limit, ROUNDING):
             return emitted
         aim *= 0.99 * min(limit / seen, 1.0)
     raise _out_of_reach(limit, seen)
@@ -145,7 +146,7 @@ class _Search:
         return self._study.sizer.emit((self._best(limit) or best).choices)[0]
 
     def _best(self, limit: float) -> _Plan | None:
-        return min((plan for plan in self._plans if plan.divergence <= limit), key=lambda plan: plan.bytes, default=None)
+        return min((plan for plan in self._plans if plan.divergence <= max(limit, ROUNDING)), key=lambda plan: plan.bytes, default=None)
 
     def _measure(self, choices: Sequence[Choice]) -> _Plan:
         emitted, size = self._study.sizer.emit(choices)

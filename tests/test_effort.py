@@ -16,6 +16,7 @@ from onnx_compress.optimizer import Request, compress, curve
 from onnx_compress.optimizer import limit as limits
 from onnx_compress.optimizer.allocate import allocate, frontier
 from onnx_compress.optimizer.curve import REACH_BITS, bands
+from onnx_compress.optimizer.distortion import ROUNDING
 from onnx_compress.optimizer.effort import BALANCED, BEST, EFFORTS, FAST, effort_of
 from onnx_compress.optimizer.errors import TargetError, UsageError
 from onnx_compress.optimizer.fit import Market
@@ -105,7 +106,7 @@ def test_a_divergence_that_cannot_be_had_names_what_can(source: Path) -> None:
 
 def test_weights_of_few_values_can_be_had_with_no_more_divergence_than_sums_round(tmp_path: Path) -> None:
     onnx.save(STRUCTURES["constant_values"](0), tmp_path / "in.onnx")
-    assert made(tmp_path / "in.onnx", max_divergence=1e-12).divergence < 1e-12
+    assert made(tmp_path / "in.onnx", max_divergence=0.0).divergence < ROUNDING
 
 
 def test_a_model_of_integers_is_within_any_divergence(tmp_path: Path) -> None:
