@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from layers import opened
 from pairs import alternate, quartiles
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from compressed import CACHE, MODELS, TOKENS, compressed, feed, processor, row
-from onnx_compress.runtime import library_path
 from rate.toolkits import NothingToDoError, blocks, dynamic
 from rows import write_rows
 
@@ -34,17 +34,6 @@ CASES = (
     ("charrnn_shakespeare", 8, 100),
 )
 """Model, ratio, length of sequences."""
-
-
-def opened(path: Path, threads: int, entries: dict[str, str]) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    for key, value in entries.items():
-        options.add_session_config_entry(key, value)
-    options.register_custom_ops_library(library_path())
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def peers(name: str) -> dict[str, Path]:
