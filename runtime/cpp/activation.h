@@ -1,7 +1,7 @@
 // The attributes `activation` and `activation_parameters` (FORMAT.md, section 8).
 #pragma once
 
-#include "stream.h"
+#include "kernels.h"
 #include "tensor.h"
 
 namespace onnx_compress {

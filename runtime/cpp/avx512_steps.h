@@ -133,7 +133,7 @@ __attribute__((noinline)) int take_multiples(Stream& stream, const Group& group,
     const int lane = __builtin_ctzll(lanes), byte = ORDERS.natural[lane];
     int level = escaped_level(group, *stream.escapes++);
     for (int bit = 0; bit < planes.count; ++bit) level += static_cast<int>(planes.bits[bit] >> lane & 1) << bit;
-    value[lane] = static_cast<float>(2 * level - (state[byte] & 1) * ((level > 0) - (level < 0)));
+    value[lane] = static_cast<float>(multiple_of(level, state[byte] & 1));
     parity[byte] = static_cast<uint8_t>((level & 1) * 8);
   }
   for (int q = 0; q < 4; ++q) found.value[q] = _mm512_load_ps(value + 16 * q);

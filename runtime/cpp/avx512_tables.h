@@ -4,6 +4,7 @@
 #pragma once
 
 #include "rans.h"
+#include "trellis.h"
 
 #define ONNX_COMPRESS_INLINE inline __attribute__((always_inline))
 
@@ -70,7 +71,13 @@ struct PlainTable {
 };
 
 // "s = NEXT[s][level & 1]": by s + 8 * parity.
-alignas(16) constexpr uint8_t NEXT_STATES[16] = {0, 5, 1, 6, 2, 4, 3, 7, 2, 7, 3, 4, 0, 6, 1, 5};
+struct NextStates {
+  alignas(16) uint8_t by_parity[16];
+  constexpr NextStates() : by_parity() {
+    for (int i = 0; i < 16; ++i) by_parity[i] = NEXT[i & 7][i >> 3];
+  }
+};
+constexpr NextStates NEXT_STATES;
 
 struct PairTable {
   Slots even, odd;
@@ -94,7 +101,7 @@ struct PairTable {
   // 8 where a level is odd, 128 where it is an escape.
   ONNX_COMPRESS_INLINE __m512i parities(__m512i place) const { return by_place(parity, place); }
   ONNX_COMPRESS_INLINE void advance(__m512i& trellis, __m512i eight_parities) const {
-    trellis = _mm512_shuffle_epi8(sixteen(NEXT_STATES), _mm512_or_si512(trellis, eight_parities));
+    trellis = _mm512_shuffle_epi8(sixteen(NEXT_STATES.by_parity), _mm512_or_si512(trellis, eight_parities));
   }
 };
 

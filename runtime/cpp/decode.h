@@ -5,6 +5,7 @@
 
 #include "buffer.h"
 #include "format.h"
+#include "kernels.h"
 
 namespace onnx_compress {
 

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "stream.h"
+#include "kernels.h"
 
 namespace onnx_compress {
 

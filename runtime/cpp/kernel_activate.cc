@@ -1,4 +1,5 @@
 // Activations behind products; recurrent layers: products with levels of eight bits, and gates. Compiled for several instruction sets.
+#include "kernels.h"
 #include "vector_math.h"
 
 namespace onnx_compress {

@@ -1,7 +1,9 @@
 // Decoding a group of lanes into a tile of floats. Compiled for several instruction sets, each in a namespace of its own, with
 // -ffp-contract=off: "The decoded value is defined as fp32 round(round(row_scale * col_scale) * level), so every path agrees to the bit".
+#include "kernels.h"
 #include "number.h"
 #include "rans.h"
+#include "trellis.h"
 #if defined(ONNX_COMPRESS_EXPAND)
 #include "fast_avx512.h"
 #endif
@@ -35,29 +37,12 @@ inline void levels_of(const LookupPair& pair, const uint8_t* index, int raw_bits
     level[lane] = (index[lane] & LookupPair::ODD_IDS ? odd : even) + (int32_t{index[lane]} % LookupPair::ODD_IDS << raw_bits);
 }
 
-constexpr uint8_t next_state(unsigned state, unsigned parity) {
-  const unsigned low = state & 1, middle = state >> 1 & 1, high = state >> 2;
-  const unsigned odd = 0u - low;  // all ones in an odd state
-  return static_cast<uint8_t>(low << 2 | (((odd & middle) | (~odd & high)) ^ parity) << 1 | (middle ^ (odd & (high ^ 1))));
-}
-
-// "NEXT = [0, 2], [5, 7], [1, 3], [6, 4], [2, 0], [4, 6], [3, 1], [7, 5]": as formulas of bits, which need no lookup.
-constexpr bool next_is_as_written() {
-  constexpr uint8_t NEXT[8][2] = {{0, 2}, {5, 7}, {1, 3}, {6, 4}, {2, 0}, {4, 6}, {3, 1}, {7, 5}};
-  for (unsigned state = 0; state < 8; ++state)
-    for (unsigned parity = 0; parity < 2; ++parity)
-      if (next_state(state, parity) != NEXT[state][parity]) return false;
-  return true;
-}
-static_assert(next_is_as_written(), "the trellis of FORMAT.md");
-
 // "m = 2 * level - q * sign(level);  s = NEXT[s][level & 1]"
 inline void step_trellis(uint8_t* trellis, int32_t* level) {
   uint8_t parity[PANEL];
   for (int lane = 0; lane < PANEL; ++lane) {
-    const int32_t sign = (level[lane] > 0) - (level[lane] < 0);
     parity[lane] = static_cast<uint8_t>(level[lane] & 1);
-    level[lane] = 2 * level[lane] - (trellis[lane] & 1 ? sign : 0);
+    level[lane] = multiple_of(level[lane], trellis[lane] & 1);
   }
   for (int lane = 0; lane < PANEL; ++lane) trellis[lane] = next_state(trellis[lane], parity[lane]);
 }
@@ -74,8 +59,7 @@ int take_escaped_multiples(Stream& stream, const Group& group, uint64_t lanes, M
   const int fault = take_escapes(stream, group, lanes, level);
   for (; lanes && fault == STREAM_OK; lanes &= lanes - 1) {
     const int lane = __builtin_ctzll(lanes);
-    const int32_t sign = (level[lane] > 0) - (level[lane] < 0);
-    found.multiple[lane] = 2 * level[lane] - (found.trellis[lane] & 1 ? sign : 0);
+    found.multiple[lane] = multiple_of(level[lane], found.trellis[lane] & 1);
     found.parity[lane] = static_cast<uint8_t>(level[lane] & 1);
   }
   return fault;

@@ -1,5 +1,6 @@
 // Multiplying with a decoded tile, which is already the packed panel of a micro-kernel. Compiled for several instruction sets.
-#include "rans.h"
+#include "classes.h"
+#include "kernels.h"
 
 namespace onnx_compress {
 namespace ONNX_COMPRESS_ISA {

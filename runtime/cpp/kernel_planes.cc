@@ -4,6 +4,7 @@
 #include <emmintrin.h>
 #endif
 
+#include "kernels.h"
 #include "number.h"
 #include "rans.h"
 

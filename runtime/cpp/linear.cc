@@ -1,7 +1,6 @@
 #include "linear.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace onnx_compress {
 namespace {

@@ -1,6 +1,5 @@
 // CompressedConv: act(conv(X, w) + bias + residual) (FORMAT.md, section 8).
 #include <algorithm>
-#include <cstring>
 
 #include "activation.h"
 #include "direct_conv.h"

@@ -107,19 +107,20 @@ class Gather : public WeightOperator {
   void gather_words(const Weight& weight, Part part, void* out) const {
     const int64_t k = weight.member().k, bytes = element_bytes(type_);
     PlanesSource source(weight, part.piece, tile_memory(), false);
-    for (Tile tile; part.next != part.end && source.next(tile);) {
-      const Wanted* here = part.next;
-      for (; here != part.end && here->row < tile.row + tile.lanes; ++here)
-        store_lane_words(tile, here->row - tile.row, bytes, out, here->place * k + tile.first);
-      if (tile.last == k) part.next = here;
-    }
+    for (Tile tile; part.next != part.end && source.next(tile);)
+      take_rows(tile, k, part, [&](int64_t lane, int64_t to) { store_lane_words(tile, lane, bytes, out, to); });
   }
 
-  // The asked rows of a tile; those that are complete are done with.
   void store_rows(const Tile& tile, int64_t k, Part& part, void* out) const {
+    take_rows(tile, k, part,
+              [&](int64_t lane, int64_t to) { store_elements(tile.lane(lane), PANEL_ROWS, tile.last - tile.first, type_, out, to); });
+  }
+
+  // Calls store(lane, first element of the output) for the asked rows of a tile; those that are complete are done with.
+  template <class Store>
+  static void take_rows(const Tile& tile, int64_t k, Part& part, const Store& store) {
     const Wanted* here = part.next;
-    for (; here != part.end && here->row < tile.row + tile.lanes; ++here)
-      store_elements(tile.lane(here->row - tile.row), PANEL_ROWS, tile.last - tile.first, type_, out, here->place * k + tile.first);
+    for (; here != part.end && here->row < tile.row + tile.lanes; ++here) store(here->row - tile.row, here->place * k + tile.first);
     if (tile.last == k) part.next = here;
   }
 

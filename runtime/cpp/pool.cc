@@ -1,6 +1,7 @@
 // Pools (FORMAT.md, section 7): small, decoded once by plain scalar code.
 #include "decode.h"
 #include "number.h"
+#include "trellis.h"
 
 namespace onnx_compress {
 namespace {
@@ -59,11 +60,8 @@ int level_of(Reader& reader, uint16_t& state, const Lookup& table, const Symbols
   return level;
 }
 
-// "m = 2 * level - q * sign(level)", "NEXT = [0, 2], [5, 7], ..."
-constexpr uint8_t NEXT[8][2] = {{0, 2}, {5, 7}, {1, 3}, {6, 4}, {2, 0}, {4, 6}, {3, 1}, {7, 5}};
-
-int16_t multiple_of(int level, int quantizer) {
-  const int multiple = 2 * level - quantizer * ((level > 0) - (level < 0));
+int16_t checked_multiple(int level, int quantizer) {
+  const int multiple = multiple_of(level, quantizer);
   if (multiple < -32768 || multiple > 32767) fail(Fault::corruption, "a multiple of a pool is ", multiple, ", legal is -32768..32767");
   return static_cast<int16_t>(multiple);
 }
@@ -94,7 +92,7 @@ void decode_member(const Payload& payload, const Member& member, Reader& reader,
       const int column = symbols.column_class.empty() ? 0 : symbols.column_class[static_cast<size_t>(k)];
       const int quantizer = symbols.quantizers == 2 ? static_cast<int>(state & 1) : 0;
       const int level = level_of(reader, reader.states[lane], table_of(payload, symbols, row_class, column, quantizer), symbols);
-      levels.push_back(symbols.quantizers == 2 ? multiple_of(level, quantizer) : static_cast<int16_t>(level));
+      levels.push_back(symbols.quantizers == 2 ? checked_multiple(level, quantizer) : static_cast<int16_t>(level));
       state = NEXT[state][level & 1];
     }
   }

@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "decode.h"
-#include "number.h"
+#include "trellis.h"
 
 namespace onnx_compress {
 
@@ -12,9 +12,6 @@ const Lookup& table_of(const Payload& payload, const Symbols& symbols, int row_c
 }
 
 namespace {
-
-// "m = 2 * level - q * sign(level)"
-int multiple_of(int level, int q) { return 2 * level - q * ((level > 0) - (level < 0)); }
 
 // "level = (c << r) - ((1 << r) >> 1) + b", of a raw part b of 0.
 int level_of(int class_value, int raw_bits) { return class_value * (1 << raw_bits) - ((1 << raw_bits) >> 1); }
