@@ -87,21 +87,12 @@ def compress_command(
     console: Console = context.obj
     console.settle(quiet, verbose, as_json)
     request = Request(
-        options.parse_ratio(target_ratio),
-        options.parse_size(target_size),
-        tuple(calibration or ()),
-        technique,
-        tuple(include or ()),
-        tuple(exclude or ()),
-        options.parse_shapes(input_shape or ()),
-        max_divergence,
-        external_data,
-        keep_overridable,
-        seed,
-        threads,
-        force,
-        dry_run,
-        *(drop_channels, effort, table, prefer, lossless, tuple(lossless_weights or ())),
+        target_ratio=options.parse_ratio(target_ratio), target_bytes=options.parse_size(target_size), max_divergence=max_divergence,
+        calibration=tuple(calibration or ()), input_shapes=options.parse_shapes(input_shape or ()), seed=seed,
+        technique=technique, effort=effort, prefer=prefer, drop_channels=drop_channels, lossless=lossless,
+        include=tuple(include or ()), exclude=tuple(exclude or ()), lossless_weights=tuple(lossless_weights or ()),
+        external_data=external_data, keep_overridable=keep_overridable, force=force,
+        threads=threads, dry_run=dry_run, per_weight=table,
     )
     _show_curve(console, source, request) if curve else _print(console, _compress(console, source, target, request), request)
 
