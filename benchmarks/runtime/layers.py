@@ -23,8 +23,8 @@ from onnx_compress.runtime.form import Dense, Grid, Member, Symbols, View
 from pairs import alternate, quartiles
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from compressed import processor, row
-from rows import write_rows
+from compressed import processor
+from rows import run_cases
 
 SPREAD = 0.81
 """Scale of the Laplacian levels: 2.2 bits of entropy a symbol."""
@@ -133,13 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", help="avx512, avx2, sse4 or baseline")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(arguments)
-    rows = []
-    for case in CASES:
-        if not given.names or any(name in case.name for name in given.names):
-            rows.append(measure(case, given.threads, {"onnx_compress.instruction_set": given.set} if given.set else {}))
-            print(row({key: value for key, value in rows[-1].items() if key not in {"onnxruntime", "processor"}}), flush=True)
-    if given.out:
-        write_rows(given.out, rows)
+    entries = {"onnx_compress.instruction_set": given.set} if given.set else {}
+    run_cases(given, ((case.name, lambda case=case: measure(case, given.threads, entries)) for case in CASES))
     return 0
 
 

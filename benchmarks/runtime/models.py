@@ -17,9 +17,9 @@ from layers import opened
 from pairs import alternate, quartiles
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from compressed import CACHE, MODELS, TOKENS, compressed, feed, processor, row
+from compressed import CACHE, MODELS, TOKENS, compressed, feed, processor
 from rate.toolkits import NothingToDoError, blocks, dynamic
-from rows import write_rows
+from rows import run_cases
 
 CASES = (
     ("minilm_l6_v2", 10, 16),
@@ -85,13 +85,7 @@ def main() -> int:
         print(f"SKIPPED: {MODELS} is absent")
         return 0
     logging.disable(logging.WARNING)  # the quantizers say a line for each node
-    rows = []
-    for case in CASES:
-        if not given.names or any(name in case[0] for name in given.names):
-            rows.append(measure(case, given))
-            print(row({key: value for key, value in rows[-1].items() if key not in {"onnxruntime", "processor"}}), flush=True)
-    if given.out:
-        write_rows(given.out, rows)
+    run_cases(given, ((case[0], lambda case=case: measure(case, given)) for case in CASES))
     return 0
 
 
