@@ -52,7 +52,7 @@ DECODED = {Quantize: 9.0, Cluster: 11.0, Distinct: 11.0, Chain: 11.0}
 """Values a nanosecond by technique, the trellis included."""
 
 POOLED, LEAST_DECODED = 40.0, 1.5
-"""The same of a weight in a pool, which the session keeps as int8, and of any other form."""
+"""The same of a weight in a pool, which the session keeps as 16-bit levels, and of any other form."""
 
 BANDWIDTH = 25.0
 """Bytes a nanosecond that one thread reads of a weight that is in no cache, or writes."""

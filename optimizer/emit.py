@@ -11,8 +11,9 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ..passes import names
+from ..passes.constants import add_constant, all_names
 from ..passes.halve import halve
-from ..runtime.reader import FORMAT_VERSION
+from ..runtime.header import FORMAT_KEY, FORMAT_VERSION
 from . import epilogues, fold, recurrent
 from .bias import constant_behind, following_add
 from .model import Use, Weight
@@ -20,7 +21,6 @@ from .operators import DOMAIN
 from .plan import Payload
 from .version import how_to_install
 
-FORMAT_KEY = "onnx_compress.format"
 PACKAGE_KEY = "onnx_compress.package"
 NAMES_KEY = "onnx_compress.names"
 FOLDED_KEY = "onnx_compress.folded"
@@ -58,7 +58,7 @@ def emit(model: ir.Model, payloads: Sequence[Payload], untouchable: Container[st
     prefix = _free_prefix(copy)
     folded = fold.write(copy, {payload.choices[0].weight.name: payload.folded for payload in payloads if payload.folded is not None}, prefix)
     values = [
-        folded.get(payload.choices[0].weight.name) or _payload_value(copy, payload, f"{prefix}.payload.{number}") for number, payload in enumerate(payloads)
+        folded.get(payload.choices[0].weight.name) or add_constant(copy.graph, f"{prefix}.payload.{number}", np.frombuffer(payload.data, np.uint8)) for number, payload in enumerate(payloads)
     ]
     payload_names = [str(value.name) for value in values]
     sources = {
@@ -73,7 +73,7 @@ def emit(model: ir.Model, payloads: Sequence[Payload], untouchable: Container[st
         recurrent.fuse(twins[layer], *(_half(layer, index, sources) for index in (recurrent.W_INPUT, recurrent.R_INPUT)))
     epilogues.fuse(copy, untouchable)
     halved = halve(copy, untouchable)
-    _drop_unused(copy)
+    common.RemoveUnusedNodesPass()(copy)  # Casts and Transposes of weights that nothing reads any more, then their initializers
     if any(payload.folded is None for payload in payloads):
         copy.graph.opset_imports[DOMAIN] = 1
     copy.ir_version = max(copy.ir_version or 0, LEAST_IR_VERSION)
@@ -120,22 +120,11 @@ class _Source:
 
 def _free_prefix(model: ir.Model) -> str:
     """With which no name of the model begins."""
-    taken = [
-        str(v.name)
-        for graph in model.graphs()
-        for v in (*graph.inputs, *graph.initializers.values(), *(o for node in graph for o in node.outputs))
-    ]
+    taken = all_names(model)
     prefix = DOMAIN
     while any(name.startswith(prefix) for name in taken):
         prefix += "_"
     return prefix
-
-
-def _payload_value(model: ir.Model, payload: Payload, name: str) -> ir.Value:
-    data = np.frombuffer(payload.data, np.uint8)
-    value = ir.Value(name=name, type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([len(data)]), const_value=ir.Tensor(data, name=name))
-    model.graph.register_initializer(value)
-    return value
 
 
 def _rewrite(weight: Weight, source: _Source, twins: _Twins) -> None:
@@ -213,11 +202,6 @@ def _decompress(weight: Weight, others: Sequence[Use], source: _Source, twins: d
 
 def _first_node(model: ir.Model) -> ir.Node:
     return next(iter(model.graph))
-
-
-def _drop_unused(model: ir.Model) -> None:
-    """Casts and Transposes of weights that nothing reads any more, then initializers that nothing reads."""
-    common.RemoveUnusedNodesPass()(model)
 
 
 def _describe(model: ir.Model, payloads: Sequence[Payload], final: Sequence[str]) -> None:

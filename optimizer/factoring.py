@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..passes.constants import fresh_name
+from ..passes.constants import all_names, fresh_name
 from ..passes.lowrank import Factors, worthwhile
 from ..passes.technique import Context, Refusal
 from .model import Weight, weight_of
@@ -59,7 +59,7 @@ def factor(model: ir.Model, layers: Sequence[Layer], untouchable: frozenset[str]
         return found if isinstance(found, Refusal) else found.apply(viewed, layer.context)
 
     results = spread(tried, layers, lambda layer: layer.weight.view.size, threads)
-    taken = {str(value.name) for graph in model.graphs() for value in (*graph.inputs, *graph.initializers.values(), *(o for n in graph for o in n.outputs))}
+    taken = all_names(model)
     found: list[Layer] = []
     names, whole = [], []
     for layer, result in zip(layers, results, strict=True):

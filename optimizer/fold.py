@@ -108,7 +108,7 @@ class _Writer:
 
     def levels(self, levels: Sequence[NDArray[np.int32]], moduli: Sequence[int]) -> list[ir.Value]:
         """The levels of weights in the ascending order of their moduli, each flat, as floats."""
-        groups = {modulus: np.concatenate([golomb.unsigned(one).reshape(-1) for one, m in zip(levels, moduli, strict=True) if m == modulus]) for modulus in moduli}
+        groups = {modulus: np.concatenate([golomb.unsigned(one).reshape(-1) for one, m in zip(levels, moduli, strict=True) if m == modulus]) for modulus in dict.fromkeys(moduli)}
         runs = self._runs(np.concatenate([values // modulus for modulus, values in groups.items()]))
         parts = self._split(runs, [len(values) for values in groups.values()])
         whole = [self._joined(part, modulus, values) for part, (modulus, values) in zip(parts, groups.items(), strict=True)]
@@ -208,8 +208,10 @@ def read(values: Sequence[ir.Value]) -> list[Folded]:
     """The folded weights that values of `write` stand for. Raises CompressError where what stands before them is something else."""
     known: dict[ir.Value, Array] = {}
     try:
-        return [_read(value, known) for value in values]
-    except (ValueError, TypeError, KeyError) as error:  # shapes that do not fit, a node without its inputs or attributes
+        with np.errstate(divide="raise"):
+            return [_read(value, known) for value in values]
+    # Shapes that do not fit, a node without its inputs or attributes, an empty count, a chain without end, a divisor of 0.
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError, FloatingPointError) as error:
         raise CompressError(f"folded weights cannot be evaluated ({error}): the file was changed after it was written") from error
 
 

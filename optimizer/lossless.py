@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from .emit import FORMAT_KEY
+from ..runtime.header import FORMAT_KEY
 from .errors import CompressError, UsageError
 from .files import Workspace
 from .lossless_restore import hash_original, read_recipe

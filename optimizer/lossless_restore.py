@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 
 from ..runtime import library
 from ..runtime.errors import FormatError
-from ..runtime.header import read_header
+from ..runtime.header import FORMAT_KEY, LOSSLESS_VERSION, read_header
 from ..runtime.members import WIDTHS
-from ..runtime.session import LOSSLESS_VERSION
 from . import wire
-from .emit import FORMAT_KEY, PACKAGE_KEY
+from .emit import PACKAGE_KEY
 from .errors import CompressError, UsageError
 from .files import data_name
 from .lossless_source import Source, widened

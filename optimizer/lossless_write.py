@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ..runtime.session import LOSSLESS_VERSION
+from ..runtime.header import FORMAT_KEY, LOSSLESS_VERSION
 from . import exact, protos, wire
-from .emit import FORMAT_KEY, PACKAGE_KEY
+from .emit import PACKAGE_KEY
 from .lossless_source import Source, gaps
 from .lossless_tensors import Packed, Weight
 from .lossless_uses import fused_node, ours

@@ -17,12 +17,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..runtime.form import View
+from ..runtime.header import FORMAT_KEY
 from .errors import CompressError, UsageError
 from .files import load_graph
 from .views import ACTIVATIONS, FLOATS, SIXTEEN_BITS, Stored, plain, wanted
-
-FORMAT_KEY = "onnx_compress.format"
-"""The metadata_props entry of a file that this package has compressed."""
 
 NAMES_KEY = "onnx_compress.names"
 """In `Model.meta`, never in the file: the constants' names as they were in the file."""

@@ -78,16 +78,21 @@ def summarize(setting: Setting, held: Contents, checked: Checked, written: Path)
     )
 
 
+LEVEL_BYTES = 2
+"""Of a decoded level of a pool, which each reader keeps."""
+
+
 def _rows(payload: Payload) -> Iterator[WeightReport]:
     """One row a weight; a pool's bytes are shared out by size."""
     total = sum(choice.weight.view.size for choice in payload.choices)
     for choice, zeros in zip(payload.choices, payload.zeros, strict=True):
         size = choice.weight.view.size
         share = round(payload.bytes * size / total)
-        yield _row(choice, share, zeros)
+        yield _row(choice, share, zeros, kept=LEVEL_BYTES * size * len(choice.weight.uses) if payload.is_pool else 0)
 
 
-def _row(choice: Choice, bytes_after: int, zeros: float) -> WeightReport:
+def _row(choice: Choice, bytes_after: int, zeros: float, kept: int) -> WeightReport:
+    """One row; a session keeps `kept` bytes of decoded levels beside the payload."""
     weight = choice.weight
     dtype = ir.DataType(weight.dtype)
     dense_bytes = math.ceil(weight.view.size * dtype.bitwidth / 8)
@@ -106,5 +111,5 @@ def _row(choice: Choice, bytes_after: int, zeros: float) -> WeightReport:
         placement=placement,
         fused_us=choice.times.fused,
         folded_us=choice.times.folded,
-        resident_bytes=dense_bytes if placement == "folded" else bytes_after,
+        resident_bytes=dense_bytes if placement == "folded" else bytes_after + kept,
     )

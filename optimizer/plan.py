@@ -101,6 +101,10 @@ class Choice:
         return self, Member(self.weight.dtype, self.weight.view, form)
 
 
+KIND_BYTE, POOL_KIND = 3, 1
+"""Where a payload says what it is, and what a pool says (FORMAT.md, section 2)."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Payload:
     """The bytes of one payload, the choices that it holds by member number, the zeros among their values, and the biases that go with them.
@@ -113,6 +117,11 @@ class Payload:
     zeros: tuple[float, ...]
     biases: Mapping[str, NDArray[np.float32]]
     folded: Folded | None = None
+
+    @property
+    def is_pool(self) -> bool:
+        """Whether its weights share one stream: each session keeps their levels, decoded, in 16 bits."""
+        return self.folded is None and self.data[KIND_BYTE] == POOL_KIND
 
     @property
     def bytes(self) -> int:

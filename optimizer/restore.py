@@ -13,15 +13,15 @@ import onnx_ir as ir
 import onnx_ir.passes.common
 from numpy.typing import NDArray
 
-from ..passes.constants import fresh_name
+from ..passes.constants import add_constant, all_names, fresh_name
 from ..runtime import reader
 from ..runtime.errors import FormatError
 from ..runtime.evaluate import member_array
 from ..runtime.form import Member, Payload
-from ..runtime.session import LOSSLESS_VERSION
+from ..runtime.header import FORMAT_KEY, LOSSLESS_VERSION
 from . import fold
-from .emit import FOLDED_KEY, FORMAT_KEY, NAMES_KEY, PACKAGE_KEY
-from .epilogues import Restoring, activated
+from .emit import FOLDED_KEY, NAMES_KEY, PACKAGE_KEY
+from .epilogues import BIAS_INPUT, RESIDUAL_INPUT, Restoring, activated
 from .errors import CompressError, UsageError
 from .files import Workspace, load_graph, model_bytes
 from .lossless_restore import LosslessRestored, is_lossless, restore_lossless
@@ -101,21 +101,13 @@ def folded_values(model: ir.Model, where: str) -> list[ir.Value]:
     return [values[name] for name in wanted]
 
 
-def _names(model: ir.Model) -> set[str]:
-    """The names of all values, also inside subgraphs: a weight's own name may by now be that of an inner value."""
-    values = (
-        v for graph in model.graphs() for v in (*graph.inputs, *graph.initializers.values(), *(o for node in graph for o in node.outputs))
-    )
-    return {str(value.name) for value in values}
-
-
 class _Weights:
     """Restored initializers, each made once."""
 
     def __init__(self, model: ir.Model, where: str) -> None:
         self._model, self._where = model, where
         self._names: dict[str, list[str]] = json.loads(model.metadata_props.get(NAMES_KEY, "{}"))
-        self.taken = _names(model)
+        self.taken = all_names(model)  # inner ones too: a weight's own name may by now be one of theirs
         self._payloads: dict[str, Payload] = {}
         self._values: dict[tuple[str, int], ir.Value] = {}
         self._scalars: dict[tuple[float, ir.DataType], ir.Value] = {}
@@ -148,9 +140,7 @@ class _Weights:
         key = number, dtype
         if key not in self._scalars:
             name = fresh_name("scalar", self.taken)
-            tensor = ir.Tensor(np.array(number, dtype.numpy()), name=name)
-            self._scalars[key] = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape([]), const_value=tensor)
-            self._model.graph.register_initializer(self._scalars[key])
+            self._scalars[key] = add_constant(self._model.graph, name, np.array(number, dtype.numpy()))
         return self._scalars[key]
 
     def _payload(self, name: str, value: ir.Value | None, node: ir.Node) -> Payload:
@@ -238,7 +228,7 @@ class _Expansion:
                 return self._add("Gather", [weight, inputs[1]], {})
             case "CompressedMatMul":
                 product = self._add("MatMul", [inputs[0], self._columns(weight)], {})
-                return self._finish(product if (bias := self._optional(2)) is None else self._add("Add", [product, bias], {}))
+                return self._finish(product if (bias := self._optional(BIAS_INPUT)) is None else self._add("Add", [product, bias], {}))
             case "CompressedGemm":
                 transposed = {"transB": 1} if self._rows_first() else {}
                 return self._finish(self._add("Gemm", self._operands(weight), {**self._kept(), **transposed}))
@@ -249,14 +239,14 @@ class _Expansion:
 
     def _finish(self, product: ir.Value) -> ir.Value:
         """Residual and activation behind the multiply."""
-        residual = self._optional(3)
+        residual = self._optional(RESIDUAL_INPUT)
         product = product if residual is None else self._add("Add", [product, residual], {})
         dtype = ir.DataType(self._node.attributes.get_int("to", 0) or self._member.dtype)
         return activated(self._node, product, Restoring(self._add, lambda number: self._graph.scalar(number, dtype), self._graph.opset))
 
     def _operands(self, weight: ir.Value) -> list[ir.Value | None]:
         """Activations, weight and, where there is one, bias."""
-        bias = self._optional(2)
+        bias = self._optional(BIAS_INPUT)
         return [self._node.inputs[0], weight, *([] if bias is None else [bias])]
 
     def _optional(self, index: int) -> ir.Value | None:

@@ -17,6 +17,12 @@ from .planes import escape_bytes, low_bytes
 MAGIC = b"OC"
 DRAFT = 3
 FORMAT_VERSION = f"0.{DRAFT}"
+FORMAT_KEY = "onnx_compress.format"
+"""The metadata_props key that names the payload format of a compressed model."""
+
+LOSSLESS_VERSION = f"{FORMAT_VERSION} lossless"
+"""Its value in a file that gives its original back: so it is known as one even where the record of that is damaged."""
+
 SYMBOLS_PER_BYTE = 65536
 LEAST_ENTRY_BYTES = 6  # of a chunk in the directory: two varints and a checksum
 POOL_SYMBOLS = 65536

@@ -10,16 +10,8 @@ from pathlib import Path
 import onnxruntime
 
 from .errors import UnsupportedVersionError
+from .header import FORMAT_KEY, FORMAT_VERSION, LOSSLESS_VERSION
 from .library import library_path
-
-FORMAT_KEY = "onnx_compress.format"
-"""The metadata_props key that names the payload format of a compressed model."""
-
-FORMAT_VERSION = "0.3"
-"""Version 0, draft 3: what this package reads."""
-
-LOSSLESS_VERSION = f"{FORMAT_VERSION} lossless"
-"""The same in a file that gives its original back: so it is known as one even where the record of that is damaged."""
 
 CHECKSUMS_KEY = "onnx_compress.verify_checksums"
 """The session config entry that makes the operators verify every checksum when they are created: 1."""
