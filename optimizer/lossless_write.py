@@ -105,10 +105,8 @@ class _Plan:
     def _payload(self, number: int) -> list[bytes | Blob]:
         """The initializer of a payload."""
         if (pieces := self._packed.pieces.get(number)) is not None:
-            size = sum(map(len, pieces))
-            body = _tensor_head(self._payload_name(number), UINT8, [size]) + wire.varint(protos.TENSOR_RAW << 3 | wire.LENGTH) + wire.varint(size)
-            head = wire.varint(protos.GRAPH_INITIALIZER << 3 | wire.LENGTH) + wire.varint(len(body) + size) + body
-            return [head, Blob(number, pieces)]
+            head = _tensor_head(self._payload_name(number), UINT8, [sum(map(len, pieces))])
+            return _blob(protos.GRAPH_INITIALIZER, head, number, pieces)
         place = self._packed.places[number]
         return [wire.block(protos.GRAPH_INITIALIZER, _external(self._payload_name(number), UINT8, [place.size], self._packed.data_name, place))]
 
@@ -166,10 +164,11 @@ class _Plan:
         place = self._packed.kept.get(span)
         dims = list(tensor.dims)
         if place is not None:
-            body = _external(tensor.name, tensor.dtype, dims, self._packed.data_name, place)
+            new: list[bytes | Blob] = [wire.block(tensor.place.number, _external(tensor.name, tensor.dtype, dims, self._packed.data_name, place))]
         else:
-            body = _tensor(tensor.name, tensor.dtype, dims, self._held.read(span[0], span[1], span[2] - span[1]).tobytes())
-        yield Edit(tensor.place.start, tensor.place.end, (wire.block(tensor.place.number, body),), around)
+            raw = self._held.read(span[0], span[1], span[2] - span[1]).tobytes()
+            new = _blob(tensor.place.number, _tensor_head(tensor.name, tensor.dtype, dims), span, [raw])
+        yield Edit(tensor.place.start, tensor.place.end, tuple(new), around)
 
 
 def _free_prefix(model: Model) -> str:
@@ -191,6 +190,13 @@ def _tensor(name: str, dtype: int, dims: list[int], raw: bytes) -> bytes:
     return _tensor_head(name, dtype, dims) + wire.block(protos.TENSOR_RAW, raw)
 
 
+def _blob(field: int, head: bytes, key: int | tuple[str, int, int], pieces: list[bytes]) -> list[bytes | Blob]:
+    """A tensor as a field of what holds it; its values are found again by `key`."""
+    size = sum(map(len, pieces))
+    body = head + wire.varint(protos.TENSOR_RAW << 3 | wire.LENGTH) + wire.varint(size)
+    return [wire.varint(field << 3 | wire.LENGTH) + wire.varint(len(body) + size) + body, Blob(key, pieces)]
+
+
 def _external(name: str, dtype: int, dims: list[int], location: str, place: Place) -> bytes:
     entries = {"location": location, "offset": str(place.at), "length": str(place.size)}
     body = b"".join(wire.block(protos.TENSOR_EXTERNAL, wire.block(1, key) + wire.block(2, value)) for key, value in entries.items())
@@ -207,6 +213,7 @@ class _Writer:
         self._segments: list[Segment] = []
         self._literals = bytearray()
         self._places: dict[int, Place] = dict(packed.places)
+        self._kept: dict[tuple[str, int, int], Place] = dict(packed.kept)
         self._hash = hashlib.sha256()
 
     def write(self, edits: list[Edit]) -> None:
@@ -242,8 +249,8 @@ class _Writer:
         size = span[2] - span[1]
         if weight is not None:
             self._segments.append(Segment(TENSOR, weight.number, size, weight.manner))
-        elif (place := self._packed.kept.get(span)) is not None:
-            self._segments.append(Segment(COPY_DATA, place.at, size))
+        elif (place := self._kept.get(span)) is not None:
+            self._segments.append(Segment(COPY_DATA if place.external else COPY_MODEL, place.at, size))
         else:
             self._segments.append(Segment(LITERAL, len(self._literals), size))
             self._literals += self._held.read(span[0], span[1], size).tobytes()
@@ -261,7 +268,11 @@ class _Writer:
             start = self._at
             for piece in one.pieces:
                 self._put(piece)
-            self._places[one.number] = Place(False, start, self._at - start)
+            place = Place(False, start, self._at - start)
+            if isinstance(one.key, int):
+                self._places[one.key] = place
+            else:
+                self._kept[one.key] = place
         at = edit.start
         for stretch in edit.stretches:
             self._literal(at, stretch.start)

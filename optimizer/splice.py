@@ -12,9 +12,9 @@ from .wire import Data, Field
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A payload to be written: its number and its pieces."""
+    """What is written into the model and found again: a payload (its number is the key), or bytes of a data file (the key is file, start, end), in pieces."""
 
-    number: int
+    key: int | tuple[str, int, int]
     pieces: list[bytes]
 
 

@@ -298,6 +298,30 @@ def test_external_data_comes_back_under_its_names(tmp_path: Path, inline: bool) 
     assert sha(out / "weights.bin") == sha(tmp_path / "weights.bin")
 
 
+def as_external(folder: Path, model: onnx.ModelProto, **entries: str) -> Path:
+    """A model of one weight whose bytes are in weights.bin; `entries` of external_data as given."""
+    (tensor,) = model.graph.initializer
+    (folder / "weights.bin").write_bytes(tensor.raw_data)
+    for key, value in ({"location": "weights.bin", "length": str(len(tensor.raw_data))} | entries).items():
+        tensor.external_data.add(key=key, value=value)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    path = folder / "in.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def test_data_that_no_form_makes_smaller_is_held_once(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, 1_000_000, np.uint8)
+    source, out = as_external(tmp_path, constant_model(noise.shape, noise.tobytes(), TensorProto.UINT8)), tmp_path / "there"
+    out.mkdir()
+    report = compress(source, tmp_path / "out.onnx", Request(lossless=True))
+    assert report.bytes_after < 1.01 * report.bytes_before
+    restore(tmp_path / "out.onnx", out / "again.onnx")
+    assert sha(out / "again.onnx") == sha(source)
+    assert sha(out / "weights.bin") == sha(tmp_path / "weights.bin")
+
+
 def test_a_taken_name_of_a_data_file_is_refused_or_renamed(tmp_path: Path) -> None:
     source = external_model(tmp_path)
     compress(source, tmp_path / "out.onnx", Request(lossless=True))
