@@ -57,15 +57,21 @@ class Source:
         return os.fstat(self._number(location)).st_size
 
     def read(self, location: str, start: int, size: int) -> NDArray[np.uint8]:
-        """Bytes of the model, or of a data file. Raises CompressError."""
+        """Bytes of the model, or of a data file. Raises CompressError, before anything is allocated, where it has no such bytes."""
+        self._check(location, start, size)
         out = np.empty(size, np.uint8)
         view, at = out.data, 0
         while at < size:
             got = os.preadv(self._number(location), [view[at:]], start + at)
             if got == 0:
-                raise CompressError(f"{self.path.parent / location if location else self.path} ends too early: it is only a part of a file, copy it again")
+                self._check(location, start, size)  # it has become shorter since
             at += got
         return out
+
+    def _check(self, location: str, start: int, size: int) -> None:
+        if start < 0 or size < 0 or start + size > self.size(location):
+            file = self.path.parent / location if location else self.path
+            raise CompressError(f"{file} has {self.size(location):,} bytes, and {size:,} at {start:,} are asked for: it is damaged, or only a part of a file; copy or export it again")
 
     def blocks(self, location: str, start: int, end: int) -> Iterator[memoryview]:
         """The same in blocks."""

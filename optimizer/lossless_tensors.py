@@ -146,8 +146,8 @@ class Coder:
         span = self._held.span(tensor)
         if span is None or not item.name:
             return "its values are in typed fields, not in raw_data" if item.name else "it has no name"
-        if span[2] - span[1] != exact.stored_bytes(tensor.dtype, tensor.size) or span[2] > self._held.size(span[0]):
-            return "its data has another size than its shape says"
+        if span[1] < 0 or span[2] - span[1] != exact.stored_bytes(tensor.dtype, tensor.size) or span[2] > self._held.size(span[0]):
+            return "its data has another size than its shape says, or lies outside of its file"
         return None
 
     def _made(self, items: list[Item]) -> Iterator[tuple[Item, _Made]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -15,7 +17,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx_compress.optimizer import Request, compress
 from onnx_compress.optimizer.errors import CompressError, UsageError
-from onnx_compress.optimizer.lossless_restore import read_recipe
+from onnx_compress.optimizer.lossless_restore import hash_original, read_recipe
+from onnx_compress.optimizer.lossless_source import Source
+from onnx_compress.optimizer.lossless_tensors import Coder
+from onnx_compress.optimizer.protos import read_model
+from onnx_compress.optimizer.recipe import COPY_MODEL
 from onnx_compress.optimizer.report import Report
 from onnx_compress.optimizer.restore import restore
 from onnx_compress.runtime import session
@@ -320,6 +326,34 @@ def test_data_that_no_form_makes_smaller_is_held_once(tmp_path: Path) -> None:
     restore(tmp_path / "out.onnx", out / "again.onnx")
     assert sha(out / "again.onnx") == sha(source)
     assert sha(out / "weights.bin") == sha(tmp_path / "weights.bin")
+
+
+@pytest.mark.parametrize("inline", [True, False])
+@pytest.mark.parametrize("entries", [{"offset": "-64"}, {"offset": str(1 << 62)}, {"length": "49153"}], ids=str)
+def test_places_outside_of_a_data_file_are_refused(tmp_path: Path, entries: dict[str, str], inline: bool) -> None:
+    source = as_external(tmp_path, constant_model((ROWS, COLUMNS), weight().tobytes(), TensorProto.FLOAT), **entries)
+    with pytest.raises(CompressError, match=r"weights\.bin has 49,152 bytes, and .* are asked for: .* copy or export it again"):
+        compress(source, tmp_path / "out.onnx", Request(lossless=True, external_data=not inline))
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_places_outside_of_a_data_file_are_not_read_when_it_is_judged(tmp_path: Path) -> None:
+    source = as_external(tmp_path, constant_model((ROWS, COLUMNS), weight().tobytes(), TensorProto.FLOAT), offset="-64")
+    with Source(source) as held, ThreadPoolExecutor(1) as pool:
+        packed = Coder(held, Request(lossless=True), pool, None).pack(read_model(held.data), lambda _: None)
+    assert [(name, size) for name, _, size in packed.left_alone] == [("w", 49_152)]
+
+
+@pytest.mark.parametrize("change", [{"size": 1 << 60}, {"at": 1 << 60}, {"at": -64}], ids=str)
+def test_a_record_of_places_outside_of_the_file_is_refused(tmp_path: Path, change: dict[str, int]) -> None:
+    _, target, _ = pressed(tmp_path, matmul_model(weight()).SerializeToString())
+    recipe = read_recipe(target)
+    payloads = replace(recipe, payloads=tuple(replace(place, **change) for place in recipe.payloads))
+    (file,) = recipe.files
+    copies = replace(recipe, files=(replace(file, segments=tuple(replace(one, **change) if one.kind == COPY_MODEL else one for one in file.segments)),))
+    for bad in (payloads, copies):
+        with pytest.raises(CompressError, match=r"out\.onnx has [0-9,]* bytes, and .* are asked for"):
+            hash_original(target, bad, 1)
 
 
 def test_a_taken_name_of_a_data_file_is_refused_or_renamed(tmp_path: Path) -> None:
