@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from onnx_compress.optimizer.restore import restore
 from onnx_compress.runtime import session
 
 ROWS, COLUMNS = 96, 128
+EIGHT_BITS_OF = {TensorProto.UINT4: TensorProto.UINT8, TensorProto.INT4: TensorProto.INT8}
 
 
 def weight(seed: int = 0, shape: tuple[int, ...] = (ROWS, COLUMNS)) -> NDArray[np.float32]:
@@ -46,10 +48,10 @@ def matmul_model(*arrays: NDArray, raw: bool = True) -> onnx.ModelProto:
 
 
 def constant_model(shape: tuple[int, ...], raw: bytes, dtype: int) -> onnx.ModelProto:
-    """A weight of any dtype, which is an output."""
-    tensor = helper.make_tensor("w", dtype, shape, raw, raw=True)
-    node = helper.make_node("Identity", ["w"], ["y"])
-    graph = helper.make_graph([node], "g", [], [helper.make_tensor_value_info("y", dtype, shape)], [tensor])
+    """A weight of any dtype, which is an output; as 8-bit integers where it has 4 bits, of which onnxruntime makes no outputs."""
+    tensor, shown = helper.make_tensor("w", dtype, shape, raw, raw=True), EIGHT_BITS_OF.get(dtype, dtype)
+    node = helper.make_node("Identity", ["w"], ["y"]) if shown == dtype else helper.make_node("Cast", ["w"], ["y"], to=shown)
+    graph = helper.make_graph([node], "g", [], [helper.make_tensor_value_info("y", shown, shape)], [tensor])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
@@ -198,32 +200,28 @@ DTYPES: dict[int, NDArray] = {
     TensorProto.UINT32: np.random.default_rng(1).normal(9000, 100, (96, 64)).astype(np.uint32),
     TensorProto.UINT64: np.random.default_rng(1).normal(9000, 100, (96, 64)).astype(np.uint64),
     TensorProto.UINT4: np.random.default_rng(1).binomial(15, 0.5, (96, 32)).astype(np.uint8),
-    TensorProto.INT4: (np.random.default_rng(1).binomial(15, 0.5, (96, 32)).astype(np.uint8)),
+    TensorProto.INT4: np.random.default_rng(1).binomial(15, 0.5, (96, 32)).astype(np.int8) - np.int8(8),
 }
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_comes_back_and_is_given_out_exactly(tmp_path: Path, dtype: int) -> None:
     array = DTYPES[dtype]
-    packed = (array.reshape(-1)[::2] | array.reshape(-1)[1::2] << 4).tobytes() if dtype in (TensorProto.UINT4, TensorProto.INT4) else array.tobytes()
+    packed = (array.reshape(-1)[::2] & 15 | array.reshape(-1)[1::2] << 4).tobytes() if dtype in EIGHT_BITS_OF else array.tobytes()
     model = constant_model(array.shape, packed, dtype)
     report = returns(tmp_path, model.SerializeToString())
     assert [row.name for row in report.weights] == ["w"]
-    outputs = session(tmp_path / "out.onnx", plain_options()).run_with_ort_values(None, {}) if dtype not in (TensorProto.UINT4, TensorProto.INT4) else []
-    for output in outputs:
-        assert output.numpy().tobytes() == array.tobytes() if dtype not in UNSEEN else output.shape() == list(array.shape)
-
-
-UNSEEN = (TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ, TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ)
-"""Types that onnxruntime hands to no numpy array."""
+    (output,) = session(tmp_path / "out.onnx", plain_options()).run_with_ort_values(None, {})
+    assert output.shape() == list(array.shape)
+    assert ctypes.string_at(output.data_ptr(), array.nbytes) == array.tobytes()  # of bfloat16 and float8 onnxruntime makes no numpy array
 
 
 def test_awkward_floats_keep_their_bits(tmp_path: Path) -> None:
     array = weight(7, (64, 128))
     array.view(np.uint32)[0, :6] = [0x7FC12345, 0x7F800001, 0xFFC00000, 0x80000000, 1, 0xFF800000]
-    returns(tmp_path, matmul_model(array).SerializeToString())
-    (output,) = session(tmp_path / "out.onnx", plain_options()).run(None, {"x": np.zeros((1, ROWS), np.float32)}) if array.shape[0] == ROWS else (None,)
-    assert output is None or output.shape == (1, 128)
+    returns(tmp_path, constant_model(array.shape, array.tobytes(), TensorProto.FLOAT).SerializeToString())
+    (output,) = session(tmp_path / "out.onnx", plain_options()).run(None, {})
+    assert output.tobytes() == array.tobytes()
 
 
 def form_of(report: Report, name: str = "w0") -> str:
@@ -254,7 +252,13 @@ def test_few_values_and_many_zeros_are_found(tmp_path: Path) -> None:
     assert [form_of(report, f"w{i}") for i in range(3)] == ["codebook", "sparse", "codebook"]
 
 
-def test_duplicates_are_free_also_transposed_and_widened(tmp_path: Path) -> None:
+def test_a_transposed_duplicate_is_free(tmp_path: Path) -> None:
+    array = weight(3, (ROWS, ROWS))
+    report = returns(tmp_path, matmul_model(array, np.ascontiguousarray(array.T)).SerializeToString())
+    assert {row.name: row.form for row in report.weights} == {"w0": "planes", "w1": "duplicate"}
+
+
+def test_widened_duplicates_are_free_and_a_transpose_of_one_is_coded(tmp_path: Path) -> None:
     square = weight(3, (ROWS, ROWS)).astype(np.float16).astype(np.float32)
     model = matmul_model(square, square, np.ascontiguousarray(square.T))
     half = numpy_helper.from_array(square.astype(np.float16), "half")
@@ -262,9 +266,7 @@ def test_duplicates_are_free_also_transposed_and_widened(tmp_path: Path) -> None
     model.graph.node.append(helper.make_node("Cast", ["half"], ["wide"], to=TensorProto.FLOAT))
     model.graph.output.append(helper.make_tensor_value_info("wide", 1, None))
     report = returns(tmp_path, model.SerializeToString())
-    assert sorted(form_of(report, name) for name in ("w0", "w1", "w2", "half")) == ["duplicate", "duplicate", "duplicate", "planes"] or sum(
-        row.form == "duplicate" for row in report.weights
-    ) >= 2
+    assert {row.name: row.form for row in report.weights} == {"half": "planes", "w0": "duplicate", "w1": "duplicate", "w2": "planes"}
     found = session(tmp_path / "out.onnx", plain_options()).run(None, {"x": weight(4, (1, ROWS))})
     expected = ort.InferenceSession(tmp_path / "in.onnx", plain_options(), providers=["CPUExecutionProvider"]).run(None, {"x": weight(4, (1, ROWS))})
     assert all(one.tobytes() == other.tobytes() for one, other in zip(found, expected, strict=True))
@@ -400,27 +402,6 @@ def test_lossless_weights_keep_their_bits_in_a_lossy_file(tmp_path: Path) -> Non
     arrays = [numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "plain.onnx").graph.initializer]
     assert any(array.tobytes() == weight(2).tobytes() for array in arrays)
     assert not any(array.tobytes() == weight(1).tobytes() for array in arrays)
-
-
-def test_a_mutated_file_gives_the_original_or_is_refused(tmp_path: Path) -> None:
-    source, target, _ = pressed(tmp_path, gather_model().SerializeToString())
-    good, rng, refused = target.read_bytes(), np.random.default_rng(0), 0
-    for number in range(300):
-        bad = bytearray(good)
-        for _ in range(int(rng.integers(1, 4))):
-            bad[int(rng.integers(len(bad)))] = int(rng.integers(256))
-        bad = bad[: int(rng.integers(len(bad)))] if number % 10 == 0 else bad
-        target.write_bytes(bad)
-        again = tmp_path / "again.onnx"
-        try:
-            restore(target, again)
-        except CompressError:
-            refused += 1
-            assert not again.exists()
-        else:
-            assert sha(again) == sha(source)
-            again.unlink()
-    assert refused > 200
 
 
 @pytest.mark.parametrize("damage", [b"onnx_compress.0riginal", b"onnx_compress.\xfforiginal"[:22]])
