@@ -1,7 +1,7 @@
 """Large models of plausible weights, and what they cost: `python -m benchmarks.lossless.big FOLDER bf16|fp32 GIGABYTES`.
 
 Writes FOLDER/big.onnx (an embedding, then layers of two matrices, external data in one file), then compresses, restores and runs it, each in a process of its
-own whose peak memory is taken. Prints one line a step. The tests run the same with a third of a gigabyte.
+own whose peak memory is taken. Prints one line a step. The tests run the same with a few hundred megabytes of small weights.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import hashlib
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 from onnx import TensorProto, helper
 
-WIDTH, HIDDEN, WORDS = 2048, 5632, 32000
 DTYPES = {"bf16": (TensorProto.BFLOAT16, ml_dtypes.bfloat16), "fp32": (TensorProto.FLOAT, np.float32)}
 PEAK = "import sys; {}; print(int(next(one for one in open('/proc/self/status') if one.startswith('VmHWM')).split()[1]) // 1024, file=sys.stderr)"
 """The kernel's mark of this very program: getrusage counts the process that it was forked from, too."""
@@ -26,11 +26,22 @@ RESTORE = "from onnx_compress.optimizer.lossless_restore import restore_lossless
 RUN = "import numpy as n; from onnx_compress.runtime import session; s = session('{0}'); print(s.run(['h1'], {{'ids': n.arange(4)[None]}})[0].shape)"
 
 
-def write(folder: Path, kind: str, size: float) -> Path:
-    """The model, of about `size` GB. Weights are normal with a spread of their own for each output, as trained ones are."""
-    dtype, numpy_type = DTYPES[kind]
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model of about `gigabytes`: a table of `words` rows, at most a quarter of it, and layers of two matrices [width, hidden]."""
+
+    kind: str
+    gigabytes: float
+    width: int = 2048
+    hidden: int = 5632
+    words: int = 32000
+
+
+def write(folder: Path, case: Case) -> Path:
+    """The model. Weights are normal with a spread of their own for each output, as trained ones are."""
+    dtype, numpy_type = DTYPES[case.kind]
     rng, path = np.random.default_rng(0), folder / "big.onnx"
-    words = min(WORDS, int(size * 1e9 / 4 / WIDTH / np.dtype(numpy_type).itemsize))
+    words = min(case.words, int(case.gigabytes * 1e9 / 4 / case.width / np.dtype(numpy_type).itemsize))
     tensors, nodes, offset = [], [], 0
 
     def add(name: str, shape: tuple[int, int], file: object) -> None:
@@ -47,18 +58,18 @@ def write(folder: Path, kind: str, size: float) -> Path:
         tensors.append(tensor)
 
     with (folder / "big.bin").open("wb") as file:
-        add("table", (words, WIDTH), file)
+        add("table", (words, case.width), file)
         nodes += [helper.make_node("Gather", ["table", "ids"], ["e0"]), helper.make_node("Cast", ["e0"], ["h0"], to=TensorProto.FLOAT)]
         layer = 0
-        while offset < size * 1e9:
-            add(f"up{layer}", (WIDTH, HIDDEN), file)
-            add(f"down{layer}", (HIDDEN, WIDTH), file)
+        while offset < case.gigabytes * 1e9:
+            add(f"up{layer}", (case.width, case.hidden), file)
+            add(f"down{layer}", (case.hidden, case.width), file)
             for one in ("up", "down"):
                 nodes.append(helper.make_node("Cast", [f"{one}{layer}"], [f"{one}{layer}f"], to=TensorProto.FLOAT))
             nodes += [helper.make_node("MatMul", [f"h{layer}", f"up{layer}f"], [f"u{layer}"]), helper.make_node("Relu", [f"u{layer}"], [f"r{layer}"])]
             nodes.append(helper.make_node("MatMul", [f"r{layer}", f"down{layer}f"], [f"h{layer + 1}"]))
             layer += 1
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, "n", WIDTH]) for name in ("h1", f"h{layer}")[: 1 + (layer > 1)]]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, "n", case.width]) for name in ("h1", f"h{layer}")[: 1 + (layer > 1)]]
     graph = helper.make_graph(nodes, "big", [helper.make_tensor_value_info("ids", TensorProto.INT64, [1, "n"])], outputs, tensors)
     path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
     return path
@@ -79,12 +90,12 @@ def step(name: str, code: str) -> tuple[float, int]:
     return seconds, peak
 
 
-def measure(folder: Path, kind: str, size: float, threads: int = 0) -> dict[str, int]:
+def measure(folder: Path, case: Case, threads: int = 0) -> dict[str, int]:
     """Peak memory in MB of each step; raises AssertionError where what comes back is not what was given."""
-    source, target, back = write(folder, kind, size), folder / "out.onnx", folder / "back"
+    source, target, back = write(folder, case), folder / "out.onnx", folder / "back"
     back.mkdir()
     bytes_before = sum((folder / name).stat().st_size for name in ("big.onnx", "big.bin"))
-    print(f"{kind}: {bytes_before:,} bytes", flush=True)
+    print(f"{case.kind}: {bytes_before:,} bytes", flush=True)
     peaks = {"compress": step("compress", COMPRESS.format(source, target, threads))[1]}
     peaks["restore"] = step("restore", RESTORE.format(target, back / "again.onnx", threads))[1]
     peaks["run a layer"] = step("load and run the first layer", RUN.format(target))[1]
@@ -94,4 +105,4 @@ def measure(folder: Path, kind: str, size: float, threads: int = 0) -> dict[str,
 
 
 if __name__ == "__main__":
-    measure(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]))
+    measure(Path(sys.argv[1]), Case(sys.argv[2], float(sys.argv[3])))
