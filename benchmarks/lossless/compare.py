@@ -1,7 +1,7 @@
-"""Ours against ZipNN, zstd and xz, without loss: `python compare.py MODELS PEERS_PYTHON OUT.csv [zipnn]`.
+"""Ours against ZipNN, and zstd and xz where asked for, without loss: `python -m benchmarks.lossless.compare MODELS PEERS_PYTHON OUT.csv [zipnn]`.
 
-MODELS is a folder of .onnx files, PEERS_PYTHON the Python of an environment that has zipnn and zstandard (none of them is a dependency of ours). One thread
-each, on the same machine, one after the other. Sizes: the whole compressed file of ours; for the peers their tensors and the bytes of the graph around them.
+MODELS is a folder of .onnx files, PEERS_PYTHON the Python of an environment that has zipnn and zstandard (none of them is a dependency of ours); with `zipnn`, ZipNN is
+the only peer, as in results.csv. One thread each, on the same machine, one after the other. Sizes: the whole compressed file of ours; for the peers their tensors and the bytes of the graph around them.
 Speeds are of the tensors' bytes by processor time: coding with everything that --lossless does but the check at the end, decoding by the library's own entry.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,14 +21,14 @@ from onnx_compress.optimizer.lossless import compress_lossless
 from onnx_compress.optimizer.lossless_restore import read_recipe
 from onnx_compress.optimizer.lossless_source import Source
 from onnx_compress.optimizer.protos import read_model
+from onnx_compress.optimizer.recipe import PLAIN, TENSOR
 from onnx_compress.optimizer.report import Request
 from onnx_compress.runtime import library
 
-from models import variants
+from .models import LEAST_VALUES, variants
 
 NAMES = {1: "float32", 10: "float16", 16: "bfloat16"}
-LEAST_VALUES = 64
-COLUMNS = ("model", "kind", "bytes", "tensor_bytes", "tool", "size", "share", "encode_mb_s", "decode_mb_s", "peak_mb")
+COLUMNS = ("model", "kind", "bytes", "tensor_bytes", "tool", "size", "share", "encode_mb_s", "decode_mb_s")
 
 
 def main() -> None:
@@ -58,7 +57,7 @@ def _rows(path: Path, scratch: Path, peers: list[str]) -> Iterator[dict[str, obj
     for tool, one in ({"ours": ours} | found).items():
         yield {
             "bytes": size, "tensor_bytes": held, "tool": tool, "size": int(one["bytes"]), "share": one["bytes"] / size,
-            "encode_mb_s": held / one["encode"] / 1e6, "decode_mb_s": held / one["decode"] / 1e6, "peak_mb": one.get("peak", 0),
+            "encode_mb_s": held / one["encode"] / 1e6, "decode_mb_s": held / one["decode"] / 1e6,
         }  # fmt: skip
 
 
@@ -79,7 +78,7 @@ def _ours(path: Path, scratch: Path) -> dict[str, float]:
     recipe = read_recipe(target)
     with Source(target) as held:
         payloads = [held.read("", place.at, place.size) for place in recipe.payloads]
-    sizes = {one.at: one.size for file in recipe.files for one in file.segments if one.kind == 3 and one.manner == 0}
+    sizes = {one.at: one.size for file in recipe.files for one in file.segments if one.kind == TENSOR and one.manner == PLAIN}
     outs = [np.empty(sizes[number], np.uint8) for number in range(len(payloads))]
     best = float("inf")
     for _ in range(5):
@@ -87,7 +86,7 @@ def _ours(path: Path, scratch: Path) -> dict[str, float]:
         for payload, out in zip(payloads, outs, strict=True):
             library.decode(payload, out, verify_checksums=False)
         best = min(best, time.process_time() - since)
-    return {"bytes": target.stat().st_size, "encode": min(seconds), "decode": best, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    return {"bytes": target.stat().st_size, "encode": min(seconds), "decode": best}
 
 
 if __name__ == "__main__":
