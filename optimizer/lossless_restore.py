@@ -25,7 +25,7 @@ from .emit import PACKAGE_KEY
 from .errors import CompressError, UsageError
 from .files import data_name
 from .lossless_source import Source, widened
-from .protos import TENSOR_EXTERNAL, Model, Tensor, read_model
+from .protos import TENSOR_EXTERNAL, Tensor, read_metadata, read_model
 from .recipe import COPY_DATA, LITERAL, RECIPE_KEY, TENSOR, TRANSPOSED, WIDENED, Original, Recipe, Segment, unpack
 from .splice import Edit, spans, with_lengths
 from .wire import Data, Field
@@ -36,30 +36,23 @@ AHEAD_BYTES = 64 << 20
 Sink = Callable[[bytes | memoryview], object]
 
 
-def recipe_of(model: Model, path: Path) -> Recipe | None:
-    """The recipe in a model, None where it was not compressed losslessly. Raises CompressError."""
-    if RECIPE_KEY not in model.metadata:
-        return None
-    if (written := model.metadata.get(FORMAT_KEY)) != LOSSLESS_VERSION:
-        remedy = model.metadata.get(PACKAGE_KEY, "install the onnx-compress that wrote it")
-        raise CompressError(f"{path} has payload format {written}, this version reads {LOSSLESS_VERSION} only: {remedy}")
-    return unpack(model.metadata[RECIPE_KEY])
-
-
 def read_recipe(path: Path) -> Recipe:
     """The recipe of a lossless file. Raises UsageError, CompressError."""
     with Source(path) as held:
-        recipe = recipe_of(read_model(held.data), path)
-    if recipe is None:
+        metadata = read_metadata(held.data)
+    if RECIPE_KEY not in metadata:
         raise UsageError(f"{path} was not written by onnx-compress --lossless: it has no record of its original")
-    return recipe
+    if (written := metadata.get(FORMAT_KEY)) != LOSSLESS_VERSION:
+        remedy = metadata.get(PACKAGE_KEY, "install the onnx-compress that wrote it")
+        raise CompressError(f"{path} has payload format {written}, this version reads {LOSSLESS_VERSION} only: {remedy}")
+    return unpack(metadata[RECIPE_KEY])
 
 
 def is_lossless(path: Path) -> bool:
     """Whether a file says that it was compressed losslessly; false for what is no model at all."""
     try:
         with Source(path) as held:
-            return RECIPE_KEY in read_model(held.data).metadata
+            return RECIPE_KEY in read_metadata(held.data)
     except (CompressError, OSError, ValueError):
         return False
 

@@ -103,6 +103,11 @@ def read_model(data: Data) -> Model:
     return Model(found, graphs, dict(_entry(data, one) for one in found if one.number == MODEL_METADATA), stray)
 
 
+def read_metadata(data: Data) -> dict[str, str]:
+    """The metadata of the model in `data`, whose graph is skipped. Raises CompressError."""
+    return dict(_entry(data, one) for one in wire.fields(data, 0, len(data)) if one.number == MODEL_METADATA)
+
+
 def _externals(data: Data, body: Field) -> Iterator[Field]:
     """Every tensor with external data in a graph or function, wherever it is."""
     node_field = GRAPH_NODE if body.number != MODEL_FUNCTIONS else FUNCTION_NODE

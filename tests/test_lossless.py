@@ -21,7 +21,7 @@ from onnx_compress.optimizer.errors import CompressError, UsageError
 from onnx_compress.optimizer.lossless_restore import hash_original, read_recipe
 from onnx_compress.optimizer.lossless_source import Source
 from onnx_compress.optimizer.lossless_tensors import Coder
-from onnx_compress.optimizer.protos import read_model
+from onnx_compress.optimizer.protos import read_metadata, read_model
 from onnx_compress.optimizer.recipe import COPY_MODEL
 from onnx_compress.optimizer.report import Report
 from onnx_compress.optimizer.restore import restore
@@ -413,6 +413,17 @@ def test_a_file_without_its_record_is_refused_and_not_restored_as_a_lossy_one(tm
     with pytest.raises(CompressError):
         restore(target, tmp_path / "again.onnx")
     assert not (tmp_path / "again.onnx").exists()
+
+
+def test_metadata_is_read_without_the_graph(tmp_path: Path) -> None:
+    _, target, _ = pressed(tmp_path, matmul_model(weight()).SerializeToString())
+    data = target.read_bytes()
+    model = read_model(data)
+    start = model.graphs[0].start
+    broken = data[:start] + b"\x07" + data[start + 1 :]
+    assert read_metadata(broken) == read_metadata(data) == model.metadata
+    with pytest.raises(CompressError):
+        read_model(broken)
 
 
 def test_the_recipe_survives_its_text(tmp_path: Path) -> None:
