@@ -86,12 +86,15 @@ def _pieces(held: Source, recipe: Recipe, file: Original, threads: int) -> Itera
     pool = ThreadPoolExecutor(threads)
     try:
         tensors = deque(one for one in file.segments if one.kind == TENSOR)
-        ahead: deque[tuple[Segment, Future[NDArray[np.uint8]]]] = deque()
+        ahead: deque[Future[NDArray[np.uint8]]] = deque()
+        waiting = 0
         for segment in file.segments:
-            while tensors and (not ahead or sum(one.size for one, _ in ahead) + tensors[0].size <= AHEAD_BYTES):
-                ahead.append((tensors[0], pool.submit(_decode, held, recipe, tensors.popleft())))
+            while tensors and (not ahead or waiting + tensors[0].size <= AHEAD_BYTES):
+                waiting += tensors[0].size
+                ahead.append(pool.submit(_decode, held, recipe, tensors.popleft()))
             if segment.kind == TENSOR:
-                yield ahead.popleft()[1].result().data
+                waiting -= segment.size
+                yield ahead.popleft().result().data
             elif segment.kind == LITERAL:
                 yield recipe.literals[segment.at : segment.at + segment.size]
             else:

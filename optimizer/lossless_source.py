@@ -5,7 +5,10 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from threading import Lock
 from typing import Self
 
 import numpy as np
@@ -32,6 +35,7 @@ class Source:
             raise CompressError(f"{self.path} cannot be read ({error.strerror or error}): check its permissions") from None
         self.data = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         self._others: dict[str, int] = {}
+        self._opening = Lock()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -43,14 +47,15 @@ class Source:
     def _number(self, location: str) -> int:
         if not location:
             return self._file.fileno()
-        if location not in self._others:
-            try:
-                self._others[location] = os.open(self.path.parent / location, os.O_RDONLY)
-            except OSError:
-                raise CompressError(
-                    f"the data file {self.path.parent / location} of {self.path} is missing or cannot be read: put it where the model refers to, under that name"
-                ) from None
-        return self._others[location]
+        with self._opening:
+            if location not in self._others:
+                try:
+                    self._others[location] = os.open(self.path.parent / location, os.O_RDONLY)
+                except OSError:
+                    raise CompressError(
+                        f"the data file {self.path.parent / location} of {self.path} is missing or cannot be read: put it where the model refers to, under that name"
+                    ) from None
+            return self._others[location]
 
     def size(self, location: str = "") -> int:
         """Bytes of the model, or of a data file."""
@@ -88,6 +93,10 @@ class Source:
         length = exact.stored_bytes(tensor.dtype, tensor.size) if length < 0 and exact.is_known(tensor.dtype) else length
         return location, start, start + max(length, 0)
 
+    def spans(self, model: Model) -> list[tuple[str, int, int]]:
+        """Where the data files hold values of a model's tensors, sorted, each place once."""
+        return sorted({span for tensor in model.tensors() if tensor.external is not None and (span := self.span(tensor)) is not None and span[2] > span[1]})
+
     def stored_bytes(self, tensor: Tensor) -> int:
         """Bytes of a tensor's values."""
         span = self.span(tensor)
@@ -103,11 +112,10 @@ def widened(raw: NDArray[np.uint8], dtype: int) -> NDArray[np.uint8]:
 
 def gaps(held: Source, model: Model) -> list[tuple[str, int, int]]:
     """The stretches of the data files that no tensor refers to, as (file, start, end). Raises CompressError where tensors overlap."""
-    spans = sorted({span for tensor in model.tensors() if tensor.external is not None and (span := held.span(tensor)) is not None and span[2] > span[1]})
     found = []
-    for location in sorted({span[0] for span in spans}):
+    for location, spans in groupby(held.spans(model), itemgetter(0)):
         at = 0
-        for _, start, end in (span for span in spans if span[0] == location):
+        for _, start, end in spans:
             if start < at:
                 raise CompressError(f"tensors overlap in the data file {location} at byte {start}: save the model again with onnx.save")
             if start > at:

@@ -153,13 +153,16 @@ class Coder:
     def _made(self, items: list[Item]) -> Iterator[tuple[Item, _Made]]:
         """Coded tensors in order: large ones one at a time, small ones side by side in batches."""
         batch: list[Item] = []
+        waiting = 0
         for item in items:
-            large = self._held.stored_bytes(item.tensor) >= LARGE_BYTES
+            size = self._held.stored_bytes(item.tensor)
+            large = size >= LARGE_BYTES
             if not large:
                 batch.append(item)
-            if large or sum(self._held.stored_bytes(one.tensor) for one in batch) >= LARGE_BYTES:
+                waiting += size
+            if large or waiting >= LARGE_BYTES:
                 yield from zip(batch, self._pool.map(self._make, batch), strict=True)
-                batch = []
+                batch, waiting = [], 0
             if large:
                 yield item, self._make(item, self._pool.map)
         yield from zip(batch, self._pool.map(self._make, batch), strict=True)

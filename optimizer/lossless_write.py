@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -236,10 +238,9 @@ class _Writer:
     def recipe(self, model: Model) -> Recipe:
         """What gives the original files back, once the model is written."""
         weights = {self._held.span(weight.item.tensor): weight for weight in self._packed.weights if weight.item.tensor.external}
-        spans = {span for tensor in model.tensors() if tensor.external is not None and (span := self._held.span(tensor)) is not None and span[2] > span[1]}
-        everything = sorted(spans | set(gaps(self._held, model)))
-        for location in sorted({span[0] for span in everything}):
-            for span in (span for span in everything if span[0] == location):
+        everything = sorted([*self._held.spans(model), *gaps(self._held, model)])
+        for location, parts in groupby(everything, itemgetter(0)):
+            for span in parts:
                 self._data_segment(span, weights.get(span))
             self._finish(location, self._held.size(location))
         places = tuple(self._places[number] for number in sorted(self._places))
