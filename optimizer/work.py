@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from .calibrate import Feed, samples
 from .model import Use, Weight
@@ -62,17 +60,15 @@ def _sizes(model: ir.Model, weights: Sequence[Weight], feed: Feed, names: Sequen
         return {}
     inputs = {str(value.name) for value in model.graph.inputs}
     inner = [name for name in names if name not in inputs]
-    rig = Rig(model, (weight.value for weight in weights if weight.is_float), inner)
     one = {name: array[:1] if array.ndim else array for name, array in feed.items()}
+    if not inner:
+        return {name: float(one[name].size) for name in names if name in one}
+    rig = Rig(model, (weight.value for weight in weights if weight.is_float), inner)
     try:
-        found, count = one | _run(rig, one, inner), 1
+        found, count = one | rig.run(one, inner), 1
     except RunError:  # a size that is fixed, or an input whose first axis is something else
-        found, count = dict(feed) | _run(rig, feed, inner), samples([feed])
+        found, count = dict(feed) | rig.run(feed, inner), samples([feed])
     return {name: found[name].size / count for name in names if name in found}
-
-
-def _run(rig: Rig, feed: Feed, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
-    return rig.run(feed, names) if names else {}
 
 
 def _work(weight: Weight, use: Use, values: float | None) -> Work:

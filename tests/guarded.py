@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,16 +42,18 @@ class Guarded:
         return self._bytes[ROOM_BYTES - count : ROOM_BYTES]
 
 
-def outcomes(data: bytes, out_bytes: int, memory: tuple[Guarded, Guarded]) -> int:
-    """How many decoders of this machine took the payload to its end or refused it; all of them, or this process is no more."""
+def decoded(data: bytes, out_bytes: int, memory: tuple[Guarded, Guarded]) -> int:
+    """How many decoders of this machine took the payload to its end; the others refused it, or this process is no more."""
     payload, out = memory[0].last(len(data)), memory[1].last(out_bytes)
     payload[:] = np.frombuffer(data, np.uint8)
+    count = 0
     for name in instruction_sets.here():
         try:
             library.decode(payload, out, 0, verify_checksums=False, instruction_set=name)
         except (FormatError, ValueError):
             continue
-    return len(instruction_sets.here())
+        count += 1
+    return count
 
 
 def tensor_bytes(data: bytes) -> int:
@@ -59,18 +62,25 @@ def tensor_bytes(data: bytes) -> int:
     return member.view.size * {1: 4, 2: 1, 3: 1, 21: 1, 22: 1}.get(member.dtype, 2)
 
 
-def main() -> None:
-    memory, done = (Guarded(), Guarded()), 0
+def attempts() -> Iterator[tuple[bytes, int]]:
+    """Payloads, and the bytes of their tensors."""
     for name, make in SMALL.items():
         whole = make()
         for length in range(len(whole) + 1):
-            done += outcomes(whole[:length], tensor_bytes(whole), memory)
+            yield whole[:length], tensor_bytes(whole)
         for data in mutants(name, MUTANTS, repair=True):
             if 0 < symbols(data) <= MOST_SYMBOLS:
-                done += outcomes(data, tensor_bytes(data), memory)
+                yield data, tensor_bytes(data)
     for data, like in streams(HEADERS):
-        done += outcomes(data, like.nbytes, memory)
-    print(f"{done} decoded or refused")
+        yield data, like.nbytes
+
+
+def main() -> None:
+    memory, tried, whole = (Guarded(), Guarded()), 0, 0
+    for data, out_bytes in attempts():
+        tried += len(instruction_sets.here())
+        whole += decoded(data, out_bytes, memory)
+    print(f"{tried} tried, {whole} decoded")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx_compress.passes import writer
@@ -16,6 +18,8 @@ from onnx_compress.runtime.form import Codebook, Dense, Form, Grid, Mapped, Memb
 
 DOMAIN = "onnx_compress"
 FLOATS = {np.float32: TensorProto.FLOAT, np.float16: TensorProto.FLOAT16}
+RNG = np.random.default_rng(7)
+BOTH = pytest.mark.parametrize("dtype", [np.float32, np.float16])
 FORMS = ("grid", "block", "column", "trellis", "codebook", "mapped", "sparse")
 
 
@@ -103,3 +107,26 @@ def assert_close(found: NDArray, expected: NDArray) -> None:
     wide = expected.astype(np.float64)
     tolerance = (1e-5 if expected.dtype == np.float32 else 4e-3) * max(1.0, float(np.abs(wide).max(initial=0)))
     np.testing.assert_allclose(found.astype(np.float64), wide, rtol=0, atol=tolerance)
+
+
+def compare(op_type: str, made: Weight, inputs: dict[str, NDArray | None], attributes: dict[str, Any] | None = None, threads: int = 1) -> NDArray:
+    """Runs `op_type` on the tensor and Compressed<op_type> on the payload; the second input is the weight."""
+    attributes = attributes or {}
+    feeds = {name: array for name, array in inputs.items() if array is not None}
+    output = FLOATS[next(iter(feeds.values())).dtype.type]
+    names = [name if array is not None else "" for name, array in inputs.items()]
+    names.insert(1, "w")
+    ours = model([node(f"Compressed{op_type}", names, attributes)], feeds, {"w": made.payload}, output)
+    plain = model([standard(op_type, names, attributes)], feeds, {"w": made.tensor}, output)
+    found = run(ours, feeds, threads)
+    assert_close(found, run(plain, feeds))
+    return found
+
+
+def normal(*shape: int, dtype: type = np.float32) -> NDArray:
+    return RNG.standard_normal(shape).astype(dtype)
+
+
+def conv_view(dims: tuple[int, ...], group: int) -> View:
+    batch = group if dims[0] // group >= 64 else 1
+    return View(dims, tuple(range(len(dims))), batch, dims[0] // batch)

@@ -18,7 +18,9 @@ from onnx_compress.optimizer.emit import FOLDED_KEY
 from onnx_compress.optimizer.errors import CompressError
 from onnx_compress.optimizer.inspect import inspect
 from onnx_compress.optimizer.preference import Pace
+from onnx_compress.optimizer.report import WeightReport
 from onnx_compress.optimizer.restore import restore
+from onnx_compress.passes.pool import POOL_BELOW
 from onnx_compress.runtime import library_path
 
 from models.network import Network, tensor
@@ -117,11 +119,23 @@ def test_memory_folds_nothing(tmp_path: Path) -> None:
     assert not folded_names(compressed(tmp_path, convolutions(), 3, prefer="memory"))
 
 
+def pooled_bytes(weight: WeightReport) -> int:
+    """What a session keeps of the decoded levels of a weight that is small enough for a pool."""
+    return 2 * int(np.prod(weight.dims)) if np.prod(weight.dims) < POOL_BELOW else 0
+
+
+def test_sessions_keep_what_pools_hold_in_sixteen_bits(tmp_path: Path) -> None:
+    report = compressed(tmp_path, convolutions(), 3, prefer="memory").report
+    small = [weight for weight in report.weights if pooled_bytes(weight)]
+    assert small
+    assert all(weight.resident_bytes == weight.bytes_after + pooled_bytes(weight) for weight in small)
+
+
 def test_the_report_tells_placement_times_and_memory(tmp_path: Path) -> None:
     outcome = compressed(tmp_path, convolutions(), 3, prefer="speed")
     for weight in outcome.report.weights:
         dense = int(np.prod(weight.dims)) * 4
-        assert weight.resident_bytes == (dense if weight.placement == "folded" else weight.bytes_after)
+        assert weight.resident_bytes == (dense if weight.placement == "folded" else weight.bytes_after + pooled_bytes(weight))
         assert weight.fused_us > 0 and weight.folded_us > 0
         assert weight.microseconds == (weight.folded_us if weight.placement == "folded" else weight.fused_us)
 
@@ -158,7 +172,22 @@ def _other_shape(model: onnx.ModelProto) -> None:
     next(one for one in model.graph.initializer if one.name == name).CopyFrom(helper.make_tensor(name, TensorProto.INT64, [1], [7]))
 
 
-@pytest.mark.parametrize("change", [_rename, _other_operator, _other_shape])
+def _constant_of(model: onnx.ModelProto, op_type: str, value: list[int]) -> None:
+    """Another value of the last input of the first node of this kind."""
+    name = next(node for node in model.graph.node if node.op_type == op_type).input[1]
+    old = next(one for one in model.graph.initializer if one.name == name)
+    old.CopyFrom(helper.make_tensor(name, old.data_type, [len(value)], value))
+
+
+def _empty_count(model: onnx.ModelProto) -> None:
+    _constant_of(model, "TopK", [])
+
+
+def _zero_divisor(model: onnx.ModelProto) -> None:
+    _constant_of(model, "Div", [0])
+
+
+@pytest.mark.parametrize("change", [_rename, _other_operator, _other_shape, _empty_count, _zero_divisor])
 def test_a_changed_chain_is_named_by_restore(tmp_path: Path, change: Any) -> None:
     outcome = compressed(tmp_path, convolutions(), 3, prefer="speed")
     with pytest.raises(CompressError, match=r"folded weight.*was changed after it was written"):

@@ -1,6 +1,6 @@
-"""Latency of compressed models against fp32 onnxruntime: `python benchmarks/runtime/models.py [NAME ...] [--threads N] [--set ISA] [--residency R] [--prefer P] [--out FILE.csv]`.
+"""Latency of compressed models against fp32 onnxruntime: `python benchmarks/runtime/models.py [NAME ...] [--threads N] [--set ISA] [--residency R] [--prefer P] [--peers] [--out FILE.csv]`.
 
-All sessions are in one process and run in turn, so that all meet the same machine; ratios are taken round by round, median and quartiles. Beside ours:
+All sessions are in one process and run in turn, so that all meet the same machine; ratios are taken round by round, median and quartiles. With --peers also
 what a user would pick instead, quantize_dynamic (8 bits) and MatMulNBits (4 and 8 bits), where they find operators that they know.
 """
 

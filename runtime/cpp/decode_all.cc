@@ -1,4 +1,5 @@
-// Decodes payloads on a machine that has no Python: `decode_all REQUESTS TENSORS`. A request is four numbers of four bytes (little-endian:
+// Decodes payloads on a machine that has no Python: `decode_all REQUESTS TENSORS SET`, with the kernels
+// of this instruction set. A request is four numbers of four bytes (little-endian:
 // the payload's length, a member, the tensor's length, 0) and the payload; the tensors are written one after the other.
 #include <cstdint>
 #include <cstdio>
@@ -11,7 +12,7 @@ extern "C" int onnx_compress_decode(const uint8_t* payload, uint64_t size, uint3
                                     const char* instruction_set, void* out, uint64_t out_bytes, char* message, uint64_t message_size);
 
 int main(int count, char** arguments) {
-  if (count != 3) return std::fputs("usage: decode_all REQUESTS TENSORS\n", stderr), 2;
+  if (count != 4) return std::fputs("usage: decode_all REQUESTS TENSORS SET\n", stderr), 2;
   std::ifstream file(arguments[1], std::ios::binary);
   const std::vector<char> bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
   std::ofstream tensors(arguments[2], std::ios::binary);
@@ -23,7 +24,7 @@ int main(int count, char** arguments) {
     char message[256];
     const auto payload = reinterpret_cast<const uint8_t*>(bytes.data() + at + sizeof numbers);
     if (const int fault =
-            onnx_compress_decode(payload, numbers[0], numbers[1], 1, nullptr, out.data(), out.size(), message, sizeof message))
+            onnx_compress_decode(payload, numbers[0], numbers[1], 1, arguments[3], out.data(), out.size(), message, sizeof message))
       return std::fprintf(stderr, "request %zu: error %d: %s\n", decoded, fault, message), 1;
     tensors.write(out.data(), static_cast<std::streamsize>(out.size()));
     at += sizeof numbers + numbers[0];
