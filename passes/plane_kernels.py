@@ -59,20 +59,6 @@ def subtract(words: NDArray, delta: bool, base: np.uint64, out: NDArray) -> None
 
 
 @numba.njit(cache=True, nogil=True)
-def top_fields(words: NDArray, shift: int, mask: int, tops: NDArray) -> None:
-    """(word >> shift) & mask of all words, into `tops` [rows, k]."""
-    rows, k = words.shape
-    by, bits = words.dtype.type(shift), words.dtype.type(mask)
-    for first in range(0, rows, BLOCK):
-        last = min(first + BLOCK, rows)
-        for step in range(0, k, BLOCK):
-            end = min(step + BLOCK, k)
-            for row in range(first, last):
-                for at in range(step, end):
-                    tops[row, at] = (words[row, at] >> by) & bits
-
-
-@numba.njit(cache=True, nogil=True)
 def gather_steps(words: NDArray, lanes: int, split: tuple[int, int, int, int], folded: NDArray, tops: NDArray) -> None:
     """Words [groups * lanes, k] in decoding order, `folded` [groups * k, lanes], and above their lowest bits, less `base`, `tops`.
 

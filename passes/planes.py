@@ -120,13 +120,6 @@ def _with_short_rows(fields: Fields, zeros: NDArray[np.int64], k: int) -> Fields
     return replace(fields, short=short, short_row=(zeros >= short).astype(np.uint8)) if short and saved[short] > 0 else fields
 
 
-def _tops(words: NDArray, shift: int, bits: int) -> NDArray:
-    tops = np.empty(words.shape, np.uint8 if bits <= 8 else np.uint16)
-    for batch in range(len(words)):
-        kernels.top_fields(words[batch], shift, (1 << bits) - 1, tops[batch])
-    return tops
-
-
 def _split_integers(words: NDArray, dtype: int, view: View) -> Split:
     """Numbers above the least one, or of their differences along a row where these span fewer bits."""
     signed = words.view(f"i{words.itemsize}") if dtype in (3, 5, 6, 7) else words
@@ -145,7 +138,7 @@ def _split_integers(words: NDArray, dtype: int, view: View) -> Split:
     planes, raw_bits = divmod(max(0, union.bit_length() - drop - TOP_BITS), 8)
     fields = Fields(planes, drop, True, delta, base)
     shift = drop + 8 * planes + raw_bits
-    return Split(dtype, view, moved, fields, raw_bits, _tops(moved, shift, TOP_BITS))
+    return Split(dtype, view, moved, fields, raw_bits, (moved >> np.uint64(shift)).astype(np.uint8))
 
 
 def chunking(rows: int, k: int, gathered: bool) -> tuple[int, int]:
