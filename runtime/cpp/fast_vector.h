@@ -43,59 +43,73 @@ struct Run {
   }
 };
 
-template <Making MAKING, bool PAIR, bool RAW, bool NARROW>
-ONNX_COMPRESS_INLINE void run_panel(Run& run, int panel, int64_t step, int number, const uint8_t*& bytes) {
-  const Group& group = run.group;
-  const Range& range = run.range;
-  const int column = group.column_class ? group.column_class[step] : 0;
+inline Rows rows_of(const Group& group, int panel) {
   const int lanes = group.lanes - panel * PANEL < PANEL ? group.lanes - panel * PANEL : PANEL;
-  const uint64_t active = lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << lanes) - 1;
-  float* out = range.x ? run.sums + panel * PANEL : range.tile + panel * range.panel_stride + number * PANEL;
+  return {panel * PANEL, (lanes + VECTOR_LANES - 1) / VECTOR_LANES, lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << lanes) - 1};
+}
+
+// The values of a panel in the step that its states have made.
+template <Making MAKING, bool PAIR, bool RAW, bool MULTIPLIED>
+ONNX_COMPRESS_INLINE void panel_values(Run& run, int panel, int column, int number) {
+  const Group& group = run.group;
+  const Rows rows = rows_of(group, panel);
   Planes planes;
   planes.count = RAW ? group.raw_bits : 0;
   if constexpr (RAW)
-    if (const int unused = take_planes(run.stream, active, planes)) run.fault = unused;
+    if (const int unused = take_planes(run.stream, rows.active, planes)) run.fault = unused;
+  const Floats x = all_floats(MULTIPLIED ? run.range.x[number] : 0.0f);
+  float* out = run.range.tile + panel * run.range.panel_stride + number * PANEL;
   uint64_t escaping = 0;
-  int first = 0;
-  for (; first < lanes; first += VECTOR_LANES) {
-    const Part part{panel * PANEL + first, first, static_cast<uint32_t>(active >> first & ((uint64_t{1} << VECTOR_LANES) - 1))};
+  for (int v = 0; v < rows.vectors; ++v) {
+    const int within = v * VECTOR_LANES, at = rows.at + within;
     Quarters found;
     if constexpr (PAIR) {
-      const int fault = find_multiples<RAW, NARROW>(run.stream, group, *group.pairs[panel][column], run.states, part, planes, bytes, found);
+      const int fault = find_multiples<RAW>(run.stream, group, *group.pairs[panel][column], run.states, at, rows.active_in(v), planes, found);
       if (fault) run.fault = fault;
     } else {
-      const Lookup& table = *group.tables[panel][column];
-      escaping |= uint64_t{find_values<MAKING, NARROW>(table, run.states, part, planes, bytes, found) & part.active} << first;
+      const uint32_t lanes = find_values<MAKING>(*group.tables[panel][column], run.states.leaf + at, planes, within, found);
+      escaping |= uint64_t{lanes & rows.active_in(v)} << within;
     }
 #pragma GCC unroll 4
     for (int q = 0; q < 4; ++q) {
-      if (range.x) {
-        float* sum = out + first + q * FLOAT_LANES;
-        store_floats(sum, multiply_add(all_floats(range.x[number]), found.quarter[q], load_floats(sum)));
+      if constexpr (MULTIPLIED) {
+        float* sum = run.sums + at + q * FLOAT_LANES;
+        store_floats(sum, multiply_add(x, found.quarter[q], load_floats(sum)));
       } else {
-        const Floats scale = load_floats(run.scale + part.at + q * FLOAT_LANES);
-        store_blocks(out + first + 4 * q, multiply_floats(scale, found.quarter[q]));
+        store_blocks(out + within + 4 * q, multiply_floats(load_floats(run.scale + at + q * FLOAT_LANES), found.quarter[q]));
       }
     }
   }
-  if (first < PANEL && !range.x) std::memset(out + first, 0, sizeof(float) * static_cast<size_t>(PANEL - first));
+  for (int lane = rows.vectors * VECTOR_LANES; lane < PANEL && !MULTIPLIED; ++lane) out[lane] = 0;
   run.escapes.lanes[number * PANELS_MAX + panel] = escaping;
   run.escapes.steps |= static_cast<uint64_t>(escaping != 0) << number;
 }
 
+// One step: first the states of all lanes, then the bytes that they take, then the values. A loop for each keeps what a lane waits for short,
+// so that a processor has the work of many lanes at hand.
+template <Making MAKING, bool PAIR, bool RAW, bool NARROW, bool MULTIPLIED>
+ONNX_COMPRESS_INLINE void run_step(Run& run, int number) {
+  const Group& group = run.group;
+  const int column = group.column_class ? group.column_class[run.range.first + number] : 0;
+  for (int panel = 0; panel < group.panels; ++panel) {
+    if constexpr (PAIR)
+      step_states<NARROW>(*group.pairs[panel][column], run.stream.trellis, run.states, rows_of(group, panel));
+    else
+      step_states<NARROW>(*group.tables[panel][column], run.states, rows_of(group, panel));
+  }
+  const uint8_t* bytes = run.bytes;
+  feed_states(run.states, (group.lanes + VECTOR_LANES - 1) / VECTOR_LANES, bytes);
+  run.bytes = bytes;
+  for (int panel = 0; panel < group.panels; ++panel) panel_values<MAKING, PAIR, RAW, MULTIPLIED>(run, panel, column, number);
+}
+
 // Steps of some streams side by side, until one is near its end or at fault; gives how many.
-template <Making MAKING, bool PAIR, bool RAW, bool NARROW>
+template <Making MAKING, bool PAIR, bool RAW, bool NARROW, bool MULTIPLIED>
 int run_stride(Run* const* runs, int count, int steps) {
   for (int number = 0; number < steps; ++number) {
     for (int i = 0; i < count; ++i)
       if (runs[i]->bytes > runs[i]->limit || runs[i]->fault != STREAM_OK) return number;
-    for (int i = 0; i < count; ++i) {
-      Run& run = *runs[i];
-      const uint8_t* bytes = run.bytes;
-      for (int panel = 0; panel < run.group.panels; ++panel)
-        run_panel<MAKING, PAIR, RAW, NARROW>(run, panel, run.range.first + number, number, bytes);
-      run.bytes = bytes;
-    }
+    for (int i = 0; i < count; ++i) run_step<MAKING, PAIR, RAW, NARROW, MULTIPLIED>(*runs[i], number);
   }
   return steps;
 }
@@ -108,7 +122,8 @@ void run_steps(Run* const* runs, int count) {
     for (int i = 0; i < count; ++i) raw[i] = runs[i]->stream.raw, runs[i]->escapes.steps = 0;
     const int64_t left = first.last - first.first;
     const int wanted = static_cast<int>(left < STRIDE ? left : STRIDE);
-    const int steps = run_stride<MAKING, PAIR, RAW, NARROW>(runs, count, wanted);
+    const int steps = first.x ? run_stride<MAKING, PAIR, RAW, NARROW, true>(runs, count, wanted)
+                              : run_stride<MAKING, PAIR, RAW, NARROW, false>(runs, count, wanted);
     for (int i = 0; i < count; ++i) {
       Run& run = *runs[i];
       if (run.escapes.steps && run.fault == STREAM_OK)

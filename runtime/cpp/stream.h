@@ -20,7 +20,7 @@ struct ByteLookup {
   uint8_t start[N] = {};
   uint8_t index[N] = {};
   uint8_t frequency[N] = {};  // 0: 256
-  uint8_t level[N] = {};      // with `small_levels`: of a raw part of 0, ^ 128; of pairs the multiple ^ 128 without raw bits, else the level
+  uint8_t level[N] = {};      // with `small_levels`: of a raw part of 0, ^ 128; of pairs the multiple ^ 128 without raw bits, else the level, or NO_LEVEL
   uint8_t node[N] = {};       // a tree of comparisons, see `search_tree`
 };
 
@@ -43,7 +43,7 @@ struct Lookup {
 // one's.
 struct LookupPair {
   static constexpr int ODD_SLOTS = 256, ODD_IDS = 16;
-  static constexpr uint8_t NO_ID = 255;
+  static constexpr uint8_t NO_ID = 255, NO_LEVEL = 127;
   int count = 0;                       // classes of both
   int counts[2] = {};                  // of each
   int first[2] = {};                   // class values of class index 0
