@@ -24,8 +24,8 @@ void build_branch(const Lookup& table, int root, uint8_t* nodes) {
   for (int depth = 0; depth < 4; ++depth)
     for (int i = 0; i < 1 << depth; ++i) {
       const int place = (2 * i + 1) << (3 - depth);
-      // Of places that there are not, no slot is above.
-      nodes[(root << depth) + i] = static_cast<uint8_t>(place < table.count ? (table.start[place] - 1) ^ 128 : 127);
+      // Places that there are not are never reached.
+      nodes[(root << depth) + i] = static_cast<uint8_t>(place < table.count ? (table.start[place] - 1) ^ 127 : 128);
     }
 }
 

@@ -64,7 +64,7 @@ struct LookupPair {
 
 // The tree of comparisons that finds a slot's class in four steps: `id = 2 * id + (slot >= node[id])`, from id 1; leaf 16 + place then is
 // reached, whatever the number of classes. A pair has one tree, from id 2 in the even quantizer and 3 in the odd one, and ends at leaf
-// 32 + place. Nodes are what a slot ^ 128 must be above, as signed bytes.
+// 32 + place. Nodes are what a slot ^ 127, whose order is the other way round, must be below, as signed bytes.
 //
 // The sections of a chunk while it is being decoded. Why no byte outside the payload is read and none outside the tile written, whatever
 // the bytes are; nothing of this depends on a checksum:

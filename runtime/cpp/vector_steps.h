@@ -4,6 +4,9 @@
 // Included by fast_vector.h only.
 #pragma once
 
+#ifndef ONNX_COMPRESS_SIDE
+#define ONNX_COMPRESS_SIDE 2
+#endif
 #include "direct.h"
 #if defined(ONNX_COMPRESS_SHUFFLE)
 #include "vector256.h"
@@ -45,18 +48,32 @@ constexpr int lane_at(int place) {
 }
 
 ONNX_COMPRESS_INLINE Vector descend(Vector nodes, Vector id, Vector slot) {
-  return subtract_bytes(add_bytes(id, id), greater(slot, shuffle(nodes, id)));
+  return subtract_bytes(add_bytes(id, id), greater(shuffle(nodes, id), slot));
 }
+
+// Vectors whose steps are written side by side: what one of them waits for takes as long as what some others have to do.
+constexpr int SIDE_BY_SIDE = ONNX_COMPRESS_SIDE;
+struct Several {
+  Vector vector[SIDE_BY_SIDE];
+};
+#define ONNX_COMPRESS_EACH _Pragma("GCC unroll 8") for (int i = 0; i < SIDE_BY_SIDE; ++i)
 
 // "x = frequency[i] * (x >> 8) + slot - start[i]"; `frequency` is less by one where it is not NARROW.
 template <bool NARROW>
-ONNX_COMPRESS_INLINE void multiply_states(States& states, int at, Vector frequency, Vector start, uint32_t active) {
-  const Vector above = subtract_bytes(load_vector(states.low + at), start);
-  const Two words = multiplied<NARROW>(frequency, load_vector(states.high + at), above);
-  const Two x = bytes_of_words(words.first, words.second);
-  store_vector(states.low + at, x.first), store_vector(states.high + at, x.second);
-  // Lanes that are no rows take nothing.
-  states.hungry[at / VECTOR_LANES] = byte_bits(equal(x.second, no_bytes())) & active;
+ONNX_COMPRESS_INLINE void multiply_states(States& states, int at, const Several& frequency, const Several& start, const Rows& rows, int first) {
+  Two words[SIDE_BY_SIDE];
+  ONNX_COMPRESS_EACH {
+    const int place = at + i * VECTOR_LANES;
+    words[i] = multiplied<NARROW>(frequency.vector[i], load_vector(states.high + place),
+                                  subtract_bytes(load_vector(states.low + place), start.vector[i]));
+  }
+  ONNX_COMPRESS_EACH {
+    const int place = at + i * VECTOR_LANES;
+    const Two x = bytes_of_words(words[i].first, words[i].second);
+    store_vector(states.low + place, x.first), store_vector(states.high + place, x.second);
+    // Lanes that are no rows take nothing.
+    states.hungry[place / VECTOR_LANES] = byte_bits(equal(x.second, no_bytes())) & rows.active_in(first + i);
+  }
 }
 
 // "if x < 256:  x = (x << 8) | next byte of the rans section", lanes in ascending order; of lanes that are no rows, what becomes of the
@@ -76,15 +93,18 @@ template <bool NARROW>
 ONNX_COMPRESS_INLINE void step_states(const Lookup& table, States& states, const Rows& rows) {
   const Vector nodes = load_block(table.bytes.node), start = load_block(table.bytes.start);
   const Vector frequency = load_block(NARROW ? table.bytes.frequency : table.bytes.less_one);
-  for (int v = 0; v < rows.vectors; ++v) {
+  for (int v = 0; v < rows.vectors; v += SIDE_BY_SIDE) {
     const int at = rows.at + v * VECTOR_LANES;
-    const Vector slot = flip(load_vector(states.low + at), all_bytes(128));
-    Vector id = all_bytes(1);
+    Several slot, id, frequencies, starts;
+    ONNX_COMPRESS_EACH slot.vector[i] = flip(load_vector(states.low + at + i * VECTOR_LANES), all_bytes(127)), id.vector[i] = all_bytes(1);
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) id = descend(nodes, id, slot);
-    store_vector(states.leaf + at, id);
-    const Vector leaf = leaf_of(id);
-    multiply_states<NARROW>(states, at, shuffle(frequency, leaf), shuffle(start, leaf), rows.active_in(v));
+    for (int depth = 0; depth < 4; ++depth) ONNX_COMPRESS_EACH id.vector[i] = descend(nodes, id.vector[i], slot.vector[i]);
+    ONNX_COMPRESS_EACH {
+      store_vector(states.leaf + at + i * VECTOR_LANES, id.vector[i]);
+      const Vector leaf = leaf_of(id.vector[i]);
+      frequencies.vector[i] = shuffle(frequency, leaf), starts.vector[i] = shuffle(start, leaf);
+    }
+    multiply_states<NARROW>(states, at, frequencies, starts, rows, v);
   }
 }
 
@@ -92,17 +112,23 @@ ONNX_COMPRESS_INLINE void step_states(const Lookup& table, States& states, const
 template <bool NARROW>
 ONNX_COMPRESS_INLINE void step_states(const LookupPair& pair, const uint8_t* trellis, States& states, const Rows& rows) {
   const Vector nodes = load_block(pair.bytes.node), last_nodes = load_block(pair.bytes.node + 16);
-  for (int v = 0; v < rows.vectors; ++v) {
+  for (int v = 0; v < rows.vectors; v += SIDE_BY_SIDE) {
     const int at = rows.at + v * VECTOR_LANES;
-    const Vector slot = flip(load_vector(states.low + at), all_bytes(128));
-    Vector id = either(both(load_vector(trellis + at), all_bytes(1)), all_bytes(2));
+    Several slot, id, frequencies, starts;
+    ONNX_COMPRESS_EACH {
+      slot.vector[i] = flip(load_vector(states.low + at + i * VECTOR_LANES), all_bytes(127));
+      id.vector[i] = either(both(load_vector(trellis + at + i * VECTOR_LANES), all_bytes(1)), all_bytes(2));
+    }
 #pragma GCC unroll 3
-    for (int i = 0; i < 3; ++i) id = descend(nodes, id, slot);
-    id = descend(last_nodes, leaf_of(id), slot);
-    store_vector(states.leaf + at, id);
-    const Leaves leaves = leaves_of(id);
-    multiply_states<NARROW>(states, at, at_leaves(NARROW ? pair.bytes.frequency : pair.bytes.less_one, leaves),
-                            at_leaves(pair.bytes.start, leaves), rows.active_in(v));
+    for (int depth = 0; depth < 3; ++depth) ONNX_COMPRESS_EACH id.vector[i] = descend(nodes, id.vector[i], slot.vector[i]);
+    ONNX_COMPRESS_EACH id.vector[i] = descend(last_nodes, leaf_of(id.vector[i]), slot.vector[i]);
+    ONNX_COMPRESS_EACH {
+      store_vector(states.leaf + at + i * VECTOR_LANES, id.vector[i]);
+      const Leaves leaves = leaves_of(id.vector[i]);
+      frequencies.vector[i] = at_leaves(NARROW ? pair.bytes.frequency : pair.bytes.less_one, leaves);
+      starts.vector[i] = at_leaves(pair.bytes.start, leaves);
+    }
+    multiply_states<NARROW>(states, at, frequencies, starts, rows, v);
   }
 }
 
