@@ -29,6 +29,9 @@ struct Controls {
 };
 alignas(64) constexpr Controls CONTROLS;
 
+ONNX_COMPRESS_INLINE const uint8_t* low_control(uint8_t mask) { return CONTROLS.low[mask]; }
+ONNX_COMPRESS_INLINE const uint8_t* high_control(uint8_t mask) { return CONTROLS.high[mask]; }
+
 #if defined(__SSE4_1__)
 ONNX_COMPRESS_INLINE __m128i two_octets(const uint8_t* first, const uint8_t* second) {
   const __m128 low = _mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(first)));

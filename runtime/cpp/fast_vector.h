@@ -12,6 +12,11 @@ constexpr int PANELS_MAX = LANES_MAX / PANEL;
 
 inline uint64_t as_they_are(uint64_t lanes) { return lanes; }
 
+// In the place of the values of plain lanes.
+struct Nothing {
+  explicit Nothing(const Lookup&) {}
+};
+
 // A stream that is being decoded. Its steps go to `range`, which becomes what is left; with x, to `sums` first.
 struct Run {
   Stream& stream;
@@ -29,6 +34,10 @@ struct Run {
     for (int lane = 0; lane < g.panels * PANEL; ++lane)
       states.low[lane] = static_cast<uint8_t>(s.states[lane]), states.high[lane] = static_cast<uint8_t>(s.states[lane] >> 8);
     for (int place = 0; place < g.panels * PANEL; ++place) scale[place] = f.scale[lane_at(place)], sums[place] = 0;
+    for (int v = 0; v < g.panels * PANEL / VECTOR_LANES; ++v) {
+      const int rows = g.lanes - v * VECTOR_LANES;
+      states.active[v] = static_cast<LaneBits>(rows >= VECTOR_LANES ? ~0u : rows <= 0 ? 0 : (1u << rows) - 1);
+    }
   }
 
   void end() {
@@ -43,32 +52,36 @@ struct Run {
   }
 };
 
-inline Rows rows_of(const Group& group, int panel) {
-  const int lanes = group.lanes - panel * PANEL < PANEL ? group.lanes - panel * PANEL : PANEL;
-  return {panel * PANEL, (lanes + VECTOR_LANES - 1) / VECTOR_LANES, lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << lanes) - 1};
-}
+constexpr int PANEL_VECTORS = PANEL / VECTOR_LANES;
 
-// The values of a panel in the step that its states have made.
+inline int vectors_of(const Group& group) { return (group.lanes + VECTOR_LANES - 1) / VECTOR_LANES; }
+
+// Values of the some's vectors in the step that the states have made.
 template <Making MAKING, bool PAIR, bool RAW, bool MULTIPLIED>
-ONNX_COMPRESS_INLINE void panel_values(Run& run, int panel, int column, int number) {
+ONNX_COMPRESS_INLINE void values_of_some(Run& run, Vectors some, int column, int number) {
   const Group& group = run.group;
-  const Rows rows = rows_of(group, panel);
+  const int panel = some.first / PANEL_VECTORS;
   Planes planes;
   planes.count = RAW ? group.raw_bits : 0;
-  if constexpr (RAW)
-    if (const int unused = take_planes(run.stream, rows.active, planes)) run.fault = unused;
+  if constexpr (RAW) {
+    const int lanes = group.lanes - panel * PANEL;
+    if (const int unused = take_planes(run.stream, lanes >= PANEL ? ~uint64_t{0} : (uint64_t{1} << lanes) - 1, planes)) run.fault = unused;
+  }
   const Floats x = all_floats(MULTIPLIED ? run.range.x[number] : 0.0f);
   float* out = run.range.tile + panel * run.range.panel_stride + number * PANEL;
-  uint64_t escaping = 0;
-  for (int v = 0; v < rows.vectors; ++v) {
-    const int within = v * VECTOR_LANES, at = rows.at + within;
+  uint8_t* escapes = reinterpret_cast<uint8_t*>(run.escapes.lanes + number * PANELS_MAX);
+  LaneBits any = 0;
+  [[maybe_unused]] const std::conditional_t<PAIR, Nothing, PlainValues<MAKING>> plain(*group.tables[panel][column]);
+  for (int v = some.first; v < some.last; ++v) {
+    const int at = v * VECTOR_LANES;
     Quarters found;
     if constexpr (PAIR) {
-      const int fault = find_multiples<RAW>(run.stream, group, *group.pairs[panel][column], run.states, at, rows.active_in(v), planes, found);
+      const int fault = find_multiples<RAW>(run.stream, group, *group.pairs[panel][column], run.states, at, run.states.active[v], planes, found);
       if (fault) run.fault = fault;
     } else {
-      const uint32_t lanes = find_values<MAKING>(*group.tables[panel][column], run.states.leaf + at, planes, within, found);
-      escaping |= uint64_t{lanes & rows.active_in(v)} << within;
+      const LaneBits lanes = plain.find(run.states.leaf + at, planes, at % PANEL, found);
+      std::memcpy(escapes + at / 8, &lanes, sizeof lanes);
+      any |= lanes;
     }
 #pragma GCC unroll 4
     for (int q = 0; q < 4; ++q) {
@@ -76,13 +89,12 @@ ONNX_COMPRESS_INLINE void panel_values(Run& run, int panel, int column, int numb
         float* sum = run.sums + at + q * FLOAT_LANES;
         store_floats(sum, multiply_add(x, found.quarter[q], load_floats(sum)));
       } else {
-        store_blocks(out + within + 4 * q, multiply_floats(load_floats(run.scale + at + q * FLOAT_LANES), found.quarter[q]));
+        store_blocks(out + at % PANEL + 4 * q, multiply_floats(load_floats(run.scale + at + q * FLOAT_LANES), found.quarter[q]));
       }
     }
   }
-  for (int lane = rows.vectors * VECTOR_LANES; lane < PANEL && !MULTIPLIED; ++lane) out[lane] = 0;
-  run.escapes.lanes[number * PANELS_MAX + panel] = escaping;
-  run.escapes.steps |= static_cast<uint64_t>(escaping != 0) << number;
+  for (int lane = (some.last - some.first) * VECTOR_LANES; lane < PANEL && !MULTIPLIED; ++lane) out[lane] = 0;
+  run.escapes.steps |= static_cast<uint64_t>(any != 0) << number;
 }
 
 // One step: first the states of all lanes, then the bytes that they take, then the values. A loop for each keeps what a lane waits for short,
@@ -90,17 +102,22 @@ ONNX_COMPRESS_INLINE void panel_values(Run& run, int panel, int column, int numb
 template <Making MAKING, bool PAIR, bool RAW, bool NARROW, bool MULTIPLIED>
 ONNX_COMPRESS_INLINE void run_step(Run& run, int number) {
   const Group& group = run.group;
-  const int column = group.column_class ? group.column_class[run.range.first + number] : 0;
-  for (int panel = 0; panel < group.panels; ++panel) {
+  const int column = group.column_class ? group.column_class[run.range.first + number] : 0, vectors = vectors_of(group);
+  const int table_span = group.sharing == SHARED_BY_NONE ? PANEL_VECTORS : vectors;
+  for (int first = 0; first < vectors; first += table_span) {
+    const Vectors some{first, first + table_span < vectors ? first + table_span : vectors};
+    const int panel = first / PANEL_VECTORS;
     if constexpr (PAIR)
-      step_states<NARROW>(*group.pairs[panel][column], run.stream.trellis, run.states, rows_of(group, panel));
+      step_states<NARROW>(*group.pairs[panel][column], run.stream.trellis, run.states, some);
     else
-      step_states<NARROW>(*group.tables[panel][column], run.states, rows_of(group, panel));
+      step_states<NARROW>(*group.tables[panel][column], run.states, some);
   }
   const uint8_t* bytes = run.bytes;
-  feed_states(run.states, (group.lanes + VECTOR_LANES - 1) / VECTOR_LANES, bytes);
+  feed_states(run.states, vectors, bytes);
   run.bytes = bytes;
-  for (int panel = 0; panel < group.panels; ++panel) panel_values<MAKING, PAIR, RAW, MULTIPLIED>(run, panel, column, number);
+  const int value_span = RAW || !MULTIPLIED ? PANEL_VECTORS : table_span;
+  for (int first = 0; first < vectors; first += value_span)
+    values_of_some<MAKING, PAIR, RAW, MULTIPLIED>(run, {first, first + value_span < vectors ? first + value_span : vectors}, column, number);
 }
 
 // Steps of some streams side by side, until one is near its end or at fault; gives how many.

@@ -100,11 +100,10 @@ inline Two multiplied(Vector frequency, Vector high, Vector above) {
   }
 }
 
-inline Vector expanded(const uint8_t*& bytes, uint32_t mask) {
-  const uint8_t* second = bytes + __builtin_popcount(mask & 255);
-  const Vector source = two_octets(bytes, second), controls = two_octets(CONTROLS.low[mask & 255], CONTROLS.high[mask >> 8]);
-  bytes += __builtin_popcount(mask);
-  return _mm_shuffle_epi8(source, controls);
+inline Vector expanded(const uint8_t*& bytes, const uint8_t* masks) {
+  const uint8_t *first = bytes, *second = first + __builtin_popcount(masks[0]);
+  bytes = second + __builtin_popcount(masks[1]);
+  return _mm_shuffle_epi8(two_octets(first, second), two_octets(low_control(masks[0]), high_control(masks[1])));
 }
 
 // Leaves of trees of 32: ids from 32 on.
@@ -209,12 +208,11 @@ inline Two multiplied(Vector frequency, Vector high, Vector above) {
   return {bytes_of(vaddw_u8(low, vget_low_u8(above))), bytes_of(vaddw_high_u8(upper, above))};
 }
 
-inline Vector expanded(const uint8_t*& bytes, uint32_t mask) {
-  const uint8_t* second = bytes + __builtin_popcount(mask & 255);
-  const Vector source = vcombine_u8(vld1_u8(bytes), vld1_u8(second));
-  const Vector controls = vcombine_u8(vld1_u8(CONTROLS.low[mask & 255]), vld1_u8(CONTROLS.high[mask >> 8]));
-  bytes += __builtin_popcount(mask);
-  return vqtbl1q_u8(source, controls);
+inline Vector expanded(const uint8_t*& bytes, const uint8_t* masks) {
+  const uint8_t *first = bytes, *second = first + __builtin_popcount(masks[0]);
+  bytes = second + __builtin_popcount(masks[1]);
+  const Vector controls = vcombine_u8(vld1_u8(low_control(masks[0])), vld1_u8(high_control(masks[1])));
+  return vqtbl1q_u8(vcombine_u8(vld1_u8(first), vld1_u8(second)), controls);
 }
 
 struct Leaves {

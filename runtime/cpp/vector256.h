@@ -64,12 +64,12 @@ ONNX_COMPRESS_INLINE Two multiplied(Vector frequency, Vector high, Vector above)
   }
 }
 
-ONNX_COMPRESS_INLINE Vector expanded(const uint8_t*& bytes, uint32_t mask) {
-  const uint8_t *second = bytes + __builtin_popcount(mask & 0xFF), *third = bytes + __builtin_popcount(mask & 0xFFFF);
-  const uint8_t* fourth = bytes + __builtin_popcount(mask & 0xFFFFFF);
-  const __m128i low = _mm_shuffle_epi8(two_octets(bytes, second), two_octets(CONTROLS.low[mask & 255], CONTROLS.high[mask >> 8 & 255]));
-  const __m128i high = _mm_shuffle_epi8(two_octets(third, fourth), two_octets(CONTROLS.low[mask >> 16 & 255], CONTROLS.high[mask >> 24]));
-  bytes += __builtin_popcount(mask);
+ONNX_COMPRESS_INLINE Vector expanded(const uint8_t*& bytes, const uint8_t* masks) {
+  const uint8_t *first = bytes, *second = first + __builtin_popcount(masks[0]), *third = second + __builtin_popcount(masks[1]);
+  const uint8_t* fourth = third + __builtin_popcount(masks[2]);
+  bytes = fourth + __builtin_popcount(masks[3]);
+  const __m128i low = _mm_shuffle_epi8(two_octets(first, second), two_octets(low_control(masks[0]), high_control(masks[1])));
+  const __m128i high = _mm_shuffle_epi8(two_octets(third, fourth), two_octets(low_control(masks[2]), high_control(masks[3])));
   return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
 }
 

@@ -4,9 +4,8 @@
 // Included by fast_vector.h only.
 #pragma once
 
-#ifndef ONNX_COMPRESS_SIDE
-#define ONNX_COMPRESS_SIDE 2
-#endif
+#include <type_traits>
+
 #include "direct.h"
 #if defined(ONNX_COMPRESS_SHUFFLE)
 #include "vector256.h"
@@ -18,22 +17,18 @@ namespace onnx_compress {
 namespace {
 
 constexpr int VECTOR_LANES = 16 * BLOCKS, FLOAT_LANES = 4 * BLOCKS;
+typedef std::conditional_t<BLOCKS == 1, uint16_t, uint32_t> LaneBits;
 
 // States of lanes as two planes of bytes, x = high << 8 | low, and what the step that is being made has found for them: leaves of the
-// tree, and bits of those that take a byte, vector by vector.
+// tree, and bits of those that take a byte. `active`: bits of the lanes that are rows, vector by vector.
 struct States {
-  alignas(64) uint8_t low[LANES_MAX], high[LANES_MAX], leaf[LANES_MAX];
-  uint32_t hungry[LANES_MAX / VECTOR_LANES];
+  alignas(64) uint8_t low[LANES_MAX], high[LANES_MAX], leaf[LANES_MAX], hungry[LANES_MAX / 8];
+  LaneBits active[LANES_MAX / VECTOR_LANES];
 };
 
-// Some lanes of a panel, a whole number of vectors: from `at` of the group on; which of them are rows.
-struct Rows {
-  int at, vectors;
-  uint64_t active;
-
-  uint32_t active_in(int vector) const {
-    return static_cast<uint32_t>(active >> (vector * VECTOR_LANES) & ((uint64_t{1} << VECTOR_LANES) - 1));
-  }
+// Vectors of a group.
+struct Vectors {
+  int first, last;
 };
 
 // Values of a vector of lanes: quarter q has, block by block, lanes 4 * q to 4 * q + 3 of the block.
@@ -52,7 +47,7 @@ ONNX_COMPRESS_INLINE Vector descend(Vector nodes, Vector id, Vector slot) {
 }
 
 // Vectors whose steps are written side by side: what one of them waits for takes as long as what some others have to do.
-constexpr int SIDE_BY_SIDE = ONNX_COMPRESS_SIDE;
+constexpr int SIDE_BY_SIDE = 2;
 struct Several {
   Vector vector[SIDE_BY_SIDE];
 };
@@ -60,7 +55,7 @@ struct Several {
 
 // "x = frequency[i] * (x >> 8) + slot - start[i]"; `frequency` is less by one where it is not NARROW.
 template <bool NARROW>
-ONNX_COMPRESS_INLINE void multiply_states(States& states, int at, const Several& frequency, const Several& start, const Rows& rows, int first) {
+ONNX_COMPRESS_INLINE void multiply_states(States& states, int at, const Several& frequency, const Several& start) {
   Two words[SIDE_BY_SIDE];
   ONNX_COMPRESS_EACH {
     const int place = at + i * VECTOR_LANES;
@@ -72,7 +67,8 @@ ONNX_COMPRESS_INLINE void multiply_states(States& states, int at, const Several&
     const Two x = bytes_of_words(words[i].first, words[i].second);
     store_vector(states.low + place, x.first), store_vector(states.high + place, x.second);
     // Lanes that are no rows take nothing.
-    states.hungry[place / VECTOR_LANES] = byte_bits(equal(x.second, no_bytes())) & rows.active_in(first + i);
+    const LaneBits hungry = static_cast<LaneBits>(byte_bits(equal(x.second, no_bytes()))) & states.active[place / VECTOR_LANES];
+    std::memcpy(states.hungry + place / 8, &hungry, sizeof hungry);
   }
 }
 
@@ -83,18 +79,17 @@ ONNX_COMPRESS_INLINE void feed_states(States& states, int vectors, const uint8_t
   for (int v = 0; v < vectors; ++v) {
     const int at = v * VECTOR_LANES;
     const Vector low = load_vector(states.low + at), high = load_vector(states.high + at), below_256 = equal(high, no_bytes());
-    store_vector(states.low + at, choose(below_256, expanded(bytes, states.hungry[v]), low));
+    store_vector(states.low + at, choose(below_256, expanded(bytes, states.hungry + at / 8), low));
     store_vector(states.high + at, choose(below_256, low, high));
   }
 }
 
 // "slot = x & 255;  i = the class with start[i] <= slot < start[i] + frequency[i]": the leaves of plain lanes, and x.
 template <bool NARROW>
-ONNX_COMPRESS_INLINE void step_states(const Lookup& table, States& states, const Rows& rows) {
+ONNX_COMPRESS_INLINE void step_states(const Lookup& table, States& states, Vectors some) {
   const Vector nodes = load_block(table.bytes.node), start = load_block(table.bytes.start);
   const Vector frequency = load_block(NARROW ? table.bytes.frequency : table.bytes.less_one);
-  for (int v = 0; v < rows.vectors; v += SIDE_BY_SIDE) {
-    const int at = rows.at + v * VECTOR_LANES;
+  for (int at = some.first * VECTOR_LANES; at < some.last * VECTOR_LANES; at += SIDE_BY_SIDE * VECTOR_LANES) {
     Several slot, id, frequencies, starts;
     ONNX_COMPRESS_EACH slot.vector[i] = flip(load_vector(states.low + at + i * VECTOR_LANES), all_bytes(127)), id.vector[i] = all_bytes(1);
 #pragma GCC unroll 4
@@ -104,16 +99,15 @@ ONNX_COMPRESS_INLINE void step_states(const Lookup& table, States& states, const
       const Vector leaf = leaf_of(id.vector[i]);
       frequencies.vector[i] = shuffle(frequency, leaf), starts.vector[i] = shuffle(start, leaf);
     }
-    multiply_states<NARROW>(states, at, frequencies, starts, rows, v);
+    multiply_states<NARROW>(states, at, frequencies, starts);
   }
 }
 
 // The same of trellis-coded lanes, from the quantizers that their trellis states choose.
 template <bool NARROW>
-ONNX_COMPRESS_INLINE void step_states(const LookupPair& pair, const uint8_t* trellis, States& states, const Rows& rows) {
+ONNX_COMPRESS_INLINE void step_states(const LookupPair& pair, const uint8_t* trellis, States& states, Vectors some) {
   const Vector nodes = load_block(pair.bytes.node), last_nodes = load_block(pair.bytes.node + 16);
-  for (int v = 0; v < rows.vectors; v += SIDE_BY_SIDE) {
-    const int at = rows.at + v * VECTOR_LANES;
+  for (int at = some.first * VECTOR_LANES; at < some.last * VECTOR_LANES; at += SIDE_BY_SIDE * VECTOR_LANES) {
     Several slot, id, frequencies, starts;
     ONNX_COMPRESS_EACH {
       slot.vector[i] = flip(load_vector(states.low + at + i * VECTOR_LANES), all_bytes(127));
@@ -128,7 +122,7 @@ ONNX_COMPRESS_INLINE void step_states(const LookupPair& pair, const uint8_t* tre
       frequencies.vector[i] = at_leaves(NARROW ? pair.bytes.frequency : pair.bytes.less_one, leaves);
       starts.vector[i] = at_leaves(pair.bytes.start, leaves);
     }
-    multiply_states<NARROW>(states, at, frequencies, starts, rows, v);
+    multiply_states<NARROW>(states, at, frequencies, starts);
   }
 }
 
@@ -159,23 +153,33 @@ ONNX_COMPRESS_INLINE Vector raw_parts(const Planes& planes, int at) {
 // What the values of a class are made of.
 enum Making : int { OF_HALVES, OF_FLOATS, OF_LEVELS };
 
-// The values of a vector of plain lanes, `within` a panel; gives those that escape: `patch_escapes` sees to them.
+// What the values of plain lanes are made of.
 template <Making MAKING>
-ONNX_COMPRESS_INLINE uint32_t find_values(const Lookup& table, const uint8_t* leaves, const Planes& planes, int within, Quarters& found) {
-  const Vector id = load_vector(leaves), place = leaf_of(id);
-  if constexpr (MAKING == OF_LEVELS) {
-    to_floats(add_bytes(shuffle(load_block(table.bytes.level), place), raw_parts(planes, within)), found);
-  } else {
-    const Vector third = shuffle(load_block(table.value_bytes[2]), place), fourth = shuffle(load_block(table.value_bytes[3]), place);
-    if constexpr (MAKING == OF_HALVES) {
-      widen(interleave_low(third, fourth), interleave_high(third, fourth), no_bytes(), no_bytes(), found);
-    } else {
-      const Vector first = shuffle(load_block(table.value_bytes[0]), place), second = shuffle(load_block(table.value_bytes[1]), place);
-      widen(interleave_low(third, fourth), interleave_high(third, fourth), interleave_low(first, second), interleave_high(first, second), found);
-    }
+struct PlainValues {
+  Vector escape, level, bytes[4];
+
+  ONNX_COMPRESS_INLINE explicit PlainValues(const Lookup& table) : escape(all_bytes(static_cast<uint8_t>(16 + table.escape_place))) {
+    if constexpr (MAKING == OF_LEVELS) level = load_block(table.bytes.level);
+    for (int i = MAKING == OF_HALVES ? 2 : 0; i < 4 && MAKING != OF_LEVELS; ++i) bytes[i] = load_block(table.value_bytes[i]);
   }
-  return byte_bits(equal(id, all_bytes(static_cast<uint8_t>(16 + table.escape_place))));
-}
+
+  // Those of a vector `within` a panel; gives the lanes that escape: `patch_escapes` sees to them.
+  ONNX_COMPRESS_INLINE LaneBits find(const uint8_t* leaves, const Planes& planes, int within, Quarters& found) const {
+    const Vector id = load_vector(leaves), place = leaf_of(id);
+    if constexpr (MAKING == OF_LEVELS) {
+      to_floats(add_bytes(shuffle(level, place), raw_parts(planes, within)), found);
+    } else {
+      Vector lower = no_bytes(), lower_of_rest = no_bytes();
+      if constexpr (MAKING == OF_FLOATS) {
+        const Vector first = shuffle(bytes[0], place), second = shuffle(bytes[1], place);
+        lower = interleave_low(first, second), lower_of_rest = interleave_high(first, second);
+      }
+      const Vector third = shuffle(bytes[2], place), fourth = shuffle(bytes[3], place);
+      widen(interleave_low(third, fourth), interleave_high(third, fourth), lower, lower_of_rest, found);
+    }
+    return static_cast<LaneBits>(byte_bits(equal(id, escape)));
+  }
+};
 
 // "or, for the escape, escape_base + e with e the next byte of the escape section", in ascending lane order: multiples and next states of
 // trellis-coded levels. `lanes` are those of a vector `within` a panel; `trellis` has its next states, `before` those that chose the
