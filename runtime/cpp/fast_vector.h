@@ -25,26 +25,23 @@ struct Run {
   Range& range;
   const uint8_t *bytes, *limit;
   int fault = STREAM_OK;
-  States states;
+  States states = {};
   Escapes<PANELS_MAX> escapes;
   alignas(64) float scale[LANES_MAX], sums[LANES_MAX];  // by the places of Quarters
 
   Run(Stream& s, const Group& g, const Evaluation& f, Range& r) : stream(s), group(g), form(f), range(r) {
     bytes = s.bytes + s.position, limit = last_start(s, g.panels * PANEL);
     for (int lane = 0; lane < g.panels * PANEL; ++lane)
-      states.low[lane] = static_cast<uint8_t>(s.states[lane]), states.high[lane] = static_cast<uint8_t>(s.states[lane] >> 8);
+      states.low[lane] = static_cast<uint8_t>(127 - s.states[lane]), states.high[lane] = static_cast<uint8_t>(s.states[lane] >> 8);
     for (int place = 0; place < g.panels * PANEL; ++place) scale[place] = f.scale[lane_at(place)], sums[place] = 0;
-    for (int v = 0; v < g.panels * PANEL / VECTOR_LANES; ++v) {
-      const int rows = g.lanes - v * VECTOR_LANES;
-      states.active[v] = static_cast<LaneBits>(rows >= VECTOR_LANES ? ~0u : rows <= 0 ? 0 : (1u << rows) - 1);
-    }
+    for (int lane = 0; lane < g.lanes; ++lane) states.active[lane / 8] = static_cast<uint8_t>(states.active[lane / 8] | 1 << lane % 8);
   }
 
   void end() {
     stream.position = static_cast<uint64_t>(bytes - stream.bytes);
     if (stream.position > stream.rans_bytes) fault = STREAM_OVERRUN;
     for (int lane = 0; lane < group.panels * PANEL; ++lane)
-      stream.states[lane] = static_cast<uint16_t>(states.high[lane] << 8 | states.low[lane]);
+      stream.states[lane] = static_cast<uint16_t>(states.high[lane] << 8 | ((127 - states.low[lane]) & 255));
     for (int place = 0; range.x && place < group.panels * PANEL; ++place) {
       const int lane = lane_at(place);
       range.tile[lane / PANEL * range.panel_stride + lane % PANEL] += sums[place];
@@ -76,7 +73,9 @@ ONNX_COMPRESS_INLINE void values_of_some(Run& run, Vectors some, int column, int
     const int at = v * VECTOR_LANES;
     Quarters found;
     if constexpr (PAIR) {
-      const int fault = find_multiples<RAW>(run.stream, group, *group.pairs[panel][column], run.states, at, run.states.active[v], planes, found);
+      LaneBits active;
+      std::memcpy(&active, run.states.active + at / 8, sizeof active);
+      const int fault = find_multiples<RAW>(run.stream, group, *group.pairs[panel][column], run.states, at, active, planes, found);
       if (fault) run.fault = fault;
     } else {
       const LaneBits lanes = plain.find(run.states.leaf + at, planes, at % PANEL, found);
@@ -107,11 +106,18 @@ ONNX_COMPRESS_INLINE void run_step(Run& run, int number) {
   for (int first = 0; first < vectors; first += table_span) {
     const Vectors some{first, first + table_span < vectors ? first + table_span : vectors};
     const int panel = first / PANEL_VECTORS;
-    if constexpr (PAIR)
-      step_states<NARROW>(*group.pairs[panel][column], run.stream.trellis, run.states, some);
+    const auto& table = [&]() -> const auto& {
+      if constexpr (PAIR)
+        return *group.pairs[panel][column];
+      else
+        return *group.tables[panel][column];
+    }();
+    if (some.last - some.first > 2)
+      step_states<NARROW, 4>(table, run.stream.trellis, run.states, some);
     else
-      step_states<NARROW>(*group.tables[panel][column], run.states, some);
+      step_states<NARROW, 2>(table, run.stream.trellis, run.states, some);
   }
+  for (int octet = group.lanes / 8; octet < vectors * VECTOR_LANES / 8; ++octet) run.states.hungry[octet] &= run.states.active[octet];
   const uint8_t* bytes = run.bytes;
   feed_states(run.states, vectors, bytes);
   run.bytes = bytes;

@@ -49,7 +49,7 @@ LookupPair paired(const Lookup& even, const Lookup& odd, int raw_bits) {
     for (int i = 0; i < 16; ++i) {
       const int id = i + q * LookupPair::ODD_IDS;
       pair.bytes.less_one[id] = table.bytes.less_one[i], pair.bytes.biased[id] = table.bytes.biased[i];
-      pair.bytes.start[id] = table.bytes.start[i];
+      pair.bytes.start[id] = table.bytes.start[i], pair.bytes.turned[id] = table.bytes.turned[i];
       pair.bytes.index[id] = static_cast<uint8_t>(table.bytes.index[i] + q * LookupPair::ODD_IDS);
       const int level = table.first + i, multiple = multiple_of(level, q);
       pair.small = pair.small && multiple >= -128 && multiple <= 127;

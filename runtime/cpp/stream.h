@@ -21,6 +21,7 @@ struct ByteLookup {
   uint8_t index[N] = {};
   uint8_t frequency[N] = {};  // 0: 256
   uint8_t level[N] = {};      // with `small_levels`: of a raw part of 0, ^ 128; of pairs the multiple ^ 128 without raw bits, else the level, or NO_LEVEL
+  uint8_t turned[N] = {};     // 127 - start
   uint8_t node[N] = {};       // a tree of comparisons, see `search_tree`
 };
 

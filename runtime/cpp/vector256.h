@@ -18,6 +18,8 @@ constexpr int BLOCKS = 2;
 
 ONNX_COMPRESS_INLINE Vector load_vector(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
 ONNX_COMPRESS_INLINE void store_vector(void* to, Vector v) { _mm256_storeu_si256(static_cast<__m256i*>(to), v); }
+ONNX_COMPRESS_INLINE Vector load_aligned(const void* from) { return _mm256_load_si256(static_cast<const __m256i*>(from)); }
+ONNX_COMPRESS_INLINE void store_aligned(void* to, Vector v) { _mm256_store_si256(static_cast<__m256i*>(to), v); }
 ONNX_COMPRESS_INLINE Vector load_block(const void* from) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(from)));
 }

@@ -19,11 +19,10 @@ namespace {
 constexpr int VECTOR_LANES = 16 * BLOCKS, FLOAT_LANES = 4 * BLOCKS;
 typedef std::conditional_t<BLOCKS == 1, uint16_t, uint32_t> LaneBits;
 
-// States of lanes as two planes of bytes, x = high << 8 | low, and what the step that is being made has found for them: leaves of the
-// tree, and bits of those that take a byte. `active`: bits of the lanes that are rows, vector by vector.
+// States of lanes as two planes of bytes, x = high << 8 | 127 - low between two steps, and what the step that is being made has found for
+// them: leaves of the tree, and bits of those that take a byte. `active`: bits of the lanes that are rows.
 struct States {
-  alignas(64) uint8_t low[LANES_MAX], high[LANES_MAX], leaf[LANES_MAX], hungry[LANES_MAX / 8];
-  LaneBits active[LANES_MAX / VECTOR_LANES];
+  alignas(64) uint8_t low[LANES_MAX], high[LANES_MAX], leaf[LANES_MAX], hungry[LANES_MAX / 8], active[LANES_MAX / 8];
 };
 
 // Vectors of a group.
@@ -42,87 +41,81 @@ constexpr int lane_at(int place) {
   return place - within + 16 * block + 4 * quarter + within % 4;
 }
 
-ONNX_COMPRESS_INLINE Vector descend(Vector nodes, Vector id, Vector slot) {
-  return subtract_bytes(add_bytes(id, id), greater(shuffle(nodes, id), slot));
+ONNX_COMPRESS_INLINE Vector descend(Vector nodes, Vector id, const uint8_t* turned_slot) {
+  return subtract_bytes(add_bytes(id, id), greater(shuffle(nodes, id), load_aligned(turned_slot)));
 }
 
-// Vectors whose steps are written side by side: what one of them waits for takes as long as what some others have to do.
-constexpr int SIDE_BY_SIDE = 2;
-struct Several {
-  Vector vector[SIDE_BY_SIDE];
-};
-#define ONNX_COMPRESS_EACH _Pragma("GCC unroll 8") for (int i = 0; i < SIDE_BY_SIDE; ++i)
+// What lanes wait for is long, and a processor looks ahead by some hundred instructions only: steps of SIDE vectors are written side by
+// side, operation by operation.
+#define ONNX_COMPRESS_EACH _Pragma("GCC unroll 8") for (int i = 0; i < SIDE; ++i)
 
-// "x = frequency[i] * (x >> 8) + slot - start[i]"; `frequency` is less by one where it is not NARROW.
-template <bool NARROW>
-ONNX_COMPRESS_INLINE void multiply_states(States& states, int at, const Several& frequency, const Several& start) {
-  Two words[SIDE_BY_SIDE];
+// "slot = x & 255": 127 - slot is what `low` has then, and what trees compare.
+ONNX_COMPRESS_INLINE Vector turned(Vector low) { return flip(low, all_bytes(127)); }
+
+// "x = frequency[i] * (x >> 8) + slot - start[i]"; `frequency` is less by one where it is not NARROW, `start` is 127 - start. Gives the low
+// byte of x as it is, and the bits of lanes that take a byte.
+template <bool NARROW, int SIDE>
+ONNX_COMPRESS_INLINE void multiply_states(States& states, int at, const Vector (&frequency)[SIDE], const Vector (&start)[SIDE]) {
+  Two words[SIDE];
   ONNX_COMPRESS_EACH {
-    const int place = at + i * VECTOR_LANES;
-    words[i] = multiplied<NARROW>(frequency.vector[i], load_vector(states.high + place),
-                                  subtract_bytes(load_vector(states.low + place), start.vector[i]));
+    const Vector above = subtract_bytes(start[i], load_aligned(states.low + at + i * VECTOR_LANES));
+    words[i] = multiplied<NARROW>(frequency[i], load_aligned(states.high + at + i * VECTOR_LANES), above);
   }
+  ONNX_COMPRESS_EACH words[i] = bytes_of_words(words[i].first, words[i].second);
   ONNX_COMPRESS_EACH {
-    const int place = at + i * VECTOR_LANES;
-    const Two x = bytes_of_words(words[i].first, words[i].second);
-    store_vector(states.low + place, x.first), store_vector(states.high + place, x.second);
-    // Lanes that are no rows take nothing.
-    const LaneBits hungry = static_cast<LaneBits>(byte_bits(equal(x.second, no_bytes()))) & states.active[place / VECTOR_LANES];
-    std::memcpy(states.hungry + place / 8, &hungry, sizeof hungry);
+    store_aligned(states.low + at + i * VECTOR_LANES, words[i].first), store_aligned(states.high + at + i * VECTOR_LANES, words[i].second);
+    const LaneBits hungry = static_cast<LaneBits>(byte_bits(equal(words[i].second, no_bytes())));
+    std::memcpy(states.hungry + at / 8 + i * sizeof hungry, &hungry, sizeof hungry);
   }
 }
 
-// "if x < 256:  x = (x << 8) | next byte of the rans section", lanes in ascending order; of lanes that are no rows, what becomes of the
-// states is of no consequence. No load reaches further behind the bytes than there are lanes: each is of eight bytes, for eight lanes,
-// behind at most one byte for each lane before.
+// "if x < 256:  x = (x << 8) | next byte of the rans section", lanes in ascending order. Lanes that are no rows take nothing; what becomes
+// of their states is of no consequence. No load reaches further behind the bytes than there are lanes: each is of eight bytes, for eight
+// lanes, behind at most one byte for each lane before.
 ONNX_COMPRESS_INLINE void feed_states(States& states, int vectors, const uint8_t*& bytes) {
-  for (int v = 0; v < vectors; ++v) {
-    const int at = v * VECTOR_LANES;
-    const Vector low = load_vector(states.low + at), high = load_vector(states.high + at), below_256 = equal(high, no_bytes());
-    store_vector(states.low + at, choose(below_256, expanded(bytes, states.hungry + at / 8), low));
-    store_vector(states.high + at, choose(below_256, low, high));
+  for (int at = 0; at < vectors * VECTOR_LANES; at += VECTOR_LANES) {
+    const Vector low = load_aligned(states.low + at), high = load_aligned(states.high + at), below_256 = equal(high, no_bytes());
+    store_aligned(states.low + at, turned(choose(below_256, expanded(bytes, states.hungry + at / 8), low)));
+    store_aligned(states.high + at, choose(below_256, low, high));
   }
 }
 
 // "slot = x & 255;  i = the class with start[i] <= slot < start[i] + frequency[i]": the leaves of plain lanes, and x.
-template <bool NARROW>
-ONNX_COMPRESS_INLINE void step_states(const Lookup& table, States& states, Vectors some) {
-  const Vector nodes = load_block(table.bytes.node), start = load_block(table.bytes.start);
-  const Vector frequency = load_block(NARROW ? table.bytes.frequency : table.bytes.less_one);
-  for (int at = some.first * VECTOR_LANES; at < some.last * VECTOR_LANES; at += SIDE_BY_SIDE * VECTOR_LANES) {
-    Several slot, id, frequencies, starts;
-    ONNX_COMPRESS_EACH slot.vector[i] = flip(load_vector(states.low + at + i * VECTOR_LANES), all_bytes(127)), id.vector[i] = all_bytes(1);
-#pragma GCC unroll 4
-    for (int depth = 0; depth < 4; ++depth) ONNX_COMPRESS_EACH id.vector[i] = descend(nodes, id.vector[i], slot.vector[i]);
+template <bool NARROW, int SIDE>
+ONNX_COMPRESS_INLINE void step_states(const Lookup& table, const uint8_t*, States& states, Vectors some) {
+  const Vector nodes = load_block(table.bytes.node), root = shuffle(nodes, all_bytes(1)), starts = load_block(table.bytes.turned);
+  const Vector frequencies = load_block(NARROW ? table.bytes.frequency : table.bytes.less_one);
+  for (int at = some.first * VECTOR_LANES; at < some.last * VECTOR_LANES; at += SIDE * VECTOR_LANES) {
+    Vector id[SIDE], frequency[SIDE], start[SIDE];
+    ONNX_COMPRESS_EACH id[i] = subtract_bytes(all_bytes(2), greater(root, load_aligned(states.low + at + i * VECTOR_LANES)));
+#pragma GCC unroll 3
+    for (int depth = 1; depth < 4; ++depth) ONNX_COMPRESS_EACH id[i] = descend(nodes, id[i], states.low + at + i * VECTOR_LANES);
     ONNX_COMPRESS_EACH {
-      store_vector(states.leaf + at + i * VECTOR_LANES, id.vector[i]);
-      const Vector leaf = leaf_of(id.vector[i]);
-      frequencies.vector[i] = shuffle(frequency, leaf), starts.vector[i] = shuffle(start, leaf);
+      store_aligned(states.leaf + at + i * VECTOR_LANES, id[i]);
+      const Vector leaf = leaf_of(id[i]);
+      frequency[i] = shuffle(frequencies, leaf), start[i] = shuffle(starts, leaf);
     }
-    multiply_states<NARROW>(states, at, frequencies, starts);
+    multiply_states<NARROW, SIDE>(states, at, frequency, start);
   }
 }
 
 // The same of trellis-coded lanes, from the quantizers that their trellis states choose.
-template <bool NARROW>
+template <bool NARROW, int SIDE>
 ONNX_COMPRESS_INLINE void step_states(const LookupPair& pair, const uint8_t* trellis, States& states, Vectors some) {
   const Vector nodes = load_block(pair.bytes.node), last_nodes = load_block(pair.bytes.node + 16);
-  for (int at = some.first * VECTOR_LANES; at < some.last * VECTOR_LANES; at += SIDE_BY_SIDE * VECTOR_LANES) {
-    Several slot, id, frequencies, starts;
-    ONNX_COMPRESS_EACH {
-      slot.vector[i] = flip(load_vector(states.low + at + i * VECTOR_LANES), all_bytes(127));
-      id.vector[i] = either(both(load_vector(trellis + at + i * VECTOR_LANES), all_bytes(1)), all_bytes(2));
-    }
+  for (int at = some.first * VECTOR_LANES; at < some.last * VECTOR_LANES; at += SIDE * VECTOR_LANES) {
+    Vector id[SIDE], frequency[SIDE], start[SIDE];
+    ONNX_COMPRESS_EACH id[i] = either(both(load_aligned(trellis + at + i * VECTOR_LANES), all_bytes(1)), all_bytes(2));
 #pragma GCC unroll 3
-    for (int depth = 0; depth < 3; ++depth) ONNX_COMPRESS_EACH id.vector[i] = descend(nodes, id.vector[i], slot.vector[i]);
-    ONNX_COMPRESS_EACH id.vector[i] = descend(last_nodes, leaf_of(id.vector[i]), slot.vector[i]);
+    for (int depth = 0; depth < 3; ++depth) ONNX_COMPRESS_EACH id[i] = descend(nodes, id[i], states.low + at + i * VECTOR_LANES);
+    ONNX_COMPRESS_EACH id[i] = descend(last_nodes, leaf_of(id[i]), states.low + at + i * VECTOR_LANES);
     ONNX_COMPRESS_EACH {
-      store_vector(states.leaf + at + i * VECTOR_LANES, id.vector[i]);
-      const Leaves leaves = leaves_of(id.vector[i]);
-      frequencies.vector[i] = at_leaves(NARROW ? pair.bytes.frequency : pair.bytes.less_one, leaves);
-      starts.vector[i] = at_leaves(pair.bytes.start, leaves);
+      store_aligned(states.leaf + at + i * VECTOR_LANES, id[i]);
+      const Leaves leaves = leaves_of(id[i]);
+      frequency[i] = at_leaves(NARROW ? pair.bytes.frequency : pair.bytes.less_one, leaves);
+      start[i] = at_leaves(pair.bytes.turned, leaves);
     }
-    multiply_states<NARROW>(states, at, frequencies, starts);
+    multiply_states<NARROW, SIDE>(states, at, frequency, start);
   }
 }
 
