@@ -112,12 +112,15 @@ ONNX_COMPRESS_INLINE void run_step(Run& run, int number) {
       else
         return *group.tables[panel][column];
     }();
-    if (some.last - some.first > 2)
-      step_states<NARROW, 4>(table, run.stream.trellis, run.states, some);
-    else
-      step_states<NARROW, 2>(table, run.stream.trellis, run.states, some);
+    step_states<NARROW, 2>(table, run.stream.trellis, run.states, some);
   }
-  for (int octet = group.lanes / 8; octet < vectors * VECTOR_LANES / 8; ++octet) run.states.hungry[octet] &= run.states.active[octet];
+  if (group.lanes % VECTOR_LANES) {
+    LaneBits hungry, active;
+    const int last = (vectors - 1) * VECTOR_LANES / 8;
+    std::memcpy(&hungry, run.states.hungry + last, sizeof hungry), std::memcpy(&active, run.states.active + last, sizeof active);
+    hungry &= active;
+    std::memcpy(run.states.hungry + last, &hungry, sizeof hungry);
+  }
   const uint8_t* bytes = run.bytes;
   feed_states(run.states, vectors, bytes);
   run.bytes = bytes;

@@ -86,13 +86,16 @@ ONNX_COMPRESS_INLINE void step_states(const Lookup& table, const uint8_t*, State
   const Vector nodes = load_block(table.bytes.node), root = shuffle(nodes, all_bytes(1)), starts = load_block(table.bytes.turned);
   const Vector frequencies = load_block(NARROW ? table.bytes.frequency : table.bytes.less_one);
   for (int at = some.first * VECTOR_LANES; at < some.last * VECTOR_LANES; at += SIDE * VECTOR_LANES) {
-    Vector id[SIDE], frequency[SIDE], start[SIDE];
+    Vector id[SIDE];
     ONNX_COMPRESS_EACH id[i] = subtract_bytes(all_bytes(2), greater(root, load_aligned(states.low + at + i * VECTOR_LANES)));
 #pragma GCC unroll 3
     for (int depth = 1; depth < 4; ++depth) ONNX_COMPRESS_EACH id[i] = descend(nodes, id[i], states.low + at + i * VECTOR_LANES);
+    ONNX_COMPRESS_EACH store_aligned(states.leaf + at + i * VECTOR_LANES, id[i]);
+  }
+  for (int at = some.first * VECTOR_LANES; at < some.last * VECTOR_LANES; at += SIDE * VECTOR_LANES) {
+    Vector frequency[SIDE], start[SIDE];
     ONNX_COMPRESS_EACH {
-      store_aligned(states.leaf + at + i * VECTOR_LANES, id[i]);
-      const Vector leaf = leaf_of(id[i]);
+      const Vector leaf = leaf_of(load_aligned(states.leaf + at + i * VECTOR_LANES));
       frequency[i] = shuffle(frequencies, leaf), start[i] = shuffle(starts, leaf);
     }
     multiply_states<NARROW, SIDE>(states, at, frequency, start);
@@ -104,14 +107,17 @@ template <bool NARROW, int SIDE>
 ONNX_COMPRESS_INLINE void step_states(const LookupPair& pair, const uint8_t* trellis, States& states, Vectors some) {
   const Vector nodes = load_block(pair.bytes.node), last_nodes = load_block(pair.bytes.node + 16);
   for (int at = some.first * VECTOR_LANES; at < some.last * VECTOR_LANES; at += SIDE * VECTOR_LANES) {
-    Vector id[SIDE], frequency[SIDE], start[SIDE];
+    Vector id[SIDE];
     ONNX_COMPRESS_EACH id[i] = either(both(load_aligned(trellis + at + i * VECTOR_LANES), all_bytes(1)), all_bytes(2));
 #pragma GCC unroll 3
     for (int depth = 0; depth < 3; ++depth) ONNX_COMPRESS_EACH id[i] = descend(nodes, id[i], states.low + at + i * VECTOR_LANES);
     ONNX_COMPRESS_EACH id[i] = descend(last_nodes, leaf_of(id[i]), states.low + at + i * VECTOR_LANES);
+    ONNX_COMPRESS_EACH store_aligned(states.leaf + at + i * VECTOR_LANES, id[i]);
+  }
+  for (int at = some.first * VECTOR_LANES; at < some.last * VECTOR_LANES; at += SIDE * VECTOR_LANES) {
+    Vector frequency[SIDE], start[SIDE];
     ONNX_COMPRESS_EACH {
-      store_aligned(states.leaf + at + i * VECTOR_LANES, id[i]);
-      const Leaves leaves = leaves_of(id[i]);
+      const Leaves leaves = leaves_of(load_aligned(states.leaf + at + i * VECTOR_LANES));
       frequency[i] = at_leaves(NARROW ? pair.bytes.frequency : pair.bytes.less_one, leaves);
       start[i] = at_leaves(pair.bytes.turned, leaves);
     }
