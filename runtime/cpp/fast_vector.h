@@ -26,6 +26,7 @@ struct Run {
   const uint8_t *bytes, *limit;
   int fault = STREAM_OK;
   States states = {};
+  const Constants constants;
   Escapes<PANELS_MAX> escapes;
   alignas(64) float scale[LANES_MAX], sums[LANES_MAX];  // by the places of Quarters
 
@@ -73,12 +74,11 @@ ONNX_COMPRESS_INLINE void values_of_some(Run& run, Vectors some, int column, int
     const int at = v * VECTOR_LANES;
     Quarters found;
     if constexpr (PAIR) {
-      LaneBits active;
-      std::memcpy(&active, run.states.active + at / 8, sizeof active);
-      const int fault = find_multiples<RAW>(run.stream, group, *group.pairs[panel][column], run.states, at, active, planes, found);
+
+      const int fault = find_multiples<RAW>(run.stream, group, *group.pairs[panel][column], run.states, at, planes, run.constants, found);
       if (fault) run.fault = fault;
     } else {
-      const LaneBits lanes = plain.find(run.states.leaf + at, planes, at % PANEL, found);
+      const LaneBits lanes = plain.find(run.states.leaf + at, planes, at % PANEL, run.constants, found);
       std::memcpy(escapes + at / 8, &lanes, sizeof lanes);
       any |= lanes;
     }

@@ -72,6 +72,7 @@ inline Vector bits_as_bytes(uint32_t bits) {
 inline Vector load_aligned(const void* from) { return _mm_load_si128(static_cast<const __m128i*>(from)); }
 inline void store_aligned(void* to, Vector v) { _mm_store_si128(static_cast<__m128i*>(to), v); }
 inline Vector no_bytes() { return _mm_setzero_si128(); }
+inline Vector without(Vector a, Vector b) { return _mm_andnot_si128(b, a); }
 inline Vector with_sign(Vector a, Vector b) { return _mm_sign_epi8(a, b); }
 inline Vector interleave_low(Vector a, Vector b) { return _mm_unpacklo_epi8(a, b); }
 inline Vector interleave_high(Vector a, Vector b) { return _mm_unpackhi_epi8(a, b); }
@@ -113,10 +114,9 @@ struct Leaves {
   Vector even, odd;  // an index whose highest bit is set finds zero
 };
 
-inline Leaves leaves_of(Vector id) {
-  const Vector even = _mm_add_epi8(id, all_bytes(128 - 48));
-  return {even, flip(even, all_bytes(128))};
-}
+// Leaves are kept with their highest bit set where they are odd.
+inline Vector kept_leaf(Vector id) { return _mm_add_epi8(id, all_bytes(128 - 48)); }
+inline Leaves leaves_of(Vector kept) { return {kept, flip(kept, all_bytes(128))}; }
 
 inline Vector at_leaves(const uint8_t* table, Leaves leaves) {
   return either(shuffle(load_vector(table), leaves.even), shuffle(load_vector(table + 16), leaves.odd));
@@ -189,6 +189,7 @@ inline Vector bits_as_bytes(uint32_t bits) {
 inline Vector load_aligned(const void* from) { return load_vector(from); }
 inline void store_aligned(void* to, Vector v) { store_vector(to, v); }
 inline Vector no_bytes() { return vdupq_n_u8(0); }
+inline Vector without(Vector a, Vector b) { return vbicq_u8(a, b); }
 // a where b is positive, -a where it is negative, else 0.
 inline Vector with_sign(Vector a, Vector b) {
   const int8x16_t sign = vreinterpretq_s8_u8(b);
@@ -223,7 +224,8 @@ struct Leaves {
   Vector place;
 };
 
-inline Leaves leaves_of(Vector id) { return {vandq_u8(id, vdupq_n_u8(31))}; }
+inline Vector kept_leaf(Vector id) { return vandq_u8(id, vdupq_n_u8(31)); }
+inline Leaves leaves_of(Vector kept) { return {kept}; }
 inline Vector at_leaves(const uint8_t* table, Leaves leaves) {
   return vqtbl2q_u8(uint8x16x2_t{{vld1q_u8(table), vld1q_u8(table + 16)}}, leaves.place);
 }

@@ -31,6 +31,7 @@ ONNX_COMPRESS_INLINE Vector subtract_bytes(Vector a, Vector b) { return _mm256_s
 ONNX_COMPRESS_INLINE Vector flip(Vector a, Vector b) { return _mm256_xor_si256(a, b); }
 ONNX_COMPRESS_INLINE Vector both(Vector a, Vector b) { return _mm256_and_si256(a, b); }
 ONNX_COMPRESS_INLINE Vector either(Vector a, Vector b) { return _mm256_or_si256(a, b); }
+ONNX_COMPRESS_INLINE Vector without(Vector a, Vector b) { return _mm256_andnot_si256(b, a); }
 ONNX_COMPRESS_INLINE Vector greater(Vector a, Vector b) { return _mm256_cmpgt_epi8(a, b); }
 ONNX_COMPRESS_INLINE Vector equal(Vector a, Vector b) { return _mm256_cmpeq_epi8(a, b); }
 ONNX_COMPRESS_INLINE Vector choose(Vector mask, Vector a, Vector b) { return _mm256_blendv_epi8(b, a, mask); }
@@ -86,10 +87,9 @@ struct Leaves {
   Vector even, odd;  // an index whose highest bit is set finds zero
 };
 
-ONNX_COMPRESS_INLINE Leaves leaves_of(Vector id) {
-  const Vector even = _mm256_add_epi8(id, all_bytes(128 - 48));
-  return {even, flip(even, all_bytes(128))};
-}
+// Leaves are kept with their highest bit set where they are odd.
+ONNX_COMPRESS_INLINE Vector kept_leaf(Vector id) { return _mm256_add_epi8(id, all_bytes(128 - 48)); }
+ONNX_COMPRESS_INLINE Leaves leaves_of(Vector kept) { return {kept, flip(kept, all_bytes(128))}; }
 
 ONNX_COMPRESS_INLINE Vector at_leaves(const uint8_t* table, Leaves leaves) {
   return either(shuffle(load_block(table), leaves.even), shuffle(load_block(table + 16), leaves.odd));

@@ -30,6 +30,20 @@ struct Vectors {
   int first, last;
 };
 
+// Vectors of one value that the loops below read: a compiler makes them anew in each round where it knows what they are.
+struct Constants {
+  alignas(64) uint8_t one[VECTOR_LANES], eight[VECTOR_LANES], high_bit[VECTOR_LANES], no_level[VECTOR_LANES];
+  alignas(64) uint16_t exponent[VECTOR_LANES / 2];  // of floats from 2^23 on, whose last bits are integers
+  alignas(64) float bias[FLOAT_LANES];
+
+  Constants() {
+    std::memset(one, 1, sizeof one), std::memset(eight, 8, sizeof eight), std::memset(high_bit, 128, sizeof high_bit);
+    std::memset(no_level, LookupPair::NO_LEVEL, sizeof no_level);
+    for (uint16_t& word : exponent) word = 0x4B00;
+    for (float& value : bias) value = 8388608.0f + 128.0f;
+  }
+};
+
 // Values of a vector of lanes: quarter q has, block by block, lanes 4 * q to 4 * q + 3 of the block.
 struct Quarters {
   Floats quarter[4];
@@ -112,7 +126,7 @@ ONNX_COMPRESS_INLINE void step_states(const LookupPair& pair, const uint8_t* tre
 #pragma GCC unroll 3
     for (int depth = 0; depth < 3; ++depth) ONNX_COMPRESS_EACH id[i] = descend(nodes, id[i], states.low + at + i * VECTOR_LANES);
     ONNX_COMPRESS_EACH id[i] = descend(last_nodes, leaf_of(id[i]), states.low + at + i * VECTOR_LANES);
-    ONNX_COMPRESS_EACH store_aligned(states.leaf + at + i * VECTOR_LANES, id[i]);
+    ONNX_COMPRESS_EACH store_aligned(states.leaf + at + i * VECTOR_LANES, kept_leaf(id[i]));
   }
   for (int at = some.first * VECTOR_LANES; at < some.last * VECTOR_LANES; at += SIDE * VECTOR_LANES) {
     Vector frequency[SIDE], start[SIDE];
@@ -133,19 +147,25 @@ ONNX_COMPRESS_INLINE void widen(Vector upper, Vector upper_of_rest, Vector lower
 }
 
 // Levels of eight bits, ^ 128, as floats: n, the last bits of 2^23 + n, stands for n - 128.
-ONNX_COMPRESS_INLINE void to_floats(Vector biased, Quarters& found) {
-  const Vector zero = no_bytes(), exponent = all_words(0x4B00);
-  const Floats bias = all_floats(8388608.0f + 128.0f);
+ONNX_COMPRESS_INLINE void to_floats(Vector biased, const Constants& constants, Quarters& found) {
+  const Vector zero = no_bytes(), exponent = load_aligned(constants.exponent);
+  const Floats bias = load_floats(constants.bias);
   widen(exponent, exponent, interleave_low(biased, zero), interleave_high(biased, zero), found);
 #pragma GCC unroll 4
   for (int q = 0; q < 4; ++q) found.quarter[q] = subtract_floats(found.quarter[q], bias);
 }
 
-// The raw parts of the lanes from `at` of a panel on.
-ONNX_COMPRESS_INLINE Vector raw_parts(const Planes& planes, int at) {
-  Vector parts = both(bits_as_bytes(static_cast<uint32_t>(planes.bits[0] >> at)), all_bytes(1));
+// 255 in the lanes from `within` of a panel on whose bit is set in a plane.
+ONNX_COMPRESS_INLINE Vector lanes_with(uint64_t const& plane, int within) {
+  LaneBits bits;
+  std::memcpy(&bits, reinterpret_cast<const uint8_t*>(&plane) + within / 8, sizeof bits);
+  return bits_as_bytes(bits);
+}
+
+// The raw parts of the lanes from `within` of a panel on, beyond their lowest bits.
+ONNX_COMPRESS_INLINE Vector add_planes(Vector parts, const Planes& planes, int within) {
   for (int bit = 1; bit < planes.count; ++bit)
-    parts = either(parts, both(bits_as_bytes(static_cast<uint32_t>(planes.bits[bit] >> at)), all_bytes(static_cast<uint8_t>(1 << bit))));
+    parts = either(parts, both(lanes_with(planes.bits[bit], within), all_bytes(static_cast<uint8_t>(1 << bit))));
   return parts;
 }
 
@@ -163,10 +183,12 @@ struct PlainValues {
   }
 
   // Those of a vector `within` a panel; gives the lanes that escape: `patch_escapes` sees to them.
-  ONNX_COMPRESS_INLINE LaneBits find(const uint8_t* leaves, const Planes& planes, int within, Quarters& found) const {
-    const Vector id = load_vector(leaves), place = leaf_of(id);
+  ONNX_COMPRESS_INLINE LaneBits find(const uint8_t* leaves, const Planes& planes, int within, const Constants& constants,
+                                     Quarters& found) const {
+    const Vector id = load_aligned(leaves), place = leaf_of(id);
     if constexpr (MAKING == OF_LEVELS) {
-      to_floats(add_bytes(shuffle(level, place), raw_parts(planes, within)), found);
+      const Vector lowest = both(lanes_with(planes.bits[0], within), load_aligned(constants.one));
+      to_floats(add_bytes(shuffle(level, place), add_planes(lowest, planes, within)), constants, found);
     } else {
       Vector lower = no_bytes(), lower_of_rest = no_bytes();
       if constexpr (MAKING == OF_FLOATS) {
@@ -203,27 +225,28 @@ __attribute__((noinline)) int take_multiples(Stream& stream, const Group& group,
 // The multiples of a vector of trellis-coded lanes, and their next trellis states.
 template <bool RAW>
 ONNX_COMPRESS_INLINE int find_multiples(Stream& stream, const Group& group, const LookupPair& pair, const States& states, int at,
-                                        uint32_t active, const Planes& planes, Quarters& found) {
-  const Leaves leaves = leaves_of(load_vector(states.leaf + at));
-  const Vector trellis = load_vector(stream.trellis + at);
+                                        const Planes& planes, const Constants& constants, Quarters& found) {
+  const Leaves leaves = leaves_of(load_aligned(states.leaf + at));
+  const Vector trellis = load_aligned(stream.trellis + at);
   Vector level = at_leaves(pair.bytes.level, leaves), parity;
-  uint32_t escaping;
+  LaneBits escaping, active;
   if constexpr (RAW) {
-    escaping = byte_bits(equal(level, all_bytes(LookupPair::NO_LEVEL)));
+    const Vector one = load_aligned(constants.one), eight = load_aligned(constants.eight), lowest = lanes_with(planes.bits[0], at % PANEL);
+    escaping = static_cast<LaneBits>(byte_bits(equal(level, load_aligned(constants.no_level))));
     // "m = 2 * level - q * sign(level)"
-    level = add_bytes(level, raw_parts(planes, at % PANEL));
-    level = flip(subtract_bytes(add_bytes(level, level), with_sign(both(trellis, all_bytes(1)), level)), all_bytes(128));
+    level = add_bytes(level, add_planes(both(lowest, one), planes, at % PANEL));
+    level = flip(subtract_bytes(add_bytes(level, level), with_sign(both(trellis, one), level)), load_aligned(constants.high_bit));
     // "level = (c << r) - ((1 << r) >> 1) + b": (c << r) is even, and so is the half but for r = 1.
-    const Vector lowest = both(bits_as_bytes(static_cast<uint32_t>(planes.bits[0] >> at % PANEL)), all_bytes(8));
-    parity = flip(lowest, all_bytes(planes.count == 1 ? 8 : 0));
+    parity = planes.count == 1 ? without(eight, lowest) : both(eight, lowest);
   } else {
-    parity = at_leaves(pair.place_parity, leaves), escaping = byte_bits(parity);
+    parity = at_leaves(pair.place_parity, leaves), escaping = static_cast<LaneBits>(byte_bits(parity));
   }
-  to_floats(level, found);
-  store_vector(stream.trellis + at, shuffle(load_block(NEXT_STATES.by_parity), either(trellis, parity)));
+  to_floats(level, constants, found);
+  store_aligned(stream.trellis + at, shuffle(load_block(NEXT_STATES.by_parity), either(trellis, parity)));
+  std::memcpy(&active, states.active + at / 8, sizeof active);
   if (__builtin_expect((escaping & active) != 0, 0)) {
     alignas(64) uint8_t before[VECTOR_LANES];
-    store_vector(before, trellis);
+    store_aligned(before, trellis);
     Quarters patched = found;  // a copy: what lives in registers must have no address
     const int fault = take_multiples(stream, group, escaping & active, at % PANEL, planes, before, stream.trellis + at, patched);
     found = patched;
