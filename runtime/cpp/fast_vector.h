@@ -54,6 +54,34 @@ constexpr int PANEL_VECTORS = PANEL / VECTOR_LANES;
 
 inline int vectors_of(const Group& group) { return (group.lanes + VECTOR_LANES - 1) / VECTOR_LANES; }
 
+// "or, for the escape, escape_base + e with e the next byte of the escape section", in ascending lane order: puts escaped multiples in the
+// place of the zeros of a step, and sets the trellis states that depend on them.
+__attribute__((noinline)) void patch_multiples(Run& run, Vectors some, const Planes& planes, int number) {
+  Stream& stream = run.stream;
+  for (int panel = some.first / PANEL_VECTORS; panel * PANEL_VECTORS < some.last; ++panel) {
+    const int rows = run.group.lanes - panel * PANEL;
+    uint64_t lanes = run.escapes.lanes[number * PANELS_MAX + panel] & (rows >= PANEL ? ~uint64_t{0} : (uint64_t{1} << rows) - 1);
+    for (; lanes; lanes &= lanes - 1) {
+      if (stream.escapes_left == 0) {
+        run.fault = STREAM_ESCAPES;
+        return;
+      }
+      --stream.escapes_left;
+      const int lane = __builtin_ctzll(lanes), at = panel * PANEL + lane;
+      int level = escaped_level(run.group, *stream.escapes++);
+      for (int bit = 0; bit < planes.count; ++bit) level += static_cast<int>(planes.bits[bit] >> lane & 1) << bit;
+      const uint8_t before = run.states.before[at];
+      stream.trellis[at] = NEXT[before][level & 1];
+      const float multiple = static_cast<float>(multiple_of(level, before & 1));
+      float* to = run.range.tile + panel * run.range.panel_stride + lane;
+      if (run.range.x)
+        *to += run.range.x[number] * multiple;
+      else
+        to[number * PANEL] = run.form.scale[at] * multiple;
+    }
+  }
+}
+
 // Values of the some's vectors in the step that the states have made.
 template <Making MAKING, bool PAIR, bool RAW, bool MULTIPLIED>
 ONNX_COMPRESS_INLINE void values_of_some(Run& run, Vectors some, int column, int number) {
@@ -73,15 +101,13 @@ ONNX_COMPRESS_INLINE void values_of_some(Run& run, Vectors some, int column, int
   for (int v = some.first; v < some.last; ++v) {
     const int at = v * VECTOR_LANES;
     Quarters found;
-    if constexpr (PAIR) {
-
-      const int fault = find_multiples<RAW>(run.stream, group, *group.pairs[panel][column], run.states, at, planes, run.constants, found);
-      if (fault) run.fault = fault;
-    } else {
-      const LaneBits lanes = plain.find(run.states.leaf + at, planes, at % PANEL, run.constants, found);
-      std::memcpy(escapes + at / 8, &lanes, sizeof lanes);
-      any |= lanes;
-    }
+    LaneBits lanes;
+    if constexpr (PAIR)
+      lanes = find_multiples<RAW>(run.stream.trellis, *group.pairs[panel][column], run.states, at, planes, run.constants, found);
+    else
+      lanes = plain.find(run.states.leaf + at, planes, at % PANEL, run.constants, found);
+    std::memcpy(escapes + at / 8, &lanes, sizeof lanes);
+    any |= lanes;
 #pragma GCC unroll 4
     for (int q = 0; q < 4; ++q) {
       if constexpr (MULTIPLIED) {
@@ -93,7 +119,11 @@ ONNX_COMPRESS_INLINE void values_of_some(Run& run, Vectors some, int column, int
     }
   }
   for (int lane = (some.last - some.first) * VECTOR_LANES; lane < PANEL && !MULTIPLIED; ++lane) out[lane] = 0;
-  run.escapes.steps |= static_cast<uint64_t>(any != 0) << number;
+  if constexpr (PAIR) {
+    if (any) patch_multiples(run, some, planes, number);
+  } else {
+    run.escapes.steps |= static_cast<uint64_t>(any != 0) << number;
+  }
 }
 
 // One step: first the states of all lanes, then the bytes that they take, then the values. A loop for each keeps what a lane waits for short,
@@ -121,12 +151,12 @@ ONNX_COMPRESS_INLINE void run_step(Run& run, int number) {
     hungry &= active;
     std::memcpy(run.states.hungry + last, &hungry, sizeof hungry);
   }
-  const uint8_t* bytes = run.bytes;
-  feed_states(run.states, vectors, bytes);
-  run.bytes = bytes;
   const int value_span = RAW || !MULTIPLIED ? PANEL_VECTORS : table_span;
   for (int first = 0; first < vectors; first += value_span)
     values_of_some<MAKING, PAIR, RAW, MULTIPLIED>(run, {first, first + value_span < vectors ? first + value_span : vectors}, column, number);
+  const uint8_t* bytes = run.bytes;
+  feed_states(run.states, vectors, bytes);
+  run.bytes = bytes;
 }
 
 // Steps of some streams side by side, until one is near its end or at fault; gives how many.

@@ -66,7 +66,7 @@ LookupPair paired(const Lookup& even, const Lookup& odd, int raw_bits) {
       const int kept = raw_bits ? level : multiple_of(level, q);
       pair.small_levels = pair.small_levels && (escape || (kept >= least && (raw_bits ? highest : kept) <= most));
       pair.bytes.level[place] = static_cast<uint8_t>((kept & 255) ^ (raw_bits ? 0 : 128));
-      if (escape && raw_bits) pair.bytes.level[place] = LookupPair::NO_LEVEL;
+      if (escape) pair.bytes.level[place] = raw_bits ? LookupPair::NO_LEVEL : 128;
       pair.bytes.frequency[place] = static_cast<uint8_t>(table.frequency[i]);
       pair.place_parity[place] = static_cast<uint8_t>((level & 1) * 8 | escape * 128);
     }

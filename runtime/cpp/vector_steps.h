@@ -20,9 +20,9 @@ constexpr int VECTOR_LANES = 16 * BLOCKS, FLOAT_LANES = 4 * BLOCKS;
 typedef std::conditional_t<BLOCKS == 1, uint16_t, uint32_t> LaneBits;
 
 // States of lanes as two planes of bytes, x = high << 8 | 127 - low between two steps, and what the step that is being made has found for
-// them: leaves of the tree, and bits of those that take a byte. `active`: bits of the lanes that are rows.
+// them: leaves of the tree, trellis states before it, and bits of those that take a byte. `active`: bits of the lanes that are rows.
 struct States {
-  alignas(64) uint8_t low[LANES_MAX], high[LANES_MAX], leaf[LANES_MAX], hungry[LANES_MAX / 8], active[LANES_MAX / 8];
+  alignas(64) uint8_t low[LANES_MAX], high[LANES_MAX], leaf[LANES_MAX], before[LANES_MAX], hungry[LANES_MAX / 8], active[LANES_MAX / 8];
 };
 
 // Vectors of a group.
@@ -202,57 +202,32 @@ struct PlainValues {
   }
 };
 
-// "or, for the escape, escape_base + e with e the next byte of the escape section", in ascending lane order: multiples and next states of
-// trellis-coded levels. `lanes` are those of a vector `within` a panel; `trellis` has its next states, `before` those that chose the
-// quantizers. Escapes are rare.
-__attribute__((noinline)) int take_multiples(Stream& stream, const Group& group, uint32_t lanes, int within, const Planes& planes,
-                                             const uint8_t* before, uint8_t* trellis, Quarters& found) {
-  alignas(64) float value[VECTOR_LANES];
-  for (int q = 0; q < 4; ++q) store_floats(value + q * FLOAT_LANES, found.quarter[q]);
-  for (; lanes; lanes &= lanes - 1) {
-    if (stream.escapes_left == 0) return STREAM_ESCAPES;
-    --stream.escapes_left;
-    const int lane = __builtin_ctz(lanes);
-    int level = escaped_level(group, *stream.escapes++);
-    for (int bit = 0; bit < planes.count; ++bit) level += static_cast<int>(planes.bits[bit] >> (within + lane) & 1) << bit;
-    value[lane % 16 / 4 * FLOAT_LANES + lane / 16 * 4 + lane % 4] = static_cast<float>(multiple_of(level, before[lane] & 1));
-    trellis[lane] = NEXT[before[lane]][level & 1];
-  }
-  for (int q = 0; q < 4; ++q) found.quarter[q] = load_floats(value + q * FLOAT_LANES);
-  return STREAM_OK;
-}
-
-// The multiples of a vector of trellis-coded lanes, and their next trellis states.
+// The multiples of a vector of trellis-coded lanes, and their next trellis states, as if nothing escaped; gives the lanes that do, whose
+// multiples are 0.
 template <bool RAW>
-ONNX_COMPRESS_INLINE int find_multiples(Stream& stream, const Group& group, const LookupPair& pair, const States& states, int at,
-                                        const Planes& planes, const Constants& constants, Quarters& found) {
+ONNX_COMPRESS_INLINE LaneBits find_multiples(uint8_t* trellis_states, const LookupPair& pair, States& states, int at, const Planes& planes,
+                                             const Constants& constants, Quarters& found) {
   const Leaves leaves = leaves_of(load_aligned(states.leaf + at));
-  const Vector trellis = load_aligned(stream.trellis + at);
+  const Vector trellis = load_aligned(trellis_states + at);
   Vector level = at_leaves(pair.bytes.level, leaves), parity;
-  LaneBits escaping, active;
+  LaneBits escaping;
   if constexpr (RAW) {
     const Vector one = load_aligned(constants.one), eight = load_aligned(constants.eight), lowest = lanes_with(planes.bits[0], at % PANEL);
-    escaping = static_cast<LaneBits>(byte_bits(equal(level, load_aligned(constants.no_level))));
+    const Vector escaped = equal(level, load_aligned(constants.no_level));
+    escaping = static_cast<LaneBits>(byte_bits(escaped));
     // "m = 2 * level - q * sign(level)"
     level = add_bytes(level, add_planes(both(lowest, one), planes, at % PANEL));
-    level = flip(subtract_bytes(add_bytes(level, level), with_sign(both(trellis, one), level)), load_aligned(constants.high_bit));
+    level = subtract_bytes(add_bytes(level, level), with_sign(both(trellis, one), level));
+    level = flip(without(level, escaped), load_aligned(constants.high_bit));
     // "level = (c << r) - ((1 << r) >> 1) + b": (c << r) is even, and so is the half but for r = 1.
     parity = planes.count == 1 ? without(eight, lowest) : both(eight, lowest);
   } else {
     parity = at_leaves(pair.place_parity, leaves), escaping = static_cast<LaneBits>(byte_bits(parity));
   }
   to_floats(level, constants, found);
-  store_aligned(stream.trellis + at, shuffle(load_block(NEXT_STATES.by_parity), either(trellis, parity)));
-  std::memcpy(&active, states.active + at / 8, sizeof active);
-  if (__builtin_expect((escaping & active) != 0, 0)) {
-    alignas(64) uint8_t before[VECTOR_LANES];
-    store_aligned(before, trellis);
-    Quarters patched = found;  // a copy: what lives in registers must have no address
-    const int fault = take_multiples(stream, group, escaping & active, at % PANEL, planes, before, stream.trellis + at, patched);
-    found = patched;
-    return fault;
-  }
-  return STREAM_OK;
+  store_aligned(states.before + at, trellis);
+  store_aligned(trellis_states + at, shuffle(load_block(NEXT_STATES.by_parity), either(trellis, parity)));
+  return escaping;
 }
 
 }  // namespace
