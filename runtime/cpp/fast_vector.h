@@ -142,7 +142,7 @@ ONNX_COMPRESS_INLINE void run_step(Run& run, int number) {
       else
         return *group.tables[panel][column];
     }();
-    step_states<NARROW, 2>(table, run.stream.trellis, run.states, some);
+    step_states<NARROW>(table, run.stream.trellis, run.states, some);
   }
   if (group.lanes % VECTOR_LANES) {
     LaneBits hungry, active;

@@ -61,6 +61,7 @@ ONNX_COMPRESS_INLINE Vector descend(Vector nodes, Vector id, const uint8_t* turn
 
 // What lanes wait for is long, and a processor looks ahead by some hundred instructions only: steps of SIDE vectors are written side by
 // side, operation by operation.
+constexpr int APART_FROM = 2 * PANEL;
 #define ONNX_COMPRESS_EACH _Pragma("GCC unroll 8") for (int i = 0; i < SIDE; ++i)
 
 // "slot = x & 255": 127 - slot is what `low` has then, and what trees compare.
@@ -94,48 +95,65 @@ ONNX_COMPRESS_INLINE void feed_states(States& states, int vectors, const uint8_t
   }
 }
 
-// "slot = x & 255;  i = the class with start[i] <= slot < start[i] + frequency[i]": the leaves of plain lanes, and x.
-template <bool NARROW, int SIDE>
-ONNX_COMPRESS_INLINE void step_states(const Lookup& table, const uint8_t*, States& states, Vectors some) {
-  const Vector nodes = load_block(table.bytes.node), root = shuffle(nodes, all_bytes(1)), starts = load_block(table.bytes.turned);
-  const Vector frequencies = load_block(NARROW ? table.bytes.frequency : table.bytes.less_one);
-  for (int at = some.first * VECTOR_LANES; at < some.last * VECTOR_LANES; at += SIDE * VECTOR_LANES) {
-    Vector id[SIDE];
-    ONNX_COMPRESS_EACH id[i] = subtract_bytes(all_bytes(2), greater(root, load_aligned(states.low + at + i * VECTOR_LANES)));
+// "slot = x & 255;  i = the class with start[i] <= slot < start[i] + frequency[i]", of plain lanes.
+template <int SIDE>
+ONNX_COMPRESS_INLINE void find_leaves(const Lookup& table, const uint8_t*, States& states, int at) {
+  const Vector nodes = load_block(table.bytes.node), root = shuffle(nodes, all_bytes(1));
+  Vector id[SIDE];
+  ONNX_COMPRESS_EACH id[i] = subtract_bytes(all_bytes(2), greater(root, load_aligned(states.low + at + i * VECTOR_LANES)));
 #pragma GCC unroll 3
-    for (int depth = 1; depth < 4; ++depth) ONNX_COMPRESS_EACH id[i] = descend(nodes, id[i], states.low + at + i * VECTOR_LANES);
-    ONNX_COMPRESS_EACH store_aligned(states.leaf + at + i * VECTOR_LANES, id[i]);
-  }
-  for (int at = some.first * VECTOR_LANES; at < some.last * VECTOR_LANES; at += SIDE * VECTOR_LANES) {
-    Vector frequency[SIDE], start[SIDE];
-    ONNX_COMPRESS_EACH {
-      const Vector leaf = leaf_of(load_aligned(states.leaf + at + i * VECTOR_LANES));
-      frequency[i] = shuffle(frequencies, leaf), start[i] = shuffle(starts, leaf);
-    }
-    multiply_states<NARROW, SIDE>(states, at, frequency, start);
-  }
+  for (int depth = 1; depth < 4; ++depth) ONNX_COMPRESS_EACH id[i] = descend(nodes, id[i], states.low + at + i * VECTOR_LANES);
+  ONNX_COMPRESS_EACH store_aligned(states.leaf + at + i * VECTOR_LANES, id[i]);
 }
 
-// The same of trellis-coded lanes, from the quantizers that their trellis states choose.
-template <bool NARROW, int SIDE>
-ONNX_COMPRESS_INLINE void step_states(const LookupPair& pair, const uint8_t* trellis, States& states, Vectors some) {
+// Of trellis-coded lanes, from the quantizers that their trellis states choose.
+template <int SIDE>
+ONNX_COMPRESS_INLINE void find_leaves(const LookupPair& pair, const uint8_t* trellis, States& states, int at) {
   const Vector nodes = load_block(pair.bytes.node), last_nodes = load_block(pair.bytes.node + 16);
-  for (int at = some.first * VECTOR_LANES; at < some.last * VECTOR_LANES; at += SIDE * VECTOR_LANES) {
-    Vector id[SIDE];
-    ONNX_COMPRESS_EACH id[i] = either(both(load_aligned(trellis + at + i * VECTOR_LANES), all_bytes(1)), all_bytes(2));
+  Vector id[SIDE];
+  ONNX_COMPRESS_EACH id[i] = either(both(load_aligned(trellis + at + i * VECTOR_LANES), all_bytes(1)), all_bytes(2));
 #pragma GCC unroll 3
-    for (int depth = 0; depth < 3; ++depth) ONNX_COMPRESS_EACH id[i] = descend(nodes, id[i], states.low + at + i * VECTOR_LANES);
-    ONNX_COMPRESS_EACH id[i] = descend(last_nodes, leaf_of(id[i]), states.low + at + i * VECTOR_LANES);
-    ONNX_COMPRESS_EACH store_aligned(states.leaf + at + i * VECTOR_LANES, kept_leaf(id[i]));
+  for (int depth = 0; depth < 3; ++depth) ONNX_COMPRESS_EACH id[i] = descend(nodes, id[i], states.low + at + i * VECTOR_LANES);
+  ONNX_COMPRESS_EACH id[i] = descend(last_nodes, leaf_of(id[i]), states.low + at + i * VECTOR_LANES);
+  ONNX_COMPRESS_EACH store_aligned(states.leaf + at + i * VECTOR_LANES, kept_leaf(id[i]));
+}
+
+// x, from the leaves.
+template <bool NARROW, int SIDE>
+ONNX_COMPRESS_INLINE void step_leaves(const Lookup& table, States& states, int at) {
+  const Vector frequencies = load_block(NARROW ? table.bytes.frequency : table.bytes.less_one), starts = load_block(table.bytes.turned);
+  Vector frequency[SIDE], start[SIDE];
+  ONNX_COMPRESS_EACH {
+    const Vector leaf = leaf_of(load_aligned(states.leaf + at + i * VECTOR_LANES));
+    frequency[i] = shuffle(frequencies, leaf), start[i] = shuffle(starts, leaf);
   }
-  for (int at = some.first * VECTOR_LANES; at < some.last * VECTOR_LANES; at += SIDE * VECTOR_LANES) {
-    Vector frequency[SIDE], start[SIDE];
-    ONNX_COMPRESS_EACH {
-      const Leaves leaves = leaves_of(load_aligned(states.leaf + at + i * VECTOR_LANES));
-      frequency[i] = at_leaves(NARROW ? pair.bytes.frequency : pair.bytes.less_one, leaves);
-      start[i] = at_leaves(pair.bytes.turned, leaves);
+  multiply_states<NARROW, SIDE>(states, at, frequency, start);
+}
+
+template <bool NARROW, int SIDE>
+ONNX_COMPRESS_INLINE void step_leaves(const LookupPair& pair, States& states, int at) {
+  Vector frequency[SIDE], start[SIDE];
+  ONNX_COMPRESS_EACH {
+    const Leaves leaves = leaves_of(load_aligned(states.leaf + at + i * VECTOR_LANES));
+    frequency[i] = at_leaves(NARROW ? pair.bytes.frequency : pair.bytes.less_one, leaves);
+    start[i] = at_leaves(pair.bytes.turned, leaves);
+  }
+  multiply_states<NARROW, SIDE>(states, at, frequency, start);
+}
+
+// Many lanes are searched before the first is multiplied; few would only wait for memory between the two.
+template <bool NARROW, class Table>
+ONNX_COMPRESS_INLINE void step_states(const Table& table, const uint8_t* trellis, States& states, Vectors some) {
+  constexpr int SIDE = 2, STEP = SIDE * VECTOR_LANES;
+  const int first = some.first * VECTOR_LANES, last = some.last * VECTOR_LANES;
+  if (last - first <= APART_FROM) {
+    for (int at = first; at < last; at += STEP) {
+      find_leaves<SIDE>(table, trellis, states, at);
+      step_leaves<NARROW, SIDE>(table, states, at);
     }
-    multiply_states<NARROW, SIDE>(states, at, frequency, start);
+  } else {
+    for (int at = first; at < last; at += STEP) find_leaves<SIDE>(table, trellis, states, at);
+    for (int at = first; at < last; at += STEP) step_leaves<NARROW, SIDE>(table, states, at);
   }
 }
 
