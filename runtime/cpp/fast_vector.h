@@ -34,7 +34,7 @@ struct Run {
     bytes = s.bytes + s.position, limit = last_start(s, g.panels * PANEL);
     for (int lane = 0; lane < g.panels * PANEL; ++lane)
       states.low[lane] = static_cast<uint8_t>(127 - s.states[lane]), states.high[lane] = static_cast<uint8_t>(s.states[lane] >> 8);
-    for (int place = 0; place < g.panels * PANEL; ++place) scale[place] = f.scale[lane_at(place)], sums[place] = 0;
+    for (size_t place = 0; place < static_cast<size_t>(g.panels * PANEL); ++place) scale[place] = f.scale[lane_at(place)], sums[place] = 0;
     for (int lane = 0; lane < g.lanes; ++lane) states.active[lane / 8] = static_cast<uint8_t>(states.active[lane / 8] | 1 << lane % 8);
   }
 
@@ -43,22 +43,22 @@ struct Run {
     if (stream.position > stream.rans_bytes) fault = STREAM_OVERRUN;
     for (int lane = 0; lane < group.panels * PANEL; ++lane)
       stream.states[lane] = static_cast<uint16_t>(states.high[lane] << 8 | ((127 - states.low[lane]) & 255));
-    for (int place = 0; range.x && place < group.panels * PANEL; ++place) {
-      const int lane = lane_at(place);
-      range.tile[lane / PANEL * range.panel_stride + lane % PANEL] += sums[place];
+    for (size_t place = 0; range.x && place < static_cast<size_t>(group.panels * PANEL); ++place) {
+      const size_t lane = lane_at(place);
+      range.tile[lane / PANEL * static_cast<size_t>(range.panel_stride) + lane % PANEL] += sums[place];
     }
   }
 };
 
-constexpr int PANEL_VECTORS = PANEL / VECTOR_LANES;
+constexpr size_t PANEL_VECTORS = PANEL / VECTOR_LANES;
 
-inline int vectors_of(const Group& group) { return (group.lanes + VECTOR_LANES - 1) / VECTOR_LANES; }
+inline size_t vectors_of(const Group& group) { return (static_cast<size_t>(group.lanes) + VECTOR_LANES - 1) / VECTOR_LANES; }
 
 // "or, for the escape, escape_base + e with e the next byte of the escape section", in ascending lane order: puts escaped multiples in the
 // place of the zeros of a step, and sets the trellis states that depend on them.
 __attribute__((noinline)) void patch_multiples(Run& run, Vectors some, const Planes& planes, int number) {
   Stream& stream = run.stream;
-  for (int panel = some.first / PANEL_VECTORS; panel * PANEL_VECTORS < some.last; ++panel) {
+  for (size_t panel = some.first / PANEL_VECTORS; panel * PANEL_VECTORS < some.last; ++panel) {
     const int rows = run.group.lanes - panel * PANEL;
     uint64_t lanes = run.escapes.lanes[number * PANELS_MAX + panel] & (rows >= PANEL ? ~uint64_t{0} : (uint64_t{1} << rows) - 1);
     for (; lanes; lanes &= lanes - 1) {
@@ -67,7 +67,7 @@ __attribute__((noinline)) void patch_multiples(Run& run, Vectors some, const Pla
         return;
       }
       --stream.escapes_left;
-      const int lane = __builtin_ctzll(lanes), at = panel * PANEL + lane;
+      const size_t lane = static_cast<size_t>(__builtin_ctzll(lanes)), at = panel * PANEL + lane;
       int level = escaped_level(run.group, *stream.escapes++);
       for (int bit = 0; bit < planes.count; ++bit) level += static_cast<int>(planes.bits[bit] >> lane & 1) << bit;
       const uint8_t before = run.states.before[at];
@@ -86,7 +86,7 @@ __attribute__((noinline)) void patch_multiples(Run& run, Vectors some, const Pla
 template <Making MAKING, bool PAIR, bool RAW, bool MULTIPLIED>
 ONNX_COMPRESS_INLINE void values_of_some(Run& run, Vectors some, int column, int number) {
   const Group& group = run.group;
-  const int panel = some.first / PANEL_VECTORS;
+  const size_t panel = some.first / PANEL_VECTORS;
   Planes planes;
   planes.count = RAW ? group.raw_bits : 0;
   if constexpr (RAW) {
@@ -98,8 +98,7 @@ ONNX_COMPRESS_INLINE void values_of_some(Run& run, Vectors some, int column, int
   uint8_t* escapes = reinterpret_cast<uint8_t*>(run.escapes.lanes + number * PANELS_MAX);
   LaneBits any = 0;
   [[maybe_unused]] const std::conditional_t<PAIR, Nothing, PlainValues<MAKING>> plain(*group.tables[panel][column]);
-  for (int v = some.first; v < some.last; ++v) {
-    const int at = v * VECTOR_LANES;
+  for (size_t at = some.first * VECTOR_LANES; at < some.last * VECTOR_LANES; at += VECTOR_LANES) {
     Quarters found;
     LaneBits lanes;
     if constexpr (PAIR)
@@ -131,11 +130,11 @@ ONNX_COMPRESS_INLINE void values_of_some(Run& run, Vectors some, int column, int
 template <Making MAKING, bool PAIR, bool RAW, bool NARROW, bool MULTIPLIED>
 ONNX_COMPRESS_INLINE void run_step(Run& run, int number) {
   const Group& group = run.group;
-  const int column = group.column_class ? group.column_class[run.range.first + number] : 0, vectors = vectors_of(group);
-  const int table_span = group.sharing == SHARED_BY_NONE ? PANEL_VECTORS : vectors;
-  for (int first = 0; first < vectors; first += table_span) {
+  const int column = group.column_class ? group.column_class[run.range.first + number] : 0;
+  const size_t vectors = vectors_of(group), table_span = group.sharing == SHARED_BY_NONE ? PANEL_VECTORS : vectors;
+  for (size_t first = 0; first < vectors; first += table_span) {
     const Vectors some{first, first + table_span < vectors ? first + table_span : vectors};
-    const int panel = first / PANEL_VECTORS;
+    const size_t panel = first / PANEL_VECTORS;
     const auto& table = [&]() -> const auto& {
       if constexpr (PAIR)
         return *group.pairs[panel][column];
@@ -146,13 +145,13 @@ ONNX_COMPRESS_INLINE void run_step(Run& run, int number) {
   }
   if (group.lanes % VECTOR_LANES) {
     LaneBits hungry, active;
-    const int last = (vectors - 1) * VECTOR_LANES / 8;
+    const size_t last = (vectors - 1) * VECTOR_LANES / 8;
     std::memcpy(&hungry, run.states.hungry + last, sizeof hungry), std::memcpy(&active, run.states.active + last, sizeof active);
     hungry &= active;
     std::memcpy(run.states.hungry + last, &hungry, sizeof hungry);
   }
-  const int value_span = RAW || !MULTIPLIED ? PANEL_VECTORS : table_span;
-  for (int first = 0; first < vectors; first += value_span)
+  const size_t value_span = RAW || !MULTIPLIED ? PANEL_VECTORS : table_span;
+  for (size_t first = 0; first < vectors; first += value_span)
     values_of_some<MAKING, PAIR, RAW, MULTIPLIED>(run, {first, first + value_span < vectors ? first + value_span : vectors}, column, number);
   const uint8_t* bytes = run.bytes;
   feed_states(run.states, vectors, bytes);

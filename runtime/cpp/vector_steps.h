@@ -16,7 +16,7 @@
 namespace onnx_compress {
 namespace {
 
-constexpr int VECTOR_LANES = 16 * BLOCKS, FLOAT_LANES = 4 * BLOCKS;
+constexpr size_t VECTOR_LANES = 16 * BLOCKS, FLOAT_LANES = 4 * BLOCKS;
 typedef std::conditional_t<BLOCKS == 1, uint16_t, uint32_t> LaneBits;
 
 // States of lanes as two planes of bytes, x = high << 8 | 127 - low between two steps, and what the step that is being made has found for
@@ -27,7 +27,7 @@ struct States {
 
 // Vectors of a group.
 struct Vectors {
-  int first, last;
+  size_t first, last;
 };
 
 // Vectors of one value that the loops below read: a compiler makes them anew in each round where it knows what they are.
@@ -50,8 +50,8 @@ struct Quarters {
 };
 
 // The lane that stands at this place of the floats of quarter 0, 1, ...
-constexpr int lane_at(int place) {
-  const int within = place % VECTOR_LANES, quarter = within / FLOAT_LANES, block = within % FLOAT_LANES / 4;
+constexpr size_t lane_at(size_t place) {
+  const size_t within = place % VECTOR_LANES, quarter = within / FLOAT_LANES, block = within % FLOAT_LANES / 4;
   return place - within + 16 * block + 4 * quarter + within % 4;
 }
 
@@ -61,16 +61,16 @@ ONNX_COMPRESS_INLINE Vector descend(Vector nodes, Vector id, const uint8_t* turn
 
 // What lanes wait for is long, and a processor looks ahead by some hundred instructions only: steps of SIDE vectors are written side by
 // side, operation by operation.
-constexpr int APART_FROM = 2 * PANEL;
-#define ONNX_COMPRESS_EACH _Pragma("GCC unroll 8") for (int i = 0; i < SIDE; ++i)
+constexpr size_t APART_FROM = 2 * PANEL;
+#define ONNX_COMPRESS_EACH _Pragma("GCC unroll 8") for (size_t i = 0; i < SIDE; ++i)
 
 // "slot = x & 255": 127 - slot is what `low` has then, and what trees compare.
 ONNX_COMPRESS_INLINE Vector turned(Vector low) { return flip(low, all_bytes(127)); }
 
 // "x = frequency[i] * (x >> 8) + slot - start[i]"; `frequency` is less by one where it is not NARROW, `start` is 127 - start. Gives the low
 // byte of x as it is, and the bits of lanes that take a byte.
-template <bool NARROW, int SIDE>
-ONNX_COMPRESS_INLINE void multiply_states(States& states, int at, const Vector (&frequency)[SIDE], const Vector (&start)[SIDE]) {
+template <bool NARROW, size_t SIDE>
+ONNX_COMPRESS_INLINE void multiply_states(States& states, size_t at, const Vector (&frequency)[SIDE], const Vector (&start)[SIDE]) {
   Two words[SIDE];
   ONNX_COMPRESS_EACH {
     const Vector above = subtract_bytes(start[i], load_aligned(states.low + at + i * VECTOR_LANES));
@@ -87,8 +87,8 @@ ONNX_COMPRESS_INLINE void multiply_states(States& states, int at, const Vector (
 // "if x < 256:  x = (x << 8) | next byte of the rans section", lanes in ascending order. Lanes that are no rows take nothing; what becomes
 // of their states is of no consequence. No load reaches further behind the bytes than there are lanes: each is of eight bytes, for eight
 // lanes, behind at most one byte for each lane before.
-ONNX_COMPRESS_INLINE void feed_states(States& states, int vectors, const uint8_t*& bytes) {
-  for (int at = 0; at < vectors * VECTOR_LANES; at += VECTOR_LANES) {
+ONNX_COMPRESS_INLINE void feed_states(States& states, size_t vectors, const uint8_t*& bytes) {
+  for (size_t at = 0; at < vectors * VECTOR_LANES; at += VECTOR_LANES) {
     const Vector low = load_aligned(states.low + at), high = load_aligned(states.high + at), below_256 = equal(high, no_bytes());
     store_aligned(states.low + at, turned(choose(below_256, expanded(bytes, states.hungry + at / 8), low)));
     store_aligned(states.high + at, choose(below_256, low, high));
@@ -96,8 +96,8 @@ ONNX_COMPRESS_INLINE void feed_states(States& states, int vectors, const uint8_t
 }
 
 // "slot = x & 255;  i = the class with start[i] <= slot < start[i] + frequency[i]", of plain lanes.
-template <int SIDE>
-ONNX_COMPRESS_INLINE void find_leaves(const Lookup& table, const uint8_t*, States& states, int at) {
+template <size_t SIDE>
+ONNX_COMPRESS_INLINE void find_leaves(const Lookup& table, const uint8_t*, States& states, size_t at) {
   const Vector nodes = load_block(table.bytes.node), root = shuffle(nodes, all_bytes(1));
   Vector id[SIDE];
   ONNX_COMPRESS_EACH id[i] = subtract_bytes(all_bytes(2), greater(root, load_aligned(states.low + at + i * VECTOR_LANES)));
@@ -107,8 +107,8 @@ ONNX_COMPRESS_INLINE void find_leaves(const Lookup& table, const uint8_t*, State
 }
 
 // Of trellis-coded lanes, from the quantizers that their trellis states choose.
-template <int SIDE>
-ONNX_COMPRESS_INLINE void find_leaves(const LookupPair& pair, const uint8_t* trellis, States& states, int at) {
+template <size_t SIDE>
+ONNX_COMPRESS_INLINE void find_leaves(const LookupPair& pair, const uint8_t* trellis, States& states, size_t at) {
   const Vector nodes = load_block(pair.bytes.node), last_nodes = load_block(pair.bytes.node + 16);
   Vector id[SIDE];
   ONNX_COMPRESS_EACH id[i] = either(both(load_aligned(trellis + at + i * VECTOR_LANES), all_bytes(1)), all_bytes(2));
@@ -119,8 +119,8 @@ ONNX_COMPRESS_INLINE void find_leaves(const LookupPair& pair, const uint8_t* tre
 }
 
 // x, from the leaves.
-template <bool NARROW, int SIDE>
-ONNX_COMPRESS_INLINE void step_leaves(const Lookup& table, States& states, int at) {
+template <bool NARROW, size_t SIDE>
+ONNX_COMPRESS_INLINE void step_leaves(const Lookup& table, States& states, size_t at) {
   const Vector frequencies = load_block(NARROW ? table.bytes.frequency : table.bytes.less_one), starts = load_block(table.bytes.turned);
   Vector frequency[SIDE], start[SIDE];
   ONNX_COMPRESS_EACH {
@@ -130,8 +130,8 @@ ONNX_COMPRESS_INLINE void step_leaves(const Lookup& table, States& states, int a
   multiply_states<NARROW, SIDE>(states, at, frequency, start);
 }
 
-template <bool NARROW, int SIDE>
-ONNX_COMPRESS_INLINE void step_leaves(const LookupPair& pair, States& states, int at) {
+template <bool NARROW, size_t SIDE>
+ONNX_COMPRESS_INLINE void step_leaves(const LookupPair& pair, States& states, size_t at) {
   Vector frequency[SIDE], start[SIDE];
   ONNX_COMPRESS_EACH {
     const Leaves leaves = leaves_of(load_aligned(states.leaf + at + i * VECTOR_LANES));
@@ -144,16 +144,16 @@ ONNX_COMPRESS_INLINE void step_leaves(const LookupPair& pair, States& states, in
 // Many lanes are searched before the first is multiplied; few would only wait for memory between the two.
 template <bool NARROW, class Table>
 ONNX_COMPRESS_INLINE void step_states(const Table& table, const uint8_t* trellis, States& states, Vectors some) {
-  constexpr int SIDE = 2, STEP = SIDE * VECTOR_LANES;
-  const int first = some.first * VECTOR_LANES, last = some.last * VECTOR_LANES;
+  constexpr size_t SIDE = 2, STEP = SIDE * VECTOR_LANES;
+  const size_t first = some.first * VECTOR_LANES, last = some.last * VECTOR_LANES;
   if (last - first <= APART_FROM) {
-    for (int at = first; at < last; at += STEP) {
+    for (size_t at = first; at < last; at += STEP) {
       find_leaves<SIDE>(table, trellis, states, at);
       step_leaves<NARROW, SIDE>(table, states, at);
     }
   } else {
-    for (int at = first; at < last; at += STEP) find_leaves<SIDE>(table, trellis, states, at);
-    for (int at = first; at < last; at += STEP) step_leaves<NARROW, SIDE>(table, states, at);
+    for (size_t at = first; at < last; at += STEP) find_leaves<SIDE>(table, trellis, states, at);
+    for (size_t at = first; at < last; at += STEP) step_leaves<NARROW, SIDE>(table, states, at);
   }
 }
 
@@ -174,14 +174,14 @@ ONNX_COMPRESS_INLINE void to_floats(Vector biased, const Constants& constants, Q
 }
 
 // 255 in the lanes from `within` of a panel on whose bit is set in a plane.
-ONNX_COMPRESS_INLINE Vector lanes_with(uint64_t const& plane, int within) {
+ONNX_COMPRESS_INLINE Vector lanes_with(uint64_t const& plane, size_t within) {
   LaneBits bits;
   std::memcpy(&bits, reinterpret_cast<const uint8_t*>(&plane) + within / 8, sizeof bits);
   return bits_as_bytes(bits);
 }
 
 // The raw parts of the lanes from `within` of a panel on, beyond their lowest bits.
-ONNX_COMPRESS_INLINE Vector add_planes(Vector parts, const Planes& planes, int within) {
+ONNX_COMPRESS_INLINE Vector add_planes(Vector parts, const Planes& planes, size_t within) {
   for (int bit = 1; bit < planes.count; ++bit)
     parts = either(parts, both(lanes_with(planes.bits[bit], within), all_bytes(static_cast<uint8_t>(1 << bit))));
   return parts;
@@ -201,7 +201,7 @@ struct PlainValues {
   }
 
   // Those of a vector `within` a panel; gives the lanes that escape: `patch_escapes` sees to them.
-  ONNX_COMPRESS_INLINE LaneBits find(const uint8_t* leaves, const Planes& planes, int within, const Constants& constants,
+  ONNX_COMPRESS_INLINE LaneBits find(const uint8_t* leaves, const Planes& planes, size_t within, const Constants& constants,
                                      Quarters& found) const {
     const Vector id = load_aligned(leaves), place = leaf_of(id);
     if constexpr (MAKING == OF_LEVELS) {
@@ -223,7 +223,7 @@ struct PlainValues {
 // The multiples of a vector of trellis-coded lanes, and their next trellis states, as if nothing escaped; gives the lanes that do, whose
 // multiples are 0.
 template <bool RAW>
-ONNX_COMPRESS_INLINE LaneBits find_multiples(uint8_t* trellis_states, const LookupPair& pair, States& states, int at, const Planes& planes,
+ONNX_COMPRESS_INLINE LaneBits find_multiples(uint8_t* trellis_states, const LookupPair& pair, States& states, size_t at, const Planes& planes,
                                              const Constants& constants, Quarters& found) {
   const Leaves leaves = leaves_of(load_aligned(states.leaf + at));
   const Vector trellis = load_aligned(trellis_states + at);
