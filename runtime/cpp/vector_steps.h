@@ -152,7 +152,7 @@ ONNX_COMPRESS_INLINE void step_states(const Table& table, const uint8_t* trellis
       step_leaves<NARROW, SIDE>(table, states, at);
     }
   } else {
-    for (size_t at = first; at < last; at += STEP) find_leaves<SIDE>(table, trellis, states, at);
+    for (size_t at = first; at < last; at += 2 * STEP) find_leaves<2 * SIDE>(table, trellis, states, at);
     for (size_t at = first; at < last; at += STEP) step_leaves<NARROW, SIDE>(table, states, at);
   }
 }
