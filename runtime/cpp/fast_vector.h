@@ -14,7 +14,7 @@ inline uint64_t as_they_are(uint64_t lanes) { return lanes; }
 
 // In the place of the values of plain lanes.
 struct Nothing {
-  explicit Nothing(const Lookup&) {}
+  explicit Nothing(const LookupPair&) {}
 };
 
 // A stream that is being decoded. Its steps go to `range`, which becomes what is left; with x, to `sums` first.
@@ -27,7 +27,7 @@ struct Run {
   int fault = STREAM_OK;
   States states = {};
   const Constants constants;
-  Escapes<PANELS_MAX> escapes;
+  Escapes<PANELS_MAX> escapes = {};
   alignas(64) float scale[LANES_MAX], sums[LANES_MAX];  // by the places of Quarters
 
   Run(Stream& s, const Group& g, const Evaluation& f, Range& r) : stream(s), group(g), form(f), range(r) {
@@ -56,9 +56,9 @@ inline size_t vectors_of(const Group& group) { return (static_cast<size_t>(group
 
 // "or, for the escape, escape_base + e with e the next byte of the escape section", in ascending lane order: puts escaped multiples in the
 // place of the zeros of a step, and sets the trellis states that depend on them.
-__attribute__((noinline)) void patch_multiples(Run& run, Vectors some, const Planes& planes, int number) {
+__attribute__((noinline)) void patch_multiples(Run& run, Vectors own, const Planes& planes, int number) {
   Stream& stream = run.stream;
-  for (size_t panel = some.first / PANEL_VECTORS; panel * PANEL_VECTORS < some.last; ++panel) {
+  for (size_t panel = own.first / PANEL_VECTORS; panel * PANEL_VECTORS < own.last; ++panel) {
     const int rows = run.group.lanes - panel * PANEL;
     uint64_t lanes = run.escapes.lanes[number * PANELS_MAX + panel] & (rows >= PANEL ? ~uint64_t{0} : (uint64_t{1} << rows) - 1);
     for (; lanes; lanes &= lanes - 1) {
@@ -82,11 +82,20 @@ __attribute__((noinline)) void patch_multiples(Run& run, Vectors some, const Pla
   }
 }
 
-// Values of the some's vectors in the step that the states have made.
+// The table of a panel in a step.
+template <bool PAIR>
+ONNX_COMPRESS_INLINE const auto& table_at(const Group& group, size_t panel, int column) {
+  if constexpr (PAIR)
+    return *group.pairs[panel][column];
+  else
+    return *group.tables[panel][column];
+}
+
+// Values of vectors that have one table, or are in one panel, in the step that the states have made.
 template <Making MAKING, bool PAIR, bool RAW, bool MULTIPLIED>
-ONNX_COMPRESS_INLINE void values_of_some(Run& run, Vectors some, int column, int number) {
+ONNX_COMPRESS_INLINE void values_of_vectors(Run& run, Vectors own, int column, int number) {
   const Group& group = run.group;
-  const size_t panel = some.first / PANEL_VECTORS;
+  const size_t panel = own.first / PANEL_VECTORS;
   Planes planes;
   planes.count = RAW ? group.raw_bits : 0;
   if constexpr (RAW) {
@@ -97,12 +106,13 @@ ONNX_COMPRESS_INLINE void values_of_some(Run& run, Vectors some, int column, int
   float* out = run.range.tile + panel * run.range.panel_stride + number * PANEL;
   uint8_t* escapes = reinterpret_cast<uint8_t*>(run.escapes.lanes + number * PANELS_MAX);
   LaneBits any = 0;
-  [[maybe_unused]] const std::conditional_t<PAIR, Nothing, PlainValues<MAKING>> plain(*group.tables[panel][column]);
-  for (size_t at = some.first * VECTOR_LANES; at < some.last * VECTOR_LANES; at += VECTOR_LANES) {
+  const auto& table = table_at<PAIR>(group, panel, column);
+  [[maybe_unused]] const std::conditional_t<PAIR, Nothing, PlainValues<MAKING>> plain(table);
+  for (size_t at = own.first * VECTOR_LANES; at < own.last * VECTOR_LANES; at += VECTOR_LANES) {
     Quarters found;
     LaneBits lanes;
     if constexpr (PAIR)
-      lanes = find_multiples<RAW>(run.stream.trellis, *group.pairs[panel][column], run.states, at, planes, run.constants, found);
+      lanes = find_multiples<RAW>(run.stream.trellis, table, run.states, at, planes, run.constants, found);
     else
       lanes = plain.find(run.states.leaf + at, planes, at % PANEL, run.constants, found);
     std::memcpy(escapes + at / 8, &lanes, sizeof lanes);
@@ -117,42 +127,39 @@ ONNX_COMPRESS_INLINE void values_of_some(Run& run, Vectors some, int column, int
       }
     }
   }
-  for (int lane = (some.last - some.first) * VECTOR_LANES; lane < PANEL && !MULTIPLIED; ++lane) out[lane] = 0;
+  for (int lane = (own.last - own.first) * VECTOR_LANES; lane < PANEL && !MULTIPLIED; ++lane) out[lane] = 0;
   if constexpr (PAIR) {
-    if (any) patch_multiples(run, some, planes, number);
+    if (any) patch_multiples(run, own, planes, number);
   } else {
     run.escapes.steps |= static_cast<uint64_t>(any != 0) << number;
   }
 }
 
-// One step: first the states of all lanes, then the bytes that they take, then the values. A loop for each keeps what a lane waits for short,
-// so that a processor has the work of many lanes at hand.
+// Lanes of the last vector that are no rows take no bytes.
+inline void leave_others(States& states, size_t lanes) {
+  LaneBits hungry, active;
+  const size_t last = lanes / VECTOR_LANES * VECTOR_LANES / 8;
+  std::memcpy(&hungry, states.hungry + last, sizeof hungry), std::memcpy(&active, states.active + last, sizeof active);
+  hungry &= active;
+  std::memcpy(states.hungry + last, &hungry, sizeof hungry);
+}
+
+// One step: the states of all lanes, the values, then the bytes that lanes take. A loop for each keeps what a lane waits for short, so that
+// a processor has the work of many lanes at hand.
 template <Making MAKING, bool PAIR, bool RAW, bool NARROW, bool MULTIPLIED>
 ONNX_COMPRESS_INLINE void run_step(Run& run, int number) {
   const Group& group = run.group;
   const int column = group.column_class ? group.column_class[run.range.first + number] : 0;
   const size_t vectors = vectors_of(group), table_span = group.sharing == SHARED_BY_NONE ? PANEL_VECTORS : vectors;
   for (size_t first = 0; first < vectors; first += table_span) {
-    const Vectors some{first, first + table_span < vectors ? first + table_span : vectors};
-    const size_t panel = first / PANEL_VECTORS;
-    const auto& table = [&]() -> const auto& {
-      if constexpr (PAIR)
-        return *group.pairs[panel][column];
-      else
-        return *group.tables[panel][column];
-    }();
-    step_states<NARROW>(table, run.stream.trellis, run.states, some);
+    const Vectors own{first, first + table_span < vectors ? first + table_span : vectors};
+    step_states<NARROW>(table_at<PAIR>(group, first / PANEL_VECTORS, column), run.stream.trellis, run.states, own);
   }
-  if (group.lanes % VECTOR_LANES) {
-    LaneBits hungry, active;
-    const size_t last = (vectors - 1) * VECTOR_LANES / 8;
-    std::memcpy(&hungry, run.states.hungry + last, sizeof hungry), std::memcpy(&active, run.states.active + last, sizeof active);
-    hungry &= active;
-    std::memcpy(run.states.hungry + last, &hungry, sizeof hungry);
-  }
+  if (group.lanes % static_cast<int>(VECTOR_LANES)) leave_others(run.states, static_cast<size_t>(group.lanes));
   const size_t value_span = RAW || !MULTIPLIED ? PANEL_VECTORS : table_span;
   for (size_t first = 0; first < vectors; first += value_span)
-    values_of_some<MAKING, PAIR, RAW, MULTIPLIED>(run, {first, first + value_span < vectors ? first + value_span : vectors}, column, number);
+    values_of_vectors<MAKING, PAIR, RAW, MULTIPLIED>(run, {first, first + value_span < vectors ? first + value_span : vectors}, column,
+                                                     number);
   const uint8_t* bytes = run.bytes;
   feed_states(run.states, vectors, bytes);
   run.bytes = bytes;

@@ -20,9 +20,10 @@ struct ByteLookup {
   uint8_t start[N] = {};
   uint8_t index[N] = {};
   uint8_t frequency[N] = {};  // 0: 256
-  uint8_t level[N] = {};      // with `small_levels`: of a raw part of 0, ^ 128; of pairs the multiple ^ 128 without raw bits, else the level, or NO_LEVEL
-  uint8_t turned[N] = {};     // 127 - start
-  uint8_t node[N] = {};       // a tree of comparisons, see `search_tree`
+  uint8_t level[N] =
+      {};  // with `small_levels`: of a raw part of 0, ^ 128; of pairs the multiple ^ 128 without raw bits, else the level, or NO_LEVEL
+  uint8_t turned[N] = {};  // 127 - start
+  uint8_t node[N] = {};    // a tree of comparisons, see `search_tree`
 };
 
 // A table without its classes of frequency zero, which no slot can find.
@@ -35,8 +36,8 @@ struct Lookup {
   uint16_t index[16] = {};  // class index in the full table
   ByteLookup<16> bytes;
   // By place, for weights that are decoded directly (`Group::direct`).
-  alignas(64) float value[16] = {};    // what is multiplied with the scale, without raw bits
-  uint8_t value_bytes[4][16] = {};     // its bytes, the lowest first
+  alignas(64) float value[16] = {};  // what is multiplied with the scale, without raw bits
+  uint8_t value_bytes[4][16] = {};   // its bytes, the lowest first
   uint8_t escape_place = 255;        // 255: none
 };
 

@@ -61,7 +61,8 @@ ONNX_COMPRESS_INLINE Two multiplied(Vector frequency, Vector high, Vector above)
             _mm256_maddubs_epi16(interleave_high(high, above), interleave_high(frequency, one))};
   } else {
     const Vector zero = no_bytes(), low = interleave_low(high, zero), upper = interleave_high(high, zero);
-    const Vector a = _mm256_mullo_epi16(interleave_low(frequency, zero), low), b = _mm256_mullo_epi16(interleave_high(frequency, zero), upper);
+    const Vector a = _mm256_mullo_epi16(interleave_low(frequency, zero), low),
+                 b = _mm256_mullo_epi16(interleave_high(frequency, zero), upper);
     return {_mm256_add_epi16(a, _mm256_add_epi16(low, interleave_low(above, zero))),
             _mm256_add_epi16(b, _mm256_add_epi16(upper, interleave_high(above, zero)))};
   }

@@ -59,9 +59,8 @@ ONNX_COMPRESS_INLINE Vector descend(Vector nodes, Vector id, const uint8_t* turn
   return subtract_bytes(add_bytes(id, id), greater(shuffle(nodes, id), load_aligned(turned_slot)));
 }
 
-// What lanes wait for is long, and a processor looks ahead by some hundred instructions only: steps of SIDE vectors are written side by
-// side, operation by operation.
-constexpr size_t APART_FROM = 2 * PANEL;
+// What a lane waits for is long, fifty cycles in a step, and a processor looks ahead by some hundred instructions of vectors only: SIDE
+// vectors are written side by side, operation by operation.
 #define ONNX_COMPRESS_EACH _Pragma("GCC unroll 8") for (size_t i = 0; i < SIDE; ++i)
 
 // "slot = x & 255": 127 - slot is what `low` has then, and what trees compare.
@@ -85,8 +84,8 @@ ONNX_COMPRESS_INLINE void multiply_states(States& states, size_t at, const Vecto
 }
 
 // "if x < 256:  x = (x << 8) | next byte of the rans section", lanes in ascending order. Lanes that are no rows take nothing; what becomes
-// of their states is of no consequence. No load reaches further behind the bytes than there are lanes: each is of eight bytes, for eight
-// lanes, behind at most one byte for each lane before.
+// of their states is of no consequence. No load reaches further behind the bytes than there are lanes in the panels: each is of eight
+// bytes, for eight lanes, behind at most one byte for each lane before.
 ONNX_COMPRESS_INLINE void feed_states(States& states, size_t vectors, const uint8_t*& bytes) {
   for (size_t at = 0; at < vectors * VECTOR_LANES; at += VECTOR_LANES) {
     const Vector low = load_aligned(states.low + at), high = load_aligned(states.high + at), below_256 = equal(high, no_bytes());
@@ -141,11 +140,13 @@ ONNX_COMPRESS_INLINE void step_leaves(const LookupPair& pair, States& states, si
   multiply_states<NARROW, SIDE>(states, at, frequency, start);
 }
 
-// Many lanes are searched before the first is multiplied; few would only wait for memory between the two.
+// Where there are more lanes than this, all are searched before the first is multiplied; fewer would only wait for memory between the two.
+constexpr size_t APART_FROM = 2 * PANEL;
+
 template <bool NARROW, class Table>
-ONNX_COMPRESS_INLINE void step_states(const Table& table, const uint8_t* trellis, States& states, Vectors some) {
+ONNX_COMPRESS_INLINE void step_states(const Table& table, const uint8_t* trellis, States& states, Vectors own) {
   constexpr size_t SIDE = 2, STEP = SIDE * VECTOR_LANES;
-  const size_t first = some.first * VECTOR_LANES, last = some.last * VECTOR_LANES;
+  const size_t first = own.first * VECTOR_LANES, last = own.last * VECTOR_LANES;
   if (last - first <= APART_FROM) {
     for (size_t at = first; at < last; at += STEP) {
       find_leaves<SIDE>(table, trellis, states, at);
@@ -223,8 +224,8 @@ struct PlainValues {
 // The multiples of a vector of trellis-coded lanes, and their next trellis states, as if nothing escaped; gives the lanes that do, whose
 // multiples are 0.
 template <bool RAW>
-ONNX_COMPRESS_INLINE LaneBits find_multiples(uint8_t* trellis_states, const LookupPair& pair, States& states, size_t at, const Planes& planes,
-                                             const Constants& constants, Quarters& found) {
+ONNX_COMPRESS_INLINE LaneBits find_multiples(uint8_t* trellis_states, const LookupPair& pair, States& states, size_t at,
+                                             const Planes& planes, const Constants& constants, Quarters& found) {
   const Leaves leaves = leaves_of(load_aligned(states.leaf + at));
   const Vector trellis = load_aligned(trellis_states + at);
   Vector level = at_leaves(pair.bytes.level, leaves), parity;

@@ -69,7 +69,7 @@ void Weight::prepare_direct() {
       table.value[place] = escape ? 0.0f : codebook ? member.centroids[static_cast<size_t>(level)] : static_cast<float>(level);
       const int highest = level + (1 << symbols.raw_bits) - 1;
       if (symbols.quantizers == 1 && !escape) small_levels_ = small_levels_ && level >= -128 && highest <= 127;
-      table.bytes.level[place] = static_cast<uint8_t>((level & 255) ^ 128);
+      table.bytes.level[place] = static_cast<uint8_t>((escape ? 0 : level & 255) ^ 128);
       narrow_ = narrow_ && table.frequency[place] <= 127;
     }
     half_values_ = split_values(table) && half_values_;
