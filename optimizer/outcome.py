@@ -40,6 +40,7 @@ class Contents:
     weights: tuple[WeightReport, ...]
     large_bytes: int
     halved: frozenset[str]
+    in_bytes: frozenset[str]
 
 
 def contents(emitted: Emitted, measured: Mapping[str, float]) -> Contents:
@@ -47,13 +48,18 @@ def contents(emitted: Emitted, measured: Mapping[str, float]) -> Contents:
     rows = tuple(replace(row, measured=measured.get(row.name, math.nan)) for payload in emitted.payloads for row in _rows(payload))
     tensors = (value.const_value for value in emitted.model.graph.initializers.values())
     large = sum(tensor.nbytes for tensor in tensors if tensor is not None and tensor.size >= SMALL_VALUES)
-    return Contents(rows, large, frozenset(emitted.halved))
+    return Contents(rows, large, frozenset(emitted.halved), frozenset(emitted.in_bytes))
+
+
+def _stored_notes(held: Contents) -> Iterator[str]:
+    for names, bits in ((held.in_bytes, 8), (held.halved, 16)):
+        if names:
+            yield f"{len(names)} small float tensors (biases, scales) are stored in {bits} bits"
 
 
 def summarize(setting: Setting, held: Contents, checked: Checked, written: Path) -> Report:
     """The report on a file that was written and checked."""
     after = model_bytes(written)
-    count = len(held.halved)
     predicted = sum(row.predicted for row in held.weights)
     return Report(
         source=setting.source,
@@ -68,8 +74,8 @@ def summarize(setting: Setting, held: Contents, checked: Checked, written: Path)
         predicted=predicted,
         fused_against_restored=checked.agreement,
         weights=held.weights,
-        left_alone=tuple(row for row in setting.left_alone if row[0] not in held.halved),
-        notes=setting.notes + ((f"{count} small float tensors (biases, scales) are stored in 16 bits",) if count else ()),
+        left_alone=tuple(row for row in setting.left_alone if row[0] not in held.halved | held.in_bytes),
+        notes=setting.notes + tuple(_stored_notes(held)),
         warnings=loss_warnings(checked, setting.calibrated) + surprise_warnings(checked, predicted, setting.calibrated),
         seconds=dict(setting.seconds),
         resident_bytes=sum(row.resident_bytes for row in held.weights),
