@@ -103,7 +103,7 @@ def _offer(layer: Layer, wanted: Wanted) -> Offer:
 
 
 def _is_faster_folded(layer: Layer) -> bool:
-    known = times(layer.weight.view, layer.work, Quantize(1.0))
+    known = times(layer.weight.view, layer.work, Quantize(1.0), layer.is_pooled)
     return known.fused > known.folded
 
 

@@ -25,6 +25,7 @@ class Layer:
     """A weight with all that is known about it: the bias that can take up its mean error, and the moments of its inputs.
 
     `optimism` is how many times more an error costs on new inputs than on those that it was made and probed with. `work` is what one run does with it.
+    A weight of at most `pool_values` values shares a pool.
     """
 
     weight: Weight
@@ -33,6 +34,14 @@ class Layer:
     moments: Moments | None = None
     optimism: float = 1.0
     work: tuple[Work, ...] = ()
+    pool_values: int = 0
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether the weight shares a pool: never where a body of If, Loop or Scan consumes it, since older runtimes hand such a payload over anew at
+        each run, and would decode the pool each time.
+        """
+        return self.weight.view.size <= self.pool_values and all(use.node.graph is self.weight.value.graph for use in self.weight.uses)
 
     def form(self, technique: Technique | None) -> Form | Refusal:
         """What the technique makes of the weight; integers stay as they are (no technique)."""

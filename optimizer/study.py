@@ -187,7 +187,7 @@ def _may_fold(task: Task, layers: Sequence[Layer], pace: Pace | None) -> bool:
     """Whether plain grids are too slow when fused, and the model's opset has what folded weights need."""
     if pace is None or (task.model.graph.opset_imports.get("") or 0) < LEAST_OPSET:
         return False
-    each = [times(layer.weight.view, layer.work, Quantize(1.0)) for layer in layers]
+    each = [times(layer.weight.view, layer.work, Quantize(1.0), layer.is_pooled) for layer in layers]
     return sum(one.fused for one in each) > pace.slowdown * sum(one.folded for one in each)
 
 
