@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..passes import writer
+from ..passes import tables, writer
 from ..passes.planes import write_planes
 from ..passes.technique import Technique
 from ..runtime import library
@@ -83,7 +83,15 @@ def _payload(choices: Sequence[Choice], members: Sequence[Member]) -> Payload:
     zeros = tuple(map(_zeros, members))
     if choices[0].is_folded:
         return Payload(b"", tuple(choices), zeros, biases, Folded.of(members[0]))
-    return Payload(_bytes(choices, members), tuple(choices), zeros, biases)
+    return Payload(_bytes(choices, members), tuple(choices), zeros, biases, shares=_shares(members))
+
+
+def _shares(members: Sequence[Member]) -> tuple[float, ...]:
+    """Each one's part of the bytes, by what its symbols take with tables of its own."""
+    if len(members) == 1:
+        return (1.0,)
+    bits = [tables.rate(*tables.histogram(member.symbols.levels))[0] for member in members]
+    return tuple(one / sum(bits) for one in bits)
 
 
 def _exact(choice: Choice) -> Payload:

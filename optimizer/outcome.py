@@ -89,12 +89,10 @@ LEVEL_BYTES = 2
 
 
 def _rows(payload: Payload) -> Iterator[WeightReport]:
-    """One row a weight; a pool's bytes are shared out by size."""
-    total = sum(choice.weight.view.size for choice in payload.choices)
-    for choice, zeros in zip(payload.choices, payload.zeros, strict=True):
-        size = choice.weight.view.size
-        share = round(payload.bytes * size / total)
-        yield _row(choice, share, zeros, kept=LEVEL_BYTES * size * len(choice.weight.uses) if payload.is_pool else 0)
+    """One row a weight."""
+    for choice, zeros, share in zip(payload.choices, payload.zeros, payload.shares, strict=True):
+        kept = LEVEL_BYTES * choice.weight.view.size * len(choice.weight.uses) if payload.is_pool else 0
+        yield _row(choice, round(payload.bytes * share), zeros, kept)
 
 
 def _row(choice: Choice, bytes_after: int, zeros: float, kept: int) -> WeightReport:

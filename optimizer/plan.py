@@ -118,7 +118,7 @@ KIND_BYTE, POOL_KIND = 3, 1
 class Payload:
     """The bytes of one payload, the choices that it holds by member number, the zeros among their values, and the biases that go with them.
 
-    A folded weight has no bytes of a payload: `folded` is what is stored of it.
+    A folded weight has no bytes of a payload: `folded` is what is stored of it. Of weights in a pool, `shares` tells each one's part of the bytes.
     """
 
     data: bytes
@@ -126,6 +126,7 @@ class Payload:
     zeros: tuple[float, ...]
     biases: Mapping[str, NDArray[np.float32]]
     folded: Folded | None = None
+    shares: tuple[float, ...] = (1.0,)
 
     @property
     def is_pool(self) -> bool:
