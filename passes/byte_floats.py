@@ -111,8 +111,9 @@ def store_in_bytes(model: ir.Model, names: Container[str]) -> tuple[str, ...]:
     """Stores the eligible tensors with these names in 8 bits, as far as that saves bytes; gives the names of those that moved."""
     values = [value for value in eligible(model, ()) if value.name in names]
     restorer, moved = Restorer(model), saved_bytes(values)
+    pads: dict[tuple[int, ...], ir.Value] = {}
     for value in (value for value in values if value.name in moved and not _is_vector(value)):
-        restorer.replace(value, _alone(restorer, _array(value)))
+        restorer.replace(value, _alone(restorer, _array(value), pads))
     for chain in chains({str(value.name): value.const_value.size for value in values if _is_vector(value)}):  # type: ignore[union-attr]
         _together(restorer, [value for value in values if value.name in chain.names], chain.block)
     return tuple(moved)
@@ -132,18 +133,19 @@ def _together(restorer: Restorer, values: Sequence[ir.Value], block: int) -> Non
         restorer.replace(value, piece)
 
 
-def _alone(restorer: Restorer, array: NDArray[np.float32]) -> ir.Value:
-    """A tensor with one scale; zeros at the end of the last axis, if there are enough, by a Pad."""
+def _alone(restorer: Restorer, array: NDArray[np.float32], pads: dict[tuple[int, ...], ir.Value]) -> ir.Value:
+    """A tensor with one scale; zeros at the end of the last axis, if there are enough, by a Pad; `pads` are those that others have."""
     zeros = array.shape[-1] - int(np.flatnonzero(array.any(axis=tuple(range(array.ndim - 1)))).max(initial=-1)) - 1
     padded = zeros * array.size // array.shape[-1] > PAD_BYTES
     kept = array[..., : array.shape[-1] - zeros] if padded else array
     levels, scales = coded(kept.reshape(1, -1))
     parts = [restorer.to_float(restorer.constant("small_levels", levels.reshape(kept.shape))), restorer.constant("small_scale", scales.astype(np.float32).reshape(()))]
     value = restorer.node("Mul", parts)[0]
-    return _pad(restorer, value, [0] * (2 * array.ndim - 1) + [zeros]) if padded else value
-
-
-def _pad(restorer: Restorer, value: ir.Value, pads: list[int]) -> ir.Value:
+    if not padded:
+        return value
+    sizes = (*[0] * (2 * array.ndim - 1), zeros)
     if restorer.opset < PAD_INPUT_OPSET:
-        return restorer.node("Pad", [value], {"pads": pads})[0]
-    return restorer.node("Pad", [value, restorer.constant("small_pads", np.array(pads, np.int64))])[0]
+        return restorer.node("Pad", [value], {"pads": list(sizes)})[0]
+    if sizes not in pads:
+        pads[sizes] = restorer.constant("small_pads", np.array(sizes, np.int64))
+    return restorer.node("Pad", [value, pads[sizes]])[0]

@@ -24,13 +24,13 @@ RELATIVE_ERROR = 2.0**-10
 def halve(model: ir.Model, untouchable: Container[str]) -> tuple[str, ...]:
     """Stores float32 vectors, and float16 ones behind a Cast to float, in one float16 initializer; gives the names of those that moved.
 
-    Tensors of higher rank get a Cast each. Left alone: what `untouchable` names, tensors that float16 would change by more than a relative 2^-10
+    Tensors of higher rank, and a vector that is the only one, get a Cast each. Left alone: what `untouchable` names, tensors that float16 would change by more than a relative 2^-10
     of their largest value, graph outputs.
     """
     small = [value for value in small_floats(model, untouchable) if _fits(value)]
     vectors = [value for value in small if len(value.const_value.shape) == 1]  # type: ignore[union-attr]
-    others = [value for value in small if len(value.const_value.shape) > 1 and _pays_alone(value)]  # type: ignore[union-attr]
-    restorer = Restorer(model)
+    alone = [value for value in small if value not in vectors or len(vectors) == 1]
+    restorer, others = Restorer(model), [value for value in alone if _pays_alone(value)]
     if len(vectors) > 1:
         _pack(restorer, vectors)
     for value in others:
