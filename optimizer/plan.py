@@ -20,6 +20,10 @@ from .moments import Moments
 from .work import NO_TIMES, Times, Work
 
 
+GATES = {"LSTM": 4, "GRU": 3}
+"""Of recurrent layers, one after the other in the rows of their weights."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
     """A weight with all that is known about it: the bias that can take up its mean error, and the moments of its inputs.
@@ -42,6 +46,13 @@ class Layer:
         each run, and would decode the pool each time.
         """
         return self.weight.view.size <= self.pool_values and all(use.node.graph is self.weight.value.graph for use in self.weight.uses)
+
+    @property
+    def gates(self) -> int:
+        """Equal parts of all rows that matter differently (`gates.py`): the gates of every direction; 1 where it is no weight of recurrent layers alone."""
+        kinds, view = {use.node.op_type for use in self.weight.uses}, self.weight.view
+        gates = GATES.get(next(iter(kinds), ""), 1) if len(kinds) == 1 else 1
+        return gates * view.batch if gates > 1 and view.rows % gates == 0 else 1
 
     def form(self, technique: Technique | None) -> Form | Refusal:
         """What the technique makes of the weight; integers stay as they are (no technique)."""

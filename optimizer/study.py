@@ -18,6 +18,7 @@ from .emit import Emitted
 from .evidence import Evidence
 from .fit import Market, Sizer
 from .fold import LEAST_OPSET
+from .gates import weighed
 from .parallel import spread
 from .plan import Choice, Layer
 from .preference import Pace
@@ -54,17 +55,18 @@ class Study:
     """`Study(task, evidence, request, start)`; `extend` it to a rate before anything else is asked of it."""
 
     def __init__(self, task: Task, evidence: Evidence, request: Request, start: Start) -> None:
-        self._task, self._layers, self._start, self._effort = task, evidence.layers, start, request.level
+        self._task, self._start, self._effort = task, start, request.level
         self._families = [name for name in TECHNIQUES[request.technique] if request.calibration or name not in CALIBRATED_ONLY]
         self.sizer = Sizer(task.model, task.untouchable, request.external_data, Coder(task.threads), task.bytes_before, task.data_name)
         self.skeleton_bytes = self.sizer.skeleton_bytes(evidence.layers, task.fixed)
         self._pace = request.pace if _may_fold(task, evidence.layers, request.pace) else None
-        self._candidates: dict[int, list[Candidate]] = {id(layer): [] for layer in evidence.layers}
         self._reasons: dict[int, str] = {}
         biases = [layer.bias for layer in evidence.layers if layer.bias is not None]
         weights = {layer.weight.name for layer in evidence.layers} | {choice.weight.name for choice in task.fixed}
         small = [value for value in eligible(task.model, task.untouchable) if value.name not in weights]
         self._prober = Prober(task.model, [*(layer.weight for layer in evidence.layers), *biases, *small], evidence.probes, task.threads)
+        self._layers = weighed(evidence.layers, self._prober, task.threads)
+        self._candidates: dict[int, list[Candidate]] = {id(layer): [] for layer in self._layers}
         self._sensitivities = Sensitivities(self._prober, task.threads)
         self._small = SmallFloats(small, self._prober, task.threads)
 
