@@ -56,8 +56,9 @@ int64_t Phases::source(int64_t channel, const Tap& tap) const {
   return channel * channel_size_ + number * phase_size_ + offset;
 }
 
-void convolve_directly(const Phases& phases, const Tile& tile, const float* x, const float* bias, float* y) {
+void convolve_directly(const Phases& phases, const Lanes& lanes, const float* x, const float* bias, float* y) {
   const Geometry& g = phases.geometry();
+  const Tile& tile = lanes.tile;
   float* planes = pack_memory(phases.floats());
   std::fill(planes, planes + phases.floats(), 0.0f);
   const int64_t taps = tile.last - tile.first;
@@ -67,16 +68,15 @@ void convolve_directly(const Phases& phases, const Tile& tile, const float* x, c
   Correlation correlation = {
       sources.data(), weights.data(), taps, phases.outputs().data(), static_cast<int64_t>(phases.outputs().size()), nullptr, 0,
       tile.first > 0};
-  for (int64_t image = 0; image < g.images; ++image)
-    for (int64_t lane = 0, filled = -1; lane < tile.lanes; ++lane) {
-      const int64_t output = tile.batch * g.group_outputs() + tile.row + lane, group = output / g.group_outputs();
-      if (group != filled) phases.fill(x + (image * g.channels + group * g.group_channels()) * g.plane(), planes);
-      filled = group;
-      for (int64_t tap = 0; tap < taps; ++tap) weights[static_cast<size_t>(tap)] = tile.lane(lane)[tap * PANEL_ROWS];
-      correlation.y = y + (image * g.outputs + output) * g.positions();
-      correlation.bias = bias && tile.first == 0 ? bias[output] : 0.0f;
-      tile.kernels->correlate(&correlation);
-    }
+  for (int64_t lane = lanes.first, filled = -1; lane < lanes.last; ++lane) {
+    const int64_t output = tile.batch * g.group_outputs() + tile.row + lane, group = output / g.group_outputs();
+    if (group != filled) phases.fill(x + (lanes.image * g.channels + group * g.group_channels()) * g.plane(), planes);
+    filled = group;
+    for (int64_t tap = 0; tap < taps; ++tap) weights[static_cast<size_t>(tap)] = tile.lane(lane)[tap * PANEL_ROWS];
+    correlation.y = y + (lanes.image * g.outputs + output) * g.positions();
+    correlation.bias = bias && tile.first == 0 ? bias[output] : 0.0f;
+    tile.kernels->correlate(&correlation);
+  }
 }
 
 }  // namespace onnx_compress

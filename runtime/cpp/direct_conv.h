@@ -29,8 +29,13 @@ class Phases {
   std::vector<Span> rows_, outputs_;  // of a plane: what `fill` copies, and outputs
 };
 
-// Adds the products of a tile to y, [images, outputs, positions], and the bias (a value an output, or null) to its first. `lane`s of the
-// tile are outputs.
-void convolve_directly(const Phases& phases, const Tile& tile, const float* x, const float* bias, float* y);
+// Some lanes of a tile, which are outputs, and an image.
+struct Lanes {
+  const Tile& tile;
+  int64_t image, first, last;
+};
+
+// Adds their products to y, [images, outputs, positions], and the bias (a value an output, or null) to the first.
+void convolve_directly(const Phases& phases, const Lanes& lanes, const float* x, const float* bias, float* y);
 
 }  // namespace onnx_compress

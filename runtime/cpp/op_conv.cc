@@ -3,12 +3,10 @@
 
 #include "activation.h"
 #include "direct_conv.h"
+#include "share.h"
 
 namespace onnx_compress {
 namespace {
-
-// Positions multiplied at once, at most: a whole number of micro-kernel rows, and so are the blocks of almost equal size.
-constexpr int64_t BLOCK = 96, BLOCK_ROWS = 6;
 
 // The input with its padding, [image, channel, padded position]; the input itself where there is none.
 class Padded {
@@ -85,57 +83,79 @@ struct Multiplied {
   const float* bias;  // a value an output, or null
   Ends ends;
   float* y;
+  int64_t rows;  // positions of a block
 
-  // One piece of the weight, for the positions first..last of all images.
-  void multiply(int64_t piece, int64_t first, int64_t last) const {
-    const int64_t k = weight.member().k, count = last - first;
-    const int64_t blocks = (count + BLOCK - 1) / BLOCK, step = (count + blocks * BLOCK_ROWS - 1) / (blocks * BLOCK_ROWS) * BLOCK_ROWS;
-    TileSource source(weight, piece, tile_memory());
-    for (Tile tile; source.next(tile);) {
-      const bool whole = tile.first == 0 && tile.last == k;  // then sums need no memory between tiles
-      const int64_t panels = (tile.lanes + PANEL_ROWS - 1) / PANEL_ROWS;
-      float* sums = pack_memory((whole ? BLOCK : g.images * panels * count) * PANEL_ROWS);
-      for (int64_t image = 0; image < g.images; ++image)
-        for (int64_t panel = 0; panel < panels; ++panel)
-          for (int64_t at = 0; at < count; at += step) {
-            float* block = sums + (whole ? 0 : ((image * panels + panel) * count + at) * PANEL_ROWS);
-            const int64_t output = tile.batch * weight.member().rows + tile.row + panel * PANEL_ROWS;
-            const Part part = {image, output, std::min(PANEL_ROWS, tile.lanes - panel * PANEL_ROWS), first + at,
-                               first + std::min(at + step, count)};
-            multiply_block(tile, panel, part, block);
-            if (tile.last == k) store(part, block);
-          }
-    }
+  TileWork work() const {
+    const int64_t lanes = std::min<int64_t>(LANES_MAX, weight.member().panels_per_batch() * PANEL_ROWS), pixels = g.images * g.positions();
+    return {pixels * g.outputs * weight.member().k, TILE_FLOATS, pixels * lanes,
+            [this](const Tile& tile) { return g.images * panels(tile) * parts(); },
+            [this](const Tile& tile, int64_t block, float* sums) { multiply(tile, block, sums); }};
   }
 
  private:
-  void multiply_block(const Tile& tile, int64_t panel, const Part& part, float* block) const {
-    const float *x[BLOCK], *from = padded.group(g, part.image, tile.batch);
+  static int64_t panels(const Tile& tile) { return (tile.lanes + PANEL_ROWS - 1) / PANEL_ROWS; }
+  int64_t parts() const { return (g.positions() + rows - 1) / rows; }
+
+  // Some positions of one panel of one image.
+  void multiply(const Tile& tile, int64_t block, float* sums) const {
+    const int64_t first = block % parts() * rows, panel = block / parts() % panels(tile), image = block / parts() / panels(tile);
+    const int64_t output = tile.batch * weight.member().rows + tile.row + panel * PANEL_ROWS;
+    const Part part = {image, output, std::min(PANEL_ROWS, tile.lanes - panel * PANEL_ROWS), first, std::min(first + rows, g.positions())};
+    float* to = sums ? sums + ((image * panels(tile) + panel) * g.positions() + first) * PANEL_ROWS : pack_memory(PART_ROWS * PANEL_ROWS);
+    const float *x[PART_ROWS], *from = padded.group(g, image, tile.batch);
     const int64_t many = part.last - part.first;
-    for (int64_t i = 0; i < many; ++i) x[i] = from + positions[static_cast<size_t>(part.first + i)];
+    for (int64_t i = 0; i < many; ++i) x[i] = from + positions[static_cast<size_t>(first + i)];
     const Product product = {x,
                              taps.data() + tile.first,
                              many,
                              tile.last - tile.first,
                              tile.lane(panel * PANEL_ROWS),
                              part.lanes,
-                             block,
+                             to,
                              PANEL_ROWS,
                              tile.first > 0};
     tile.kernels->multiply(&product);
+    if (tile.last == weight.member().k) store(part, to);
   }
 
-  void store(const Part& part, const float* block) const {
+  void store(const Part& part, const float* sums) const {
     float* to = y + (part.image * g.outputs + part.output) * g.positions() + part.first;
-    weight.kernels().transpose(block, part.last - part.first, part.lanes, bias ? bias + part.output : nullptr, to, g.positions());
+    weight.kernels().transpose(sums, part.last - part.first, part.lanes, bias ? bias + part.output : nullptr, to, g.positions());
     finish_rows(g, y, part, ends);
+  }
+};
+
+// What a product costs where neighbours, not outputs, fill a vector; in products of a multiplication.
+constexpr int64_t DIRECT_COST = 4;
+
+// A convolution of groups of few outputs, each by itself.
+struct Direct {
+  const Geometry& g;
+  const Weight& weight;
+  const Phases& phases;
+  const float *x, *bias;
+  Ends ends;
+  float* y;
+  int64_t lanes;  // of a block
+
+  TileWork work() const {
+    return {g.images * g.positions() * g.outputs * weight.member().k * DIRECT_COST, TILE_FLOATS, 0,
+            [this](const Tile& tile) { return g.images * ((tile.lanes + lanes - 1) / lanes); },
+            [this](const Tile& tile, int64_t block, float*) { multiply(tile, block); }};
+  }
+
+ private:
+  void multiply(const Tile& tile, int64_t block) const {
+    const int64_t image = block % g.images, first = block / g.images * lanes, last = std::min(first + lanes, tile.lanes);
+    convolve_directly(phases, {tile, image, first, last}, x, bias, y);
+    const int64_t output = tile.batch * weight.member().rows + tile.row + first;
+    if (tile.last == weight.member().k) finish_rows(g, y, {image, output, last - first, 0, g.positions()}, ends);
   }
 };
 
 // Groups of fewer outputs than this go the direct way: a panel would be mostly other groups' lanes.
 constexpr int64_t DIRECT_BELOW = 16;
-// Positions are split between threads only where multiplying costs far more than the decoding that each thread repeats.
-constexpr int64_t SPLIT_POSITIONS = 256;
+
 class Conv : public WeightOperator {
  public:
   Conv(const Attributes& attributes, const Options& options)
@@ -152,28 +172,19 @@ class Conv : public WeightOperator {
     const auto residual = optional_floats(run, 3, "residual", g.shape());
     Output y(run, g.shape(), x.type);
     const bool direct = g.group > 1 && (held->member().batch == 1 || g.group_outputs() < DIRECT_BELOW);
-    const int64_t splits = direct ? 1 : std::clamp<int64_t>(g.positions() / SPLIT_POSITIONS, 1, 4);
     const float* biases = bias ? bias->data() : nullptr;
+    const Ends ends = {residual, activation_, held->kernels()};
+    const int64_t k = held->member().k;
     if (direct) {
       const Phases phases(g, held->kernels());
-      const Ends ends = {residual, activation_, held->kernels()};
-      run.parallel(held->pieces(), [&](int64_t piece) {
-        TileSource source(*held, piece, tile_memory());
-        for (Tile tile; source.next(tile);) {
-          convolve_directly(phases, tile, activations.data(), biases, y.data());
-          const int64_t output = tile.batch * held->member().rows + tile.row;
-          for (int64_t image = 0; image < g.images && tile.last == held->member().k; ++image)
-            finish_rows(g, y.data(), {image, output, tile.lanes, 0, g.positions()}, ends);
-        }
-      });
+      const int64_t lanes = part_rows(std::min<int64_t>(LANES_MAX, held->member().rows), g.positions() * k * DIRECT_COST);
+      const Direct layer = {g, *held, phases, activations.data(), biases, ends, y.data(), lanes};
+      share_tiles(run, *held, layer.work());
     } else {
       const Padded padded(run, g, activations.data());
-      const Multiplied layer = {
-          g, *held, padded, padded.taps(g), padded.positions(g), biases, {residual, activation_, held->kernels()}, y.data()};
-      run.parallel(held->pieces() * splits, [&](int64_t index) {
-        const int64_t split = index % splits;
-        layer.multiply(index / splits, g.positions() * split / splits, g.positions() * (split + 1) / splits);
-      });
+      const int64_t rows = part_rows(g.positions(), std::min(PANEL_ROWS, g.group_outputs()) * k);
+      const Multiplied layer = {g, *held, padded, padded.taps(g), padded.positions(g), biases, ends, y.data(), rows};
+      share_tiles(run, *held, layer.work());
     }
     y.finish();
   }

@@ -83,7 +83,7 @@ class Output {
 
 std::optional<Floats> optional_floats(const Run& run, size_t index, const char* what, const Shape& shape);
 
-// The memory of this thread for one tile, and for whatever the operator packs beside it.
+// The memory of this thread for tiles, TILE_FLOATS, and for whatever the operator packs beside it.
 float* tile_memory();
 float* pack_memory(int64_t floats);
 float* input_memory(int64_t floats);
