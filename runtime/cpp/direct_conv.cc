@@ -16,11 +16,37 @@ Phases::Phases(const Geometry& geometry, const Kernels& kernels) : geometry_(geo
   channel_size_ = phases * phase_size_;
   for (int64_t z = 0; z < geometry.in[0]; ++z)
     for (int64_t y = 0; y < geometry.in[1]; ++y) add_row(z, y);
-  const int64_t width = geometry.out[2], vector = kernels.vector;
-  for (int64_t z = 0; z < geometry.out[0]; ++z)
-    for (int64_t y = 0; y < geometry.out[1]; ++y)
+  outputs_ = row_by_row();
+  // Narrow planes fill a fraction of a vector with each row.
+  if (std::vector<Patch> fewer = across_rows(); fewer.size() * 5 < outputs_.size() * 4) outputs_ = std::move(fewer);
+}
+
+std::vector<Patch> Phases::row_by_row() const {
+  std::vector<Patch> patches;
+  const int64_t vector = kernels_.vector, width = geometry_.out[2];
+  for (int64_t z = 0; z < geometry_.out[0]; ++z)
+    for (int64_t y = 0; y < geometry_.out[1]; ++y)
       for (int64_t x = 0; x < width; x += vector)
-        outputs_.push_back({(z * extent_[1] + y) * extent_[2] + x, (z * geometry.out[1] + y) * width + x, std::min(vector, width - x)});
+        patches.push_back({(z * extent_[1] + y) * extent_[2] + x, (z * geometry_.out[1] + y) * width + x,
+                           static_cast<uint32_t>((uint64_t{1} << std::min(vector, width - x)) - 1)});
+  return patches;
+}
+
+// All positions of a phase one after the other, those between the rows too.
+std::vector<Patch> Phases::across_rows() const {
+  std::vector<Patch> patches;
+  int64_t to = 0;
+  for (int64_t from = 0; to < geometry_.positions(); from += kernels_.vector) {
+    Patch patch = {from, to, 0};
+    for (int64_t lane = 0; lane < kernels_.vector; ++lane) {
+      const int64_t row = (from + lane) / extent_[2], x = (from + lane) % extent_[2];
+      if (x >= geometry_.out[2] || row % extent_[1] >= geometry_.out[1] || row / extent_[1] >= geometry_.out[0]) continue;
+      patch.lanes |= uint32_t{1} << lane;
+      ++to;
+    }
+    if (patch.lanes) patches.push_back(patch);
+  }
+  return patches;
 }
 
 // One row of a plane, of which each phase takes its share.

@@ -17,16 +17,19 @@ class Phases {
   void fill(const float* x, float* planes) const;
   // Where a tap's phase begins.
   int64_t source(int64_t channel, const Tap& tap) const;
-  // The outputs of a plane, a vector at a time.
-  const std::vector<Span>& outputs() const { return outputs_; }
+  // The outputs of a plane.
+  const std::vector<Patch>& outputs() const { return outputs_; }
   const Geometry& geometry() const { return geometry_; }
 
  private:
   void add_row(int64_t z, int64_t y);
+  std::vector<Patch> row_by_row() const;
+  std::vector<Patch> across_rows() const;
   const Geometry& geometry_;
   const Kernels& kernels_;
   int64_t extent_[3], phase_size_, channel_size_;
-  std::vector<Span> rows_, outputs_;  // of a plane: what `fill` copies, and outputs
+  std::vector<Span> rows_;  // of a plane, which `fill` copies
+  std::vector<Patch> outputs_;
 };
 
 // Some lanes of a tile, which are outputs, and an image.

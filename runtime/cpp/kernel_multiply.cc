@@ -159,17 +159,22 @@ void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, f
 
 namespace {
 
-// The first `count` floats.
-inline void store_part(float* to, Floats floats, int64_t count) {
+constexpr uint32_t ALL_LANES = (1u << FLOATS) - 1;
+
+// The floats of these lanes, next to each other.
+inline void store_lanes(float* to, Floats floats, uint32_t lanes) {
+  if (lanes == ALL_LANES) return store(to, floats);
 #if VECTOR_BYTES == 64
-  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), (__m512)floats);
+  const __m512 together = _mm512_maskz_compress_ps(static_cast<__mmask16>(lanes), (__m512)floats);
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << _mm_popcnt_u32(lanes)) - 1), together);
 #else
-  for (int64_t i = 0; i < count; ++i) to[i] = floats[i];
+  for (int lane = 0; lane < FLOATS; ++lane)
+    if (lanes >> lane & 1) *to++ = floats[lane];
 #endif
 }
 
 template <int MANY>
-inline void correlate_spans(const Correlation& c, int64_t first) {
+inline void correlate_patches(const Correlation& c, int64_t first) {
   Floats sum[MANY];
 #pragma GCC unroll 4
   for (int i = 0; i < MANY; ++i) sum[i] = Floats{} + c.bias;
@@ -177,17 +182,15 @@ inline void correlate_spans(const Correlation& c, int64_t first) {
     const float* source = c.sources[tap];
     const float weight = c.weights[tap];
 #pragma GCC unroll 4
-    for (int i = 0; i < MANY; ++i) sum[i] += weight * load(source + c.spans[first + i].from);
+    for (int i = 0; i < MANY; ++i) sum[i] += weight * load(source + c.patches[first + i].from);
   }
 #pragma GCC unroll 4
   for (int i = 0; i < MANY; ++i) {
-    const Span span = c.spans[first + i];
-    float* to = c.y + span.to;
-    if (c.accumulate) {
-      for (int64_t at = 0; at < span.count; ++at) to[at] += sum[i][at];
-    } else {
-      span.count == FLOATS ? store(to, sum[i]) : store_part(to, sum[i], span.count);
-    }
+    const Patch patch = c.patches[first + i];
+    float* to = c.y + patch.to;
+    for (int lane = 0; c.accumulate && lane < FLOATS; ++lane)
+      if (patch.lanes >> lane & 1) *to++ += sum[i][lane];
+    if (!c.accumulate) store_lanes(to, sum[i], patch.lanes);
   }
 }
 
@@ -195,9 +198,9 @@ inline void correlate_spans(const Correlation& c, int64_t first) {
 
 void correlate(const Correlation* correlation) {
   const Correlation c = *correlation;
-  int64_t span = 0;
-  for (; span + 4 <= c.span_count; span += 4) correlate_spans<4>(c, span);
-  for (; span < c.span_count; ++span) correlate_spans<1>(c, span);
+  int64_t patch = 0;
+  for (; patch + 4 <= c.patch_count; patch += 4) correlate_patches<4>(c, patch);
+  for (; patch < c.patch_count; ++patch) correlate_patches<1>(c, patch);
 }
 
 namespace {

@@ -31,13 +31,19 @@ struct Span {
   int64_t from, to, count;
 };
 
-// y[span.to + i] (+)= sum over taps of weights[tap] * sources[tap][span.from + i] + bias, for spans of at most a vector.
+// A vector of neighbours in a plane, some of which are outputs: those of the lanes whose bits are set, which are next to each other in y.
+struct Patch {
+  int64_t from, to;
+  uint32_t lanes;
+};
+
+// y[patch.to ...] (+)= sum over taps of weights[tap] * sources[tap][patch.from + lane] + bias, for the lanes of each patch.
 struct Correlation {
-  const float* const* sources;  // readable for a vector behind every span
+  const float* const* sources;  // readable for a vector from every patch on
   const float* weights;
   int64_t taps;
-  const Span* spans;
-  int64_t span_count;
+  const Patch* patches;
+  int64_t patch_count;
   float* y;
   float bias;
   int accumulate;
