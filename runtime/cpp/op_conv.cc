@@ -2,58 +2,27 @@
 #include <algorithm>
 
 #include "activation.h"
-#include "direct_conv.h"
+#include "conv_plan.h"
 #include "share.h"
 
 namespace onnx_compress {
 namespace {
 
-// The input with its padding, [image, channel, padded position]; the input itself where there is none.
-class Padded {
- public:
-  Padded(const Run& run, const Geometry& g, const float* x) : data_(x), row_(g.in[2]), plane_(g.in[1] * g.in[2]), volume_(g.plane()) {
-    int64_t padding = 0;
-    for (int axis = 0; axis < 3; ++axis) padding += g.before[axis] + g.after[axis];
-    if (padding == 0) return;
-    row_ = g.in[2] + g.before[2] + g.after[2];
-    plane_ = row_ * (g.in[1] + g.before[1] + g.after[1]);
-    volume_ = plane_ * (g.in[0] + g.before[0] + g.after[0]);
-    float* padded = input_memory(g.images * g.channels * volume_);
-    run.parallel(g.images * g.channels, [&](int64_t channel) { fill(g, x + channel * g.plane(), padded + channel * volume_); });
-    data_ = padded;
-  }
-  const float* group(const Geometry& g, int64_t image, int64_t group) const {
-    return data_ + (image * g.channels + group * g.group_channels()) * volume_;
-  }
-  // How far what each tap of a group reads is from what tap 0 reads, for the same position.
-  std::vector<int64_t> taps(const Geometry& g) const {
-    std::vector<int64_t> offsets;
-    for (int64_t channel = 0; channel < g.group_channels(); ++channel)
-      for (int64_t z = 0; z < g.kernel[0]; ++z)
-        for (int64_t y = 0; y < g.kernel[1]; ++y)
-          for (int64_t x = 0; x < g.kernel[2]; ++x)
-            offsets.push_back(channel * volume_ + z * g.dilation[0] * plane_ + y * g.dilation[1] * row_ + x * g.dilation[2]);
-    return offsets;
-  }
-  // The same for all positions, and tap 0.
-  std::vector<int64_t> positions(const Geometry& g) const {
-    std::vector<int64_t> offsets;
-    for (int64_t z = 0; z < g.out[0]; ++z)
-      for (int64_t y = 0; y < g.out[1]; ++y)
-        for (int64_t x = 0; x < g.out[2]; ++x) offsets.push_back(z * g.stride[0] * plane_ + y * g.stride[1] * row_ + x * g.stride[2]);
-    return offsets;
-  }
+// Inputs of fewer floats are padded by one thread: others would take longer to wake.
+constexpr int64_t PADDED_TOGETHER = 1 << 17;
 
- private:
-  void fill(const Geometry& g, const float* from, float* to) const {
-    std::fill(to, to + volume_, 0.0f);
-    for (int64_t z = 0; z < g.in[0]; ++z)
-      for (int64_t y = 0; y < g.in[1]; ++y)
-        std::copy_n(from + (z * g.in[1] + y) * g.in[2], g.in[2], to + (z + g.before[0]) * plane_ + (y + g.before[1]) * row_ + g.before[2]);
-  }
-  const float* data_;
-  int64_t row_, plane_, volume_;
-};
+// The input with its padding, [image, channel, padded position]; the input itself where there is none.
+const float* padded_input(const Run& run, const ConvPlan& plan, const float* x) {
+  if (plan.padded->same()) return x;
+  const int64_t channels = plan.geometry.images * plan.geometry.channels, volume = plan.padded->volume();
+  float* to = input_memory(channels * volume);
+  const int64_t parts = std::clamp<int64_t>(channels * volume / PADDED_TOGETHER, 1, channels);
+  run.parallel(parts, [&](int64_t part) {
+    for (int64_t channel = channels * part / parts; channel < channels * (part + 1) / parts; ++channel)
+      plan.padded->fill(x + channel * plan.geometry.plane(), to + channel * volume);
+  });
+  return to;
+}
 
 struct Ends {
   const std::optional<Floats>& residual;
@@ -74,13 +43,12 @@ void finish_rows(const Geometry& g, float* y, const Part& part, const Ends& ends
   if (!ending.nothing()) ends.kernels.end_rows(&sums, &ending);
 }
 
-// A convolution as a multiplication: rows of x are output positions, wherever their taps are in the input.
+// A convolution as a multiplication.
 struct Multiplied {
   const Geometry& g;
   const Weight& weight;
-  const Padded& padded;
-  std::vector<int64_t> taps, positions;
-  const float* bias;  // a value an output, or null
+  const PaddedInput& padded;
+  const float *input, *bias;  // padded; a value an output, or null
   Ends ends;
   float* y;
   int64_t rows;  // positions of a block
@@ -102,11 +70,11 @@ struct Multiplied {
     const int64_t output = tile.batch * weight.member().rows + tile.row + panel * PANEL_ROWS;
     const Part part = {image, output, std::min(PANEL_ROWS, tile.lanes - panel * PANEL_ROWS), first, std::min(first + rows, g.positions())};
     float* to = sums ? sums + ((image * panels(tile) + panel) * g.positions() + first) * PANEL_ROWS : pack_memory(PART_ROWS * PANEL_ROWS);
-    const float *x[PART_ROWS], *from = padded.group(g, image, tile.batch);
     const int64_t many = part.last - part.first;
-    for (int64_t i = 0; i < many; ++i) x[i] = from + positions[static_cast<size_t>(first + i)];
+    const float* x[PART_ROWS];
+    padded.rows(input + (image * g.channels + tile.batch * g.group_channels()) * padded.volume(), first, many, x);
     const Product product = {x,
-                             taps.data() + tile.first,
+                             padded.taps().data() + tile.first,
                              many,
                              tile.last - tile.first,
                              tile.lane(panel * PANEL_ROWS),
@@ -153,9 +121,6 @@ struct Direct {
   }
 };
 
-// Groups of fewer outputs than this go the direct way: a panel would be mostly other groups' lanes.
-constexpr int64_t DIRECT_BELOW = 16;
-
 class Conv : public WeightOperator {
  public:
   Conv(const Attributes& attributes, const Options& options)
@@ -166,24 +131,22 @@ class Conv : public WeightOperator {
   void compute(const Run& run) const override {
     const auto held = weight(run);
     const Tensor x = run.input(0).value();
-    const Geometry g(conv_, x.shape, held->member());
+    const auto plan = plan_for(x.shape, *held);
+    const Geometry& g = plan->geometry;
     const Floats activations(x);
     const auto bias = optional_floats(run, 2, "bias", {g.outputs});
     const auto residual = optional_floats(run, 3, "residual", g.shape());
     Output y(run, g.shape(), x.type);
-    const bool direct = g.group > 1 && (held->member().batch == 1 || g.group_outputs() < DIRECT_BELOW);
-    const float* biases = bias ? bias->data() : nullptr;
+    const float *in = activations.data(), *biases = bias ? bias->data() : nullptr;
     const Ends ends = {residual, activation_, held->kernels()};
     const int64_t k = held->member().k;
-    if (direct) {
-      const Phases phases(g, held->kernels());
+    if (plan->phases) {
       const int64_t lanes = part_rows(std::min<int64_t>(LANES_MAX, held->member().rows), g.positions() * k * DIRECT_COST);
-      const Direct layer = {g, *held, phases, activations.data(), biases, ends, y.data(), lanes};
+      const Direct layer = {g, *held, *plan->phases, in, biases, ends, y.data(), lanes};
       share_tiles(run, *held, layer.work());
     } else {
-      const Padded padded(run, g, activations.data());
       const int64_t rows = part_rows(g.positions(), std::min(PANEL_ROWS, g.group_outputs()) * k);
-      const Multiplied layer = {g, *held, padded, padded.taps(g), padded.positions(g), biases, ends, y.data(), rows};
+      const Multiplied layer = {g, *held, *plan->padded, padded_input(run, *plan, in), biases, ends, y.data(), rows};
       share_tiles(run, *held, layer.work());
     }
     y.finish();
@@ -198,8 +161,18 @@ class Conv : public WeightOperator {
   }
 
  private:
+  // The last plan serves as long as the shape and the weight are the same.
+  std::shared_ptr<const ConvPlan> plan_for(const Shape& x, const Weight& weight) const {
+    auto plan = std::atomic_load(&plan_);
+    if (plan && plan->x == x && constant()) return plan;
+    plan = std::make_shared<const ConvPlan>(conv_, x, weight);
+    std::atomic_store(&plan_, plan);
+    return plan;
+  }
+
   ConvAttributes conv_;
   Activation activation_;
+  mutable std::shared_ptr<const ConvPlan> plan_;
 };
 
 }  // namespace

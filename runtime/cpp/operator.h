@@ -27,6 +27,7 @@ class HeldWeight {
   // `validate` checks what the operator needs of its weight; called once for each weight.
   HeldWeight(WeightPlace place, const Options& options, std::function<void(const Weight&)> validate);
   void keep_constant(const Attributes& attributes);
+  bool constant() const { return constant_ != nullptr; }
   std::shared_ptr<const Weight> of(const Run& run) const;
 
  private:
@@ -52,6 +53,7 @@ class WeightOperator : public Operator {
   std::shared_ptr<const Weight> weight(const Run& run) const { return held_.of(run); }
   virtual void validate(const Weight&) const {}
   void keep_constant(const Attributes& attributes) { held_.keep_constant(attributes); }
+  bool constant() const { return held_.constant(); }
 
  private:
   HeldWeight held_;
