@@ -18,7 +18,17 @@ Phases::Phases(const Geometry& geometry, const Kernels& kernels) : geometry_(geo
     for (int64_t y = 0; y < geometry.in[1]; ++y) add_row(z, y);
   outputs_ = row_by_row();
   // Narrow planes fill a fraction of a vector with each row.
-  if (std::vector<Patch> fewer = across_rows(); fewer.size() * 5 < outputs_.size() * 4) outputs_ = std::move(fewer);
+  std::vector<Patch> fewer = across_rows({0, 0, 0}, geometry.out);
+  fewer.erase(std::remove_if(fewer.begin(), fewer.end(), [](const Patch& patch) { return patch.lanes == 0; }), fewer.end());
+  if (fewer.size() * 5 < outputs_.size() * 4) outputs_ = std::move(fewer);
+  int64_t ends[3];
+  bool all = phases == 1;  // and no tap leaves out what lies at the end of a row
+  for (int axis = 0; axis < 3; ++axis) {
+    ends[axis] = geometry.before[axis] + geometry.in[axis];
+    all = all && ends[axis] <= extent_[axis];
+  }
+  if (all) inputs_ = across_rows(geometry.before, ends);
+  if (inputs_.size() * 5 >= rows_.size() * 4) inputs_.clear();
 }
 
 std::vector<Patch> Phases::row_by_row() const {
@@ -33,18 +43,21 @@ std::vector<Patch> Phases::row_by_row() const {
 }
 
 // All positions of a phase one after the other, those between the rows too.
-std::vector<Patch> Phases::across_rows() const {
+std::vector<Patch> Phases::across_rows(const int64_t (&first)[3], const int64_t (&last)[3]) const {
   std::vector<Patch> patches;
-  int64_t to = 0;
-  for (int64_t from = 0; to < geometry_.positions(); from += kernels_.vector) {
-    Patch patch = {from, to, 0};
+  int64_t found = 0;
+  for (int64_t position = 0; position < phase_size_; position += kernels_.vector) {
+    Patch patch = {position, found, 0};
     for (int64_t lane = 0; lane < kernels_.vector; ++lane) {
-      const int64_t row = (from + lane) / extent_[2], x = (from + lane) % extent_[2];
-      if (x >= geometry_.out[2] || row % extent_[1] >= geometry_.out[1] || row / extent_[1] >= geometry_.out[0]) continue;
+      const int64_t row = (position + lane) / extent_[2];
+      const int64_t at[3] = {row / extent_[1], row % extent_[1], (position + lane) % extent_[2]};
+      bool inside = true;
+      for (int axis = 0; axis < 3; ++axis) inside = inside && at[axis] >= first[axis] && at[axis] < last[axis];
+      if (!inside) continue;
       patch.lanes |= uint32_t{1} << lane;
-      ++to;
+      ++found;
     }
-    if (patch.lanes) patches.push_back(patch);
+    patches.push_back(patch);
   }
   return patches;
 }
@@ -67,9 +80,15 @@ void Phases::add_row(int64_t z, int64_t y) {
 }
 
 void Phases::fill(const float* x, float* planes) const {
-  for (int64_t channel = 0; channel < geometry_.group_channels(); ++channel)
-    kernels_.copy_spans(x + channel * geometry_.plane(), rows_.data(), static_cast<int64_t>(rows_.size()), geometry_.stride[2],
-                        planes + channel * channel_size_);
+  for (int64_t channel = 0; channel < geometry_.group_channels(); ++channel) {
+    const float* from = x + channel * geometry_.plane();
+    float* to = planes + channel * channel_size_;
+    if (!inputs_.empty()) {
+      kernels_.spread(from, inputs_.data(), static_cast<int64_t>(inputs_.size()), to);
+    } else {
+      kernels_.copy_spans(from, rows_.data(), static_cast<int64_t>(rows_.size()), geometry_.stride[2], to);
+    }
+  }
 }
 
 int64_t Phases::source(int64_t channel, const Tap& tap) const {

@@ -13,7 +13,7 @@ class Phases {
   Phases(const Geometry& geometry, const Kernels& kernels);
 
   int64_t floats() const { return channel_size_ * geometry_.group_channels() + kernels_.vector; }
-  // The group's channels [channels, plane] into `planes`, whose padding is zero already.
+  // The group's channels [channels, plane] into `planes`, whose padding is zero before the first.
   void fill(const float* x, float* planes) const;
   // Where a tap's phase begins.
   int64_t source(int64_t channel, const Tap& tap) const;
@@ -24,12 +24,13 @@ class Phases {
  private:
   void add_row(int64_t z, int64_t y);
   std::vector<Patch> row_by_row() const;
-  std::vector<Patch> across_rows() const;
+  // The patches of a plane of these extents whose values are a box of it.
+  std::vector<Patch> across_rows(const int64_t (&first)[3], const int64_t (&last)[3]) const;
   const Geometry& geometry_;
   const Kernels& kernels_;
   int64_t extent_[3], phase_size_, channel_size_;
-  std::vector<Span> rows_;  // of a plane, which `fill` copies
-  std::vector<Patch> outputs_;
+  std::vector<Span> rows_;               // of a plane, which `fill` copies
+  std::vector<Patch> inputs_, outputs_;  // or spreads, where that is less
 };
 
 // Some lanes of a tile, which are outputs, and an image.

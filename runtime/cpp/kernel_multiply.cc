@@ -182,12 +182,12 @@ inline void correlate_patches(const Correlation& c, int64_t first) {
     const float* source = c.sources[tap];
     const float weight = c.weights[tap];
 #pragma GCC unroll 4
-    for (int i = 0; i < MANY; ++i) sum[i] += weight * load(source + c.patches[first + i].from);
+    for (int i = 0; i < MANY; ++i) sum[i] += weight * load(source + c.patches[first + i].position);
   }
 #pragma GCC unroll 4
   for (int i = 0; i < MANY; ++i) {
     const Patch patch = c.patches[first + i];
-    float* to = c.y + patch.to;
+    float* to = c.y + patch.index;
     for (int lane = 0; c.accumulate && lane < FLOATS; ++lane)
       if (patch.lanes >> lane & 1) *to++ += sum[i][lane];
     if (!c.accumulate) store_lanes(to, sum[i], patch.lanes);
@@ -224,6 +224,19 @@ inline void copy_vector(const float* from, int64_t stride, int64_t count, float*
 #endif
 
 }  // namespace
+
+void spread(const float* from, const Patch* patches, int64_t patch_count, float* to) {
+  for (int64_t i = 0; i < patch_count; ++i) {
+    const Patch patch = patches[i];
+    const float* values = from + patch.index;
+#if VECTOR_BYTES == 64
+    const __m512 together = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << _mm_popcnt_u32(patch.lanes)) - 1), values);
+    _mm512_storeu_ps(to + patch.position, _mm512_maskz_expand_ps(static_cast<__mmask16>(patch.lanes), together));
+#else
+    for (int lane = 0; lane < FLOATS; ++lane) to[patch.position + lane] = patch.lanes >> lane & 1 ? *values++ : 0.0f;
+#endif
+  }
+}
 
 void copy_spans(const float* from, const Span* spans, int64_t span_count, int64_t stride, float* to) {
   for (int64_t i = 0; i < span_count; ++i) {
