@@ -28,7 +28,9 @@ Phases::Phases(const Geometry& geometry, const Kernels& kernels) : geometry_(geo
     all = all && ends[axis] <= extent_[axis];
   }
   if (all) inputs_ = across_rows(geometry.before, ends);
-  if (inputs_.size() * 5 >= rows_.size() * 4) inputs_.clear();
+  int64_t vectors = 0;
+  for (const Span& row : rows_) vectors += (row.count + kernels.vector - 1) / kernels.vector;
+  if (static_cast<int64_t>(inputs_.size()) * 4 > vectors * 5) inputs_.clear();
 }
 
 std::vector<Patch> Phases::row_by_row() const {

@@ -123,6 +123,50 @@ void multiply(const Product* product) {
 
 namespace {
 
+#if VECTOR_BYTES == 64
+// Up to sixteen lanes of up to sixteen rows: pairs, fours and so on of rows exchange halves, in registers.
+void transpose_some(const float* from, int64_t m, int64_t lanes, __m512 bias, float* to, int64_t to_row) {
+  __m512 rows[16], pairs[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) rows[i] = _mm512_add_ps(i < m ? _mm512_loadu_ps(from + i * PANEL) : _mm512_setzero_ps(), bias);
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2)
+    pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]), pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4)
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      const __m512d low = _mm512_castps_pd(pairs[i + j]), high = _mm512_castps_pd(pairs[i + j + 2]);
+      rows[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
+                   rows[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+    }
+  // rows[4 * g + c] has, in quarter q, lane 4 * q + c of the rows 4 * g to 4 * g + 3.
+  const __mmask16 some = static_cast<__mmask16>((1u << m) - 1);
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) {
+    const __m512 even_low = _mm512_shuffle_f32x4(rows[c], rows[4 + c], 0x88), odd_low = _mm512_shuffle_f32x4(rows[c], rows[4 + c], 0xDD);
+    const __m512 even_high = _mm512_shuffle_f32x4(rows[8 + c], rows[12 + c], 0x88),
+                 odd_high = _mm512_shuffle_f32x4(rows[8 + c], rows[12 + c], 0xDD);
+    const __m512 quarters[4] = {_mm512_shuffle_f32x4(even_low, even_high, 0x88), _mm512_shuffle_f32x4(odd_low, odd_high, 0x88),
+                                _mm512_shuffle_f32x4(even_low, even_high, 0xDD), _mm512_shuffle_f32x4(odd_low, odd_high, 0xDD)};
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q)
+      if (4 * q + c < lanes) _mm512_mask_storeu_ps(to + (4 * q + c) * to_row, some, quarters[q]);
+  }
+}
+
+}  // namespace
+
+void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, float* to, int64_t to_row) {
+  for (int64_t lane = 0; lane < lanes; lane += FLOATS) {
+    const int64_t many = lanes - lane < FLOATS ? lanes - lane : FLOATS;
+    const __mmask16 some = static_cast<__mmask16>((1u << many) - 1);
+    const __m512 added = bias ? _mm512_maskz_loadu_ps(some, bias + lane) : _mm512_setzero_ps();
+    for (int64_t row = 0; row < m; row += 16)
+      transpose_some(from + row * PANEL + lane, m - row < 16 ? m - row : 16, many, added, to + lane * to_row + row, to_row);
+  }
+}
+#else
 typedef float Four __attribute__((vector_size(16)));
 
 inline Four load_four(const float* from) {
@@ -156,6 +200,7 @@ void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, f
   for (; lane < lanes; ++lane)
     for (int64_t row = 0; row < m; ++row) to[lane * to_row + row] = from[row * PANEL + lane] + (bias ? bias[lane] : 0.0f);
 }
+#endif
 
 namespace {
 
