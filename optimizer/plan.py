@@ -19,7 +19,6 @@ from .model import Weight
 from .moments import Moments
 from .work import NO_TIMES, Times, Work
 
-
 GATES = {"LSTM": 4, "GRU": 3}
 """Of recurrent layers, one after the other in the rows of their weights."""
 

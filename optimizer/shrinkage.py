@@ -50,11 +50,11 @@ def cross_validated(halves: Sequence[Floats], weight: Floats) -> tuple[float, fl
     choices = CHOICES if k < MANY_COLUMNS else FEW_CHOICES
     best, seen, unseen, worse = 1.0, np.inf, np.inf, 0
     for share in choices:
-        errors = np.add(_errors(first, second, rows, share), _errors(second, first, rows, share))
-        if errors[1] < unseen:
-            best, seen, unseen, worse = share, *errors, 0
+        there, beyond = (one + other for one, other in zip(_errors(first, second, rows, share), _errors(second, first, rows, share), strict=True))
+        if beyond < unseen:
+            best, seen, unseen, worse = share, there, beyond, 0
         else:
-            worse += np.isfinite(unseen)
+            worse += bool(np.isfinite(unseen))
         if worse == PATIENCE:
             break
     if not np.isfinite(unseen):

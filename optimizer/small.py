@@ -1,6 +1,6 @@
 """Which small float tensors (biases, normalisation) are stored in 8 bits: those whose rounding costs less than the bytes that it saves are worth elsewhere.
 
-All of them are rounded in one probe. Only where together they cost more than they save each one gets a probe of its own.
+All of them are rounded in one probe. Unless that costs next to nothing beside what they save, each one gets a probe of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from ..passes.byte_floats import rounded, saved_bytes
 from .parallel import spread
 from .probe import Prober
+
+CLEAR = 0.2
+"""Share of what the bytes are worth up to which all are taken together."""
 
 
 class SmallFloats:
@@ -32,7 +35,7 @@ class SmallFloats:
             return frozenset()
         if self._together is None:
             self._together = self._prober.divergence({name: self._rounded(name) for name in self._saved})
-        if self._together <= price * sum(self._saved.values()):
+        if self._together <= CLEAR * price * sum(self._saved.values()):
             return frozenset(self._saved)
         if self._alone is None:
             names = list(self._saved)

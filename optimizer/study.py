@@ -144,7 +144,7 @@ class Study:
     def divergence(self, emitted: Emitted) -> float:
         """How far the outputs move under a compressed model: its payloads are decoded, nothing is predicted."""
         weights = {name: array for arrays in self._decoded(emitted) for name, array in arrays.items()}
-        small = {name: weights[name] if name in weights else array for name, array in self._small.arrays(emitted.in_bytes).items()}
+        small = {name: weights.get(name, array) for name, array in self._small.arrays(emitted.in_bytes).items()}
         return self._prober.divergence(weights | {name: rounded(array) for name, array in small.items()})
 
     def divergences_alone(self, emitted: Emitted) -> dict[str, float]:

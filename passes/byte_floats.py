@@ -99,7 +99,7 @@ def _chain(sizes: Mapping[str, int], block: int) -> Chain:
 
 def saved_bytes(values: Sequence[ir.Value]) -> dict[str, float]:
     """What each of these saves in 8 bits against 16, by name, its share of a chain where it is in one; those that save nothing are left out."""
-    found = {}
+    found: dict[str, float] = {}
     for chain in chains({str(value.name): value.const_value.size for value in values if _is_vector(value)}):  # type: ignore[union-attr]
         sizes = {str(value.name): value.const_value.size for value in values if value.name in chain.names}  # type: ignore[union-attr]
         found |= {name: chain.saved_bytes * size / sum(sizes.values()) for name, size in sizes.items()}

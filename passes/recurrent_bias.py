@@ -32,7 +32,7 @@ def _merge(value: ir.Value | None) -> bool:
     if value is None or not is_constant(value) or is_untouchable(value) or value.is_graph_output() or len(list(value.uses())) != 1:
         return False
     tensor = tensor_of(value)
-    if tensor.dtype != ir.DataType.FLOAT or len(tensor.shape) != 2 or tensor.size % 2:  # noqa: PLR2004
+    if tensor.dtype != ir.DataType.FLOAT or len(tensor.shape) != 2 or tensor.size % 2:
         return False
     first, second = np.split(tensor.numpy(), 2, axis=1)
     if not second.any():
