@@ -46,7 +46,8 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Readers:
-    """What reads a tensor: `fused` become operators of ours, all in one view; `casts` to float go, since only these read them; `whole`: others remain."""
+    """What reads a tensor: `fused` become operators of ours, all in one view; `casts` to float go, since only these read them; `whole`: it is made whole
+    for others, or for what reads the one Cast."""
 
     fused: tuple[Use, ...] = ()
     casts: tuple[Node, ...] = ()
@@ -56,6 +57,11 @@ class Readers:
     def view(self) -> View | None:
         """The view that the payload must have, if any."""
         return self.fused[0].view if self.fused else None
+
+    @property
+    def widened(self) -> bool:
+        """Whether it is made as float at once, in the place of a Cast."""
+        return self.whole and bool(self.casts)
 
     @property
     def gathered(self) -> bool:
@@ -93,6 +99,8 @@ class Search:
         lookups = tuple(use for use in found if use.node.op_type == "Gather")
         if fused and (large or lookups == fused) and len(fused) == len(direct) + len(behind):
             return Readers(fused, casts, False)
+        if len(nodes) == len(casts) == 1:
+            return Readers((), casts)
         return Readers(lookups) if lookups else NONE
 
     def _nodes(self, graph: int, name: str) -> list[Node] | None:
@@ -154,3 +162,9 @@ def ours(op_type: str, inputs: Sequence[str], outputs: Sequence[str], name: str 
     named = wire.block(protos.NODE_NAME, name) if name else b""
     rest = wire.block(protos.NODE_OP_TYPE, op_type) + attributes + wire.block(protos.NODE_DOMAIN, DOMAIN)
     return wire.block(protos.GRAPH_NODE, body + named + rest)
+
+
+def attribute_ints(name: str, values: Sequence[int]) -> bytes:
+    """An attribute of integers, as a field of its node."""
+    packed = b"".join(map(wire.varint, values))
+    return wire.block(protos.NODE_ATTRIBUTE, wire.block(1, name) + wire.block(protos.ATTRIBUTE_INTS, packed) + wire.number(protos.ATTRIBUTE_TYPE, protos.TYPE_INTS))

@@ -15,10 +15,10 @@ from . import exact, protos, wire
 from .emit import PACKAGE_KEY
 from .lossless_source import Source, gaps
 from .lossless_tensors import Packed, Weight
-from .lossless_uses import fused_node, ours
+from .lossless_uses import attribute_ints, fused_node, ours
 from .operators import DOMAIN
 from .protos import Model, Tensor
-from .recipe import COPY_DATA, COPY_MODEL, LITERAL, RECIPE_KEY, TENSOR, TRANSPOSED, Original, Place, Recipe, Segment, pack
+from .recipe import COPY_DATA, COPY_MODEL, LITERAL, PART, RECIPE_KEY, TENSOR, TRANSPOSED, Original, Place, Recipe, Segment, pack
 from .save import IDENTITY_KEY
 from .splice import Blob, Edit, Stretch, spans, with_lengths
 from .version import how_to_install
@@ -72,12 +72,16 @@ class _Plan:
         edits = self._input_edits()
         heads: list[list[bytes | Blob]] = [[] for _ in self._model.graphs]
         stored: set[int] = set()
+        bundles: dict[int, list[Weight]] = {}
         for weight in self._packed.weights:
             head = heads[weight.item.graph]
             if weight.number not in stored:
                 head += self._payload(weight.number)
                 stored.add(weight.number)
+            if weight.manner == PART:
+                bundles.setdefault(weight.number, []).append(weight)
             edits += self._weight_edits(weight, head)
+        heads[0] += [self._cut(number, parts) for number, parts in bundles.items()]
         coded = {weight.item.tensor.place.start for weight in self._packed.weights}
         edits += [edit for tensor, around in self._model.placed_tensors() if tensor.place.start not in coded for edit in self._kept_edits(tensor, around)]
         heads[0] += [wire.block(protos.GRAPH_INITIALIZER, _tensor(self._like(dtype), dtype, [1], b"\0" * exact.stored_bytes(dtype, 1))) for dtype in sorted(self._likes)]
@@ -115,13 +119,13 @@ class _Plan:
     def _weight_edits(self, weight: Weight, head: list[bytes | Blob]) -> list[Edit]:
         item, graph = weight.item, self._model.graphs[weight.item.graph]
         place = item.node.place if item.node else item.tensor.place
-        stretches = (Stretch(*item.tensor.data, weight.number, weight.manner),) if item.tensor.data else ()
-        nodes = self._decompress(weight) if item.readers.whole else []
+        stretches = (Stretch(*item.tensor.data, weight.number, weight.manner, weight.start),) if item.tensor.data else ()
+        nodes = self._decompress(weight) if item.readers.whole and weight.manner != PART else []
         new: tuple[bytes, ...] = ()
         if item.node is not None:
             new = tuple(nodes)  # in the place of the Constant
         else:
-            at = self._first_use(item.graph, weight.name)
+            at = self._first_use(item.graph, item.given) if nodes else None
             if at is None:
                 head += nodes
             else:
@@ -149,14 +153,22 @@ class _Plan:
         return [self._like(dtype)]
 
     def _decompress(self, weight: Weight) -> list[bytes]:
-        """The nodes that make a weight, under its own name."""
-        payload, likes = self._payload_name(weight.number), self._likes_of(weight.item.tensor.dtype)
+        """The nodes that make a weight, under the name that its readers know."""
+        item, payload = weight.item, self._payload_name(weight.number)
+        likes = [] if item.readers.widened else self._likes_of(item.tensor.dtype)
         if weight.manner != TRANSPOSED:
-            return [ours("Decompress", [payload, *likes], [weight.name])]
+            return [ours("Decompress", [payload, *likes], [item.given])]
         self._fresh += 1
         turned = f"{self._prefix}t{self._fresh}"
-        transpose = wire.block(protos.GRAPH_NODE, wire.block(1, turned) + wire.block(2, weight.name) + wire.block(protos.NODE_OP_TYPE, "Transpose"))
+        transpose = wire.block(protos.GRAPH_NODE, wire.block(1, turned) + wire.block(2, item.given) + wire.block(protos.NODE_OP_TYPE, "Transpose"))
         return [ours("Decompress", [payload, *likes], [turned]), transpose]
+
+    def _cut(self, number: int, weights: list[Weight]) -> bytes:
+        """The node that makes all weights of a bundle."""
+        item = weights[0].item
+        likes = [] if item.readers.widened else self._likes_of(item.tensor.dtype)
+        dims = [number for weight in weights for number in (len(weight.item.tensor.dims), *weight.item.tensor.dims)]
+        return ours("Decompress", [self._payload_name(number), *likes], [weight.item.given for weight in weights], attributes=attribute_ints("parts", dims))
 
     def _kept_edits(self, tensor: Tensor, around: tuple[Field, ...]) -> Iterator[Edit]:
         """A tensor of a data file that stays as it is: it now stands in the new data file, or in the model."""
@@ -249,7 +261,7 @@ class _Writer:
     def _data_segment(self, span: tuple[str, int, int], weight: Weight | None) -> None:
         size = span[2] - span[1]
         if weight is not None:
-            self._segments.append(Segment(TENSOR, weight.number, size, weight.manner))
+            self._segments.append(Segment(TENSOR, weight.number, size, weight.manner, weight.start))
         elif (place := self._kept.get(span)) is not None:
             self._segments.append(Segment(COPY_DATA if place.external else COPY_MODEL, place.at, size))
         else:
@@ -279,7 +291,7 @@ class _Writer:
             self._literal(at, stretch.start)
             for block in self._held.blocks("", stretch.start, stretch.end):
                 self._hash.update(block)
-            self._segments.append(Segment(TENSOR, stretch.number, stretch.end - stretch.start, stretch.manner))
+            self._segments.append(Segment(TENSOR, stretch.number, stretch.end - stretch.start, stretch.manner, stretch.part))
             at = stretch.end
         self._literal(at, edit.end)
 

@@ -10,27 +10,43 @@ import base64
 import lzma
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ..passes.members import zigzag
 from .errors import CompressError
 from .wire import read_varint, varint
 
 RECIPE_KEY = "onnx_compress.original"
 VERSION = 1
 COPY_MODEL, COPY_DATA, LITERAL, TENSOR = range(4)
-PLAIN, TRANSPOSED, WIDENED = range(3)
+PLAIN, TRANSPOSED, WIDENED, PART = range(4)
+SORTS = 5
 WINDOW_BYTES, LEAST_WINDOW_BYTES = 1 << 24, 1 << 12
 MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """`size` bytes: of the compressed model or its data file from `at` on, literal bytes from `at` of the pool, or those of payload `at` in `manner`."""
+    """`size` bytes: of the compressed model or its data file from `at` on, literal bytes from `at` of the pool, or those of payload `at` in `manner`.
+
+    A part of a payload begins at byte `start` of what that decodes to.
+    """
 
     kind: int
     at: int
     size: int
     manner: int = PLAIN
+    start: int = 0
+
+    @property
+    def sort(self) -> int:
+        """What it is likely to follow: another of its kind, parts of payloads by themselves."""
+        return self.kind + (self.manner == PART)
+
+    @property
+    def end(self) -> int:
+        """Where the next of its sort is likely to begin: parts are of the same payload."""
+        return self.at + (self.size if self.kind != TENSOR else self.manner != PART)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +82,19 @@ def pack(recipe: Recipe) -> str:
     out = [varint(VERSION), varint(len(recipe.payloads))]
     ends = [0, 0]
     for place in recipe.payloads:
-        out += [varint(place.external), _signed(place.at - ends[place.external]), varint(place.size)]
+        out += [varint(place.external), zigzag(place.at - ends[place.external]), varint(place.size)]
         ends[place.external] = place.at + place.size
     out.append(varint(len(recipe.files)))
     for file in recipe.files:
         name = file.name.encode("utf-8", "surrogateescape")
         out += [varint(len(name)), name, varint(file.size), file.sha256, varint(len(file.segments))]
-        ends = [0, 0, 0, 0]
+        ends, part = [0] * SORTS, 0
         for one in file.segments:
-            out += [varint(one.kind | one.manner << 2), _signed(one.at - ends[one.kind]), varint(one.size)]
-            ends[one.kind] = one.at + (one.size if one.kind != TENSOR else 1)
+            out += [varint(one.kind | one.manner << 2), zigzag(one.at - ends[one.sort]), varint(one.size)]
+            ends[one.sort] = one.end
+            if one.manner == PART:
+                out.append(zigzag(one.start - part))
+                part = one.start + one.size
     body = b"".join([*out, recipe.literals])
     choices = [b"\0" + zlib.compress(body, 9), b"\1" + lzma.compress(body, lzma.FORMAT_RAW, filters=_filters(len(body)))]
     packed = struct.pack("<I", zlib.crc32(body)) + min(choices, key=len)
@@ -110,10 +129,6 @@ def _filters(size: int) -> list[dict[str, int]]:
     """For `size` bytes: a larger window costs 20 ms to set up and gives the same."""
     window = min(WINDOW_BYTES, max(LEAST_WINDOW_BYTES, size))
     return [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "pb": 0, "dict_size": window}]
-
-
-def _signed(value: int) -> bytes:
-    return varint(value << 1 if value >= 0 else (-value << 1) - 1)
 
 
 class _Reader:
@@ -152,11 +167,14 @@ class _Reader:
     def _file(self) -> Original:
         name = self._take(self._number()).decode("utf-8", "surrogateescape")
         size, sha256 = self._number(), self._take(32)
-        segments, ends = [], [0, 0, 0, 0]
+        segments, ends, part = [], [0] * SORTS, 0
         for _ in range(self._number()):
             code = self._number()
-            kind, manner = code & 3, code >> 2
-            at = ends[kind] + self._signed()
-            segments.append(Segment(kind, at, self._number(), manner))
-            ends[kind] = at + (segments[-1].size if kind != TENSOR else 1)
+            one = Segment(code & 3, 0, 0, code >> 2)
+            one = replace(one, at=ends[one.sort] + self._signed(), size=self._number())
+            ends[one.sort] = one.end
+            if one.manner == PART:
+                one = replace(one, start=part + self._signed())
+                part = one.start + one.size
+            segments.append(one)
         return Original(name, size, sha256, tuple(segments))
