@@ -23,12 +23,11 @@ from ..runtime.form import Member
 from ..runtime.header import FORMAT_KEY, LOSSLESS_VERSION, read_header
 from ..runtime.members import WIDTHS
 from . import exact, wire
-from .emit import PACKAGE_KEY
 from .errors import CompressError, UsageError
 from .files import data_name
 from .lossless_source import Source, widened
-from .protos import TENSOR_EXTERNAL, Tensor, read_metadata, read_model
-from .recipe import COPY_DATA, LITERAL, PART, RECIPE_KEY, TENSOR, TRANSPOSED, WIDENED, Original, Recipe, Segment, unpack
+from .protos import TENSOR_EXTERNAL, Tensor, metadata_entries, read_metadata, read_model
+from .recipe import BEFORE_BYTES, COPY_DATA, LITERAL, PART, RECIPE_KEY, TENSOR, TRANSPOSED, WIDENED, Original, Recipe, Segment, unpack
 from .splice import Edit, spans, with_lengths
 from .wire import Data, Field
 
@@ -44,13 +43,14 @@ Sink = Callable[[bytes | memoryview], object]
 def read_recipe(path: Path) -> Recipe:
     """The recipe of a lossless file. Raises UsageError, CompressError."""
     with Source(path) as held:
-        metadata = read_metadata(held.data)
-    if RECIPE_KEY not in metadata:
+        entries = {key: (value, place.start) for key, value, place in metadata_entries(held.data)}
+        record, start = entries.get(RECIPE_KEY, ("", 0))
+        before = bytes(held.data[max(0, start - BEFORE_BYTES) : start])
+    if not record:
         raise UsageError(f"{path} was not written by onnx-compress --lossless: it has no record of its original")
-    if (written := metadata.get(FORMAT_KEY)) != LOSSLESS_VERSION:
-        remedy = metadata.get(PACKAGE_KEY, "install the onnx-compress that wrote it")
-        raise CompressError(f"{path} has payload format {written}, this version reads {LOSSLESS_VERSION} only: {remedy}")
-    return unpack(metadata[RECIPE_KEY])
+    if (written := entries.get(FORMAT_KEY, ("none", 0))[0]) != LOSSLESS_VERSION:
+        raise CompressError(f"{path} has payload format {written}, this version reads {LOSSLESS_VERSION} only: install the onnx-compress that wrote it")
+    return unpack(record, before)
 
 
 def is_lossless(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -12,16 +12,28 @@ from typing import BinaryIO
 
 from ..runtime.header import FORMAT_KEY, LOSSLESS_VERSION
 from . import exact, protos, wire
-from .emit import PACKAGE_KEY
 from .lossless_source import Source, gaps
 from .lossless_tensors import Packed, Weight
 from .lossless_uses import attribute_ints, fused_node, ours
 from .operators import DOMAIN
 from .protos import Model, Tensor
-from .recipe import COPY_DATA, COPY_MODEL, LITERAL, PART, RECIPE_KEY, TENSOR, TRANSPOSED, Original, Place, Recipe, Segment, pack
+from .recipe import (
+    BEFORE_BYTES,
+    COPY_DATA,
+    COPY_MODEL,
+    LITERAL,
+    PART,
+    RECIPE_KEY,
+    TENSOR,
+    TRANSPOSED,
+    Original,
+    Place,
+    Recipe,
+    Segment,
+    pack,
+)
 from .save import IDENTITY_KEY
 from .splice import Blob, Edit, Stretch, spans, with_lengths
-from .version import how_to_install
 from .wire import Field
 
 UINT8, FLOAT = 2, 1
@@ -41,15 +53,23 @@ def write_model(held: Source, model: Model, packed: Packed, path: Path) -> Writt
     """Writes the compressed model to `path`; its data file is there already. Raises OSError."""
     plan = _Plan(held, model, packed)
     edits = with_lengths(held.data, plan.edits())
-    with path.open("wb") as file:
+    with path.open("w+b") as file:
         writer = _Writer(held, packed, file)
         writer.write(edits)
-        record = pack(writer.recipe(model))
-        entries = {FORMAT_KEY: LOSSLESS_VERSION, PACKAGE_KEY: how_to_install(), RECIPE_KEY: record}
+        entries = {FORMAT_KEY: LOSSLESS_VERSION}
         entries |= {IDENTITY_KEY: packed.identity.hex()} if packed.identity else {}
         file.write(wire.block(protos.MODEL_OPSETS, wire.block(1, DOMAIN) + wire.number(2, 1)))
-        file.writelines(wire.block(protos.MODEL_METADATA, wire.block(1, key) + wire.block(2, value)) for key, value in entries.items())
+        file.writelines(_metadata(key, value) for key, value in entries.items())
+        end = file.tell()
+        file.seek(max(0, end - BEFORE_BYTES))
+        record = pack(writer.recipe(model), file.read())
+        file.seek(end)
+        file.write(_metadata(RECIPE_KEY, record))
     return Written(len(record), tuple(plan.notes))
+
+
+def _metadata(key: str, value: str) -> bytes:
+    return wire.block(protos.MODEL_METADATA, wire.block(1, key) + wire.block(2, value))
 
 
 class _Plan:
@@ -299,5 +319,6 @@ class _Writer:
         if end > start:
             old = bytes(self._held.data[start:end])
             self._hash.update(old)
-            self._segments.append(Segment(LITERAL, len(self._literals), len(old)))
+            before = self._segments.pop() if self._segments and self._segments[-1].kind == LITERAL else Segment(LITERAL, len(self._literals), 0)
+            self._segments.append(replace(before, size=before.size + len(old)))
             self._literals += old

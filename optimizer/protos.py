@@ -103,7 +103,12 @@ def read_model(data: Data) -> Model:
 
 def read_metadata(data: Data) -> dict[str, str]:
     """The metadata of the model in `data`, whose graph is skipped. Raises CompressError."""
-    return dict(_entry(data, one) for one in wire.fields(data, 0, len(data)) if one.number == MODEL_METADATA)
+    return {key: value for key, value, _ in metadata_entries(data)}
+
+
+def metadata_entries(data: Data) -> Iterator[tuple[str, str, Field]]:
+    """Key, value and place of each. Raises CompressError."""
+    yield from ((*_entry(data, one), one) for one in wire.fields(data, 0, len(data)) if one.number == MODEL_METADATA)
 
 
 def _externals(data: Data, body: Field) -> Iterator[Field]:
