@@ -14,9 +14,10 @@ from pathlib import Path
 from ..runtime.header import FORMAT_KEY
 from .errors import CompressError, UsageError
 from .files import Workspace
+from .lossless_packed import Packed, Weight
 from .lossless_restore import hash_original, read_recipe
 from .lossless_source import Source
-from .lossless_tensors import Coder, Packed, Weight
+from .lossless_tensors import Coder
 from .lossless_write import Written, write_model
 from .protos import Model, read_model
 from .recipe import Recipe

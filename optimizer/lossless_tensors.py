@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from . import exact
 from . import lossless_bundles as bundles
+from .lossless_packed import Item, Packed, Weight
 from .lossless_source import BFLOAT16, FLOAT, FLOAT16, Source, gaps, widened
 from .lossless_uses import NONE, Readers, Search
-from .protos import Model, Node, Tensor
+from .protos import Model, Tensor
 from .recipe import PART, PLAIN, TRANSPOSED, WIDENED, Place
 from .report import Request
 from .save import ALIGNMENT, IDENTITY_BYTES, MAGIC
@@ -31,53 +32,6 @@ LARGE_BYTES = 32 << 20
 
 INLINE_BELOW = 4096
 """Payloads below this stay in the model even where the others are beside it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A tensor that may be coded: an initializer (its graph's number), or what the Constant `node` gives."""
-
-    graph: int
-    tensor: Tensor
-    name: str
-    node: Node | None
-    readers: Readers = NONE
-
-    @property
-    def given(self) -> str:
-        """The name under which it is given to its readers: its own, or that of the Cast that goes."""
-        return self.readers.casts[0].outputs[0] if self.readers.widened else self.name
-
-
-@dataclass(frozen=True, slots=True)
-class Weight:
-    """A tensor that was coded: payload `number`, read in a manner of `recipe`; `start`: bytes before it, where it is a part."""
-
-    item: Item
-    number: int
-    manner: int
-    form: str
-    bytes_before: int
-    bytes_after: int
-    start: int = 0
-
-    @property
-    def name(self) -> str:
-        """Its name in the graph."""
-        return self.item.name
-
-
-@dataclass(slots=True)
-class Packed:
-    """All that was coded: `pieces` of payloads that go into the model by number, `places` of those in the data file."""
-
-    weights: list[Weight] = field(default_factory=list)
-    left_alone: list[tuple[str, str, int]] = field(default_factory=list)
-    pieces: dict[int, list[bytes]] = field(default_factory=dict)
-    places: dict[int, Place] = field(default_factory=dict)
-    kept: dict[tuple[str, int, int], Place] = field(default_factory=dict)
-    data_name: str = ""
-    identity: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
