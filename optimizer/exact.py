@@ -131,7 +131,7 @@ def _unpacked(raw: NDArray[np.uint8], dtype: int, dims: tuple[int, ...]) -> NDAr
 
 
 def _is_exact(candidate: Exact, raw: NDArray[np.uint8]) -> bool:
-    payload = candidate.pieces[0] if len(candidate.pieces) == 1 else b"".join(candidate.pieces)
+    (payload,) = candidate.pieces  # only planes have more
     return bool(np.array_equal(library.decode(payload, np.empty_like(raw), verify_checksums=False), raw))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from . import exact, protos, wire
 from .lossless_packed import Packed, Weight
 from .lossless_source import FLOAT, Source
-from .lossless_uses import attribute_ints, fused_node, ours
+from .lossless_uses import attribute_ints, fused_node, ours, users_of
 from .protos import Model, Tensor
 from .recipe import PART, TRANSPOSED, Place
 from .splice import Blob, Edit, Stretch
@@ -25,11 +25,7 @@ class Plan:
         self._held, self._model, self._packed = held, model, packed
         self._prefix = _free_prefix(model)
         self._likes: set[int] = set()
-        self._users: dict[str, list[tuple[int, Field]]] = {}
-        for number, graph in enumerate(model.graphs):
-            for node in graph.nodes:
-                for name in node.inputs:
-                    self._users.setdefault(name, []).append((number, node.place))
+        self._users = users_of(model.graphs)
         self._fresh = 0
         self.notes: list[str] = []
 
@@ -101,7 +97,7 @@ class Plan:
     def _first_use(self, number: int, name: str) -> Field | None:
         """The first node that reads a weight, if only nodes of its own graph do: decoded there, and not earlier, it is in memory for no longer than needed."""
         users = self._users.get(name, [])
-        return users[0][1] if users and all(graph == number for graph, _ in users) else None
+        return users[0][1].place if users and all(graph == number for graph, _ in users) else None
 
     def _fused_edits(self, weight: Weight, first: Edit) -> list[Edit]:
         item, around = weight.item, self._model.graphs[weight.item.graph].around

@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.members import WIDTHS
 from . import exact
 from . import lossless_bundles as bundles
 from .lossless_packed import Item, Packed, Weight
@@ -172,7 +173,7 @@ class Coder:
 
     def _write_bundle(self, group: tuple[bundles.Key, list[Item]]) -> list[bytes]:
         (dtype, *_), items = group
-        return bundles.write_bundle([self._read(item).view(f"<u{exact.WIDTHS[dtype] // 8}") for item in items], dtype)
+        return bundles.write_bundle([self._read(item).view(f"<u{WIDTHS[dtype] // 8}") for item in items], dtype)
 
     def _made(self, items: list[Item]) -> Iterator[tuple[Item, _Made]]:
         """Coded tensors in order: large ones one at a time, small ones side by side in batches."""

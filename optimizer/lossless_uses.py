@@ -73,16 +73,21 @@ NONE = Readers()
 Users = dict[str, list[tuple[int, Node]]]
 
 
+def users_of(graphs: Sequence[Graph]) -> Users:
+    """By name: the nodes that read it, with the numbers of their graphs."""
+    users: Users = {}
+    for number, graph in enumerate(graphs):
+        for node in graph.nodes:
+            for name in node.inputs:
+                users.setdefault(name, []).append((number, node))
+    return users
+
+
 class Search:
     """Finds the readers of tensors."""
 
     def __init__(self, data: Data, graphs: Sequence[Graph]) -> None:
-        self._data, self._graphs = data, graphs
-        self._users: Users = {}
-        for number, graph in enumerate(graphs):
-            for node in graph.nodes:
-                for name in node.inputs:
-                    self._users.setdefault(name, []).append((number, node))
+        self._data, self._graphs, self._users = data, graphs, users_of(graphs)
 
     def readers(self, graph: int, name: str, tensor: Tensor) -> Readers:
         """Multiplications by large tensors are replaced where nothing else needs them whole, lookups always."""

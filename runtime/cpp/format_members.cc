@@ -172,8 +172,8 @@ void read_mapped(Cursor& cursor, Member& member, const Scope& scope) {
   member.symbols = read_leaf(cursor, scope);
 }
 
-// "cuts: for each table a u8 (low 4 bits: the first class index that has one, high 4 bits: how many have), and as many u8, 1..255. A class
-// index without one has 128."
+// "a u8, f + 16 m (f, m = 0..15; f + m <= 16, else R1), then m times a u8, 1..255 (else R1): the cuts of the table's class indices f .. f +
+// m - 1; the others have 128"
 void read_cuts(Cursor& cursor, Split& split, int tables) {
   for (int table = 0; table < tables; ++table) {
     const int code = cursor.u8("cuts"), first = code & 15, count = code >> 4;

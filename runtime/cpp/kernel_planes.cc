@@ -21,7 +21,10 @@ struct Parts {
   const uint8_t* low;  // [planes, 64], here or in the payload
 };
 
-// "slot = x & 255;  t = slot >= cut;  x = (t ? 256 - cut : cut) * (x >> 8) + slot - (t ? cut : 0)": t into bit `bit` of the raw parts.
+// "slot = x & 255;  t = 1 where slot >= cut, else 0
+//  x = (t ? 256 - cut : cut) * (x >> 8) + slot - (t ? cut : 0)"
+//
+// t becomes bit `bit` of the raw parts. Lanes without a row get states that nobody looks at.
 inline void step_cuts(uint16_t* states, const uint8_t* cuts, const uint8_t* index, int bit, uint8_t* raw) {
   alignas(64) uint8_t cut[PANEL];
   look_up(cuts, index, cut);
@@ -197,7 +200,8 @@ int steps(Stream& stream, const Group& group, const PlanesPlan& split, const Pla
       step_classes(stream.states + panel * PANEL, *group.tables[panel][column], stream.trellis + panel * PANEL, index[panel]);
       feed(stream, stream.states + panel * PANEL, active_lanes(lanes_in(group, panel)));
     }
-    // "Then, with bit 3, all lanes take their cuts, and lanes that need a byte take it"
+    // "In a Planes member with cuts, all lanes then take the top bit t of their raw parts by the cut of the class index that they found, and
+    // lanes that need a byte take it"
     for (int panel = 0; panel < group.panels && split.cut; ++panel) {
       step_cuts(stream.states + panel * PANEL, split.cuts[panel][column], index[panel], group.raw_bits - 1, parts[panel].raw);
       feed(stream, stream.states + panel * PANEL, active_lanes(lanes_in(group, panel)));

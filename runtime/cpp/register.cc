@@ -22,7 +22,7 @@ enum class Kind { matmul, gemm, conv, gather, decompress, lstm, gru };
 
 // One operator for one combination of types. onnxruntime merges all of one name into one schema, and takes the output's type from the one
 // whose input types fit: this is how an operator gets its output's type (from X, or from `like`), on every runtime since 1.17.
-// "at most 64 outputs"
+// "Decompress with `parts` has as many outputs, at most 64"
 constexpr size_t DECOMPRESS_OUTPUTS = 64;
 
 struct Definition : OrtCustomOp {
