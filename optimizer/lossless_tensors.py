@@ -34,6 +34,11 @@ LARGE_BYTES = 32 << 20
 INLINE_BELOW = 4096
 """Payloads below this stay in the model even where the others are beside it."""
 
+SAMPLED = 8
+"""Values of a tensor that are looked at, to see whether it may be a copy of another."""
+
+_Likeness = tuple[int, tuple[int, ...], bytes]
+
 
 @dataclass(frozen=True, slots=True)
 class _Made:
@@ -62,12 +67,12 @@ class Coder:
         self._at, self._hash = 0, hashlib.sha256()
         self._known: dict[bytes, tuple[int, int]] = {}
         self._readers: list[Readers] = []
-        self._shapes: Counter[tuple[int, tuple[int, ...]]] = Counter()
+        self._alike: Counter[_Likeness] = Counter()
 
     def pack(self, model: Model, tick: Callable[[float], None]) -> Packed:
         """Everything that is smaller coded."""
         items = sorted(self._items(model), key=lambda item: not item.readers.gathered)  # a payload that a Gather can read serves its duplicates, too
-        self._shapes = Counter((item.tensor.dtype, item.tensor.dims) for item in items)
+        self._alike = Counter(map(self._likeness, items))
         total, done = sum(self._held.stored_bytes(item.tensor) for item in items) or 1, 0
         file = self._path.open("wb") if self._path else None
         try:
@@ -195,33 +200,28 @@ class Coder:
     def _make(self, item: Item, work: Callable[..., Iterable[object]] = map) -> _Made:
         tensor = item.tensor
         raw = self._read(item)
-        alone = self._shapes[tensor.dtype, tensor.dims] == 1
-        digest = b"" if alone and not self._could_serve(tensor) else _digest(raw, tensor.dtype, tensor.dims)
+        alone = self._alike[self._likeness(item)] == 1
+        digest = b"" if alone else _digest(raw, tensor.dtype, tensor.dims)
         if digest in self._known:
             return _Made(None, digest, ())
         view = item.readers.view
         sights = exact.any_sight(tensor.dims) if view is None else exact.one_sight(view, item.readers.gathered)
-        return _Made(exact.smallest(raw, tensor.dtype, tensor.dims, sights, work), digest, tuple(self._twins(raw, tensor)))
+        return _Made(exact.smallest(raw, tensor.dtype, tensor.dims, sights, work), digest, () if alone else tuple(_twins(raw, tensor)))
 
-    def _could_serve(self, tensor: Tensor) -> bool:
-        """Whether a tensor of another shape or dtype might be this one in another guise."""
-        if tensor.dtype == FLOAT and (self._shapes[FLOAT16, tensor.dims] or self._shapes[BFLOAT16, tensor.dims]):
-            return True
-        return bool((len(tensor.dims) == 2 and self._shapes[tensor.dtype, tensor.dims[::-1]]) or (tensor.dtype in (FLOAT16, BFLOAT16) and self._shapes[FLOAT, tensor.dims]))
+    def _likeness(self, item: Item) -> _Likeness:
+        """What a tensor has in common with its copies, be they transposed or widened: values of its diagonal, else its first ones."""
+        tensor, span = item.tensor, self._held.span(item.tensor)
+        assert span is not None
+        width, diagonal = self._held.stored_bytes(tensor) // tensor.size, len(tensor.dims) == 2
+        apart, many = (tensor.dims[1] + 1, min(SAMPLED, *tensor.dims)) if diagonal and width else (1, min(SAMPLED, tensor.size // 2))
+        raw = np.concatenate([self._held.read(span[0], span[1] + i * apart * max(width, 1), max(width, 1)) for i in range(many)])
+        half = tensor.dtype in (FLOAT16, BFLOAT16)
+        return FLOAT if half else tensor.dtype, tuple(sorted(tensor.dims)), (widened(raw, tensor.dtype) if half else raw).tobytes()
 
     def _read(self, item: Item) -> NDArray[np.uint8]:
         span = self._held.span(item.tensor)
         assert span is not None
         return self._held.read(span[0], span[1], span[2] - span[1])
-
-    def _twins(self, raw: NDArray[np.uint8], tensor: Tensor) -> Iterator[tuple[bytes, int]]:
-        """Digests of tensors that this one would serve as well, where the model has any of their shape: its transpose, and itself as float32."""
-        width = raw.size // tensor.size
-        if len(tensor.dims) == 2 and width and self._shapes[tensor.dtype, tensor.dims[::-1]] > (tensor.dims[0] == tensor.dims[1]):
-            turned = np.ascontiguousarray(raw.view(f"u{width}").reshape(tensor.dims).T)
-            yield _digest(turned.view(np.uint8).reshape(-1), tensor.dtype, tensor.dims[::-1]), TRANSPOSED
-        if tensor.dtype in (FLOAT16, BFLOAT16) and self._shapes[FLOAT, tensor.dims]:
-            yield _digest(widened(raw, tensor.dtype), FLOAT, tensor.dims), WIDENED
 
     def _take(self, item: Item, made: _Made, file: BinaryIO | None) -> None:
         """Writes a payload, or finds that there is one already, or leaves the tensor alone."""
@@ -284,6 +284,16 @@ class Coder:
         for span in gaps(self._held, model):
             if span[2] - span[1] >= INLINE_BELOW and span not in self._packed.kept:
                 self._packed.kept[span] = self._append(self._held.blocks(*span), file)
+
+
+def _twins(raw: NDArray[np.uint8], tensor: Tensor) -> Iterator[tuple[bytes, int]]:
+    """Digests of tensors that this one would serve as well: its transpose, and itself as float32."""
+    width = raw.size // tensor.size
+    if len(tensor.dims) == 2 and width:
+        turned = np.ascontiguousarray(raw.view(f"u{width}").reshape(tensor.dims).T)
+        yield _digest(turned.view(np.uint8).reshape(-1), tensor.dtype, tensor.dims[::-1]), TRANSPOSED
+    if tensor.dtype in (FLOAT16, BFLOAT16):
+        yield _digest(widened(raw, tensor.dtype), FLOAT, tensor.dims), WIDENED
 
 
 def _digest(raw: NDArray[np.uint8], dtype: int, dims: tuple[int, ...]) -> bytes:

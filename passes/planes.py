@@ -230,7 +230,7 @@ def _chunk(coded: Coded, split: Split, laws: _Laws, cut: Cut) -> tuple[bytes, li
     way = (0 if fields.integers else split.width, behind, split.shift, laws.base)
     kernels.gather_steps(split.words[batch, first : first + groups * lanes], lanes, way, folded, tops)
     stream = _encode(coded, split, laws, cut, (tops, folded))
-    raw = np.zeros(groups * view.k * split.stored_raw_bits * sum(-(-min(PANEL_ROWS, lanes - at) // 8) for at in range(0, lanes, PANEL_ROWS)), np.uint8)
+    raw = np.empty(groups * view.k * split.stored_raw_bits * sum(-(-min(PANEL_ROWS, lanes - at) // 8) for at in range(0, lanes, PANEL_ROWS)), np.uint8)
     kernels.store_bits(folded, split.shift - split.raw_bits, split.stored_raw_bits, raw)
     body = [stream[0], stream[1], raw.tobytes(), stream[2], _low(coded.member, split, cut, folded)]
     crc = 0
