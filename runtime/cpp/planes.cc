@@ -85,11 +85,10 @@ uint64_t planes_bytes(const Member& member, int64_t first, int64_t groups, int64
   return step * static_cast<uint64_t>(member.k);
 }
 
-PlanesSource::PlanesSource(const Weight& weight, int64_t piece, float* memory, bool floats)
+PlanesSource::PlanesSource(const Weight& weight, int64_t piece, bool floats)
     : weight_(weight),
       member_(weight.member()),
       piece_(piece),
-      memory_(memory),
       chunk_(weight.payload().chunks[static_cast<size_t>(piece)]),
       row_(chunk_.first_row) {
   const Split& split = member_.split;
@@ -146,7 +145,7 @@ void PlanesSource::open_group() {
   step_ = 0;
 }
 
-bool PlanesSource::next(Tile& tile, int64_t floats, int64_t steps) {
+bool PlanesSource::next(Tile& tile, const Room& room) {
   if (step_ == member_.k) {
     if (++group_ == chunk_.groups) {
       finish();
@@ -155,12 +154,12 @@ bool PlanesSource::next(Tile& tile, int64_t floats, int64_t steps) {
     row_ += chunk_.lanes;
     open_group();
   }
-  const int64_t words = floats * 4 / (split_.floats ? 4 : split_.width / 8) / (plan_.panels * PANEL_ROWS);
-  const int64_t last = std::min(member_.k, step_ + std::clamp<int64_t>(std::min(steps, TILE_STEPS), 1, words));
-  const PlanesRange range{step_, last, memory_};
+  const int64_t words = room.floats * 4 / (split_.floats ? 4 : split_.width / 8) / (plan_.panels * PANEL_ROWS);
+  const int64_t last = std::min(member_.k, step_ + std::clamp<int64_t>(std::min(room.steps, TILE_STEPS), 1, words));
+  const PlanesRange range{step_, last, room.memory};
   const int fault = weight_.kernels().planes(&stream_, &plan_, &split_, &range);
   if (fault != STREAM_OK) throw_fault(fault, "chunk " + std::to_string(piece_) + ", rows from " + std::to_string(row_));
-  tile = Tile{memory_, (last - step_) * PANEL_ROWS, chunk_.batch, row_, chunk_.lanes, step_, last, &weight_.kernels()};
+  tile = Tile{room.memory, (last - step_) * PANEL_ROWS, chunk_.batch, row_, chunk_.lanes, step_, last, &weight_.kernels()};
   step_ = last;
   return true;
 }
