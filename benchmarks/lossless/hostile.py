@@ -112,12 +112,16 @@ def mutations(model: Path, folder: Path, count: int, seed: int = 0) -> dict[str,
 
 
 def main() -> None:
-    """All three on one model."""
+    """All three on one model; the counts go into hostile.csv."""
     model, many = Path(sys.argv[1]), [int(argument) for argument in sys.argv[2:]] or [200, 10_000]
-    for name, run in {"kills": lambda folder: kills(model, folder, many[0]), "full disk": lambda folder: full_disk(model, folder),
+    rows = ["model,what,outcome,count"]
+    for name, run in {"kills": lambda folder: kills(model, folder, many[0]), "full disk": lambda folder: {"refused": full_disk(model, folder)},
                       "mutations": lambda folder: mutations(model, folder, many[-1])}.items():  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
-            print(name, run(Path(folder)), flush=True)
+            found = run(Path(folder))
+        print(name, found, flush=True)
+        rows += [f"{model.stem},{name},{outcome},{count}" for outcome, count in found.items()]
+        Path(__file__).with_name("hostile.csv").write_text("\n".join(rows) + "\n")
 
 
 if __name__ == "__main__":
