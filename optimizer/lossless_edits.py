@@ -8,6 +8,7 @@ from . import exact, protos, wire
 from .lossless_packed import Packed, Weight
 from .lossless_source import FLOAT, Source
 from .lossless_uses import attribute_ints, fused_node, ours, users_of
+from .operators import PARTS
 from .protos import Model, Tensor
 from .recipe import PART, TRANSPOSED, Place
 from .splice import Blob, Edit, Stretch
@@ -130,7 +131,7 @@ class Plan:
         item = weights[0].item
         likes = [] if item.readers.widened else self._likes_of(item.tensor.dtype)
         dims = [number for weight in weights for number in (len(weight.item.tensor.dims), *weight.item.tensor.dims)]
-        return ours("Decompress", [self._payload_name(number), *likes], [weight.item.given for weight in weights], attributes=attribute_ints("parts", dims))
+        return ours("Decompress", [self._payload_name(number), *likes], [weight.item.given for weight in weights], attributes=attribute_ints(PARTS, dims))
 
     def _kept_edits(self, tensor: Tensor, around: tuple[Field, ...]) -> Iterator[Edit]:
         """A tensor of a data file that stays as it is: it now stands in the new data file, or in the model."""
