@@ -19,7 +19,7 @@ constexpr int BLOCKS = 1;  // of sixteen bytes in a vector
 #if defined(__SSE4_1__)
 
 typedef __m128i Vector;
-typedef __m128 Floats;
+typedef __m128 FloatVector;
 
 inline Vector load_vector(const void* from) { return _mm_loadu_si128(static_cast<const __m128i*>(from)); }
 inline void store_vector(void* to, Vector v) { _mm_storeu_si128(static_cast<__m128i*>(to), v); }
@@ -125,14 +125,14 @@ inline Vector at_leaves(const uint8_t* table, Leaves leaves) {
 // The leaf of a tree of 16: only the low four bits of a shuffle's index count.
 inline Vector leaf_of(Vector id) { return id; }
 
-inline Floats all_floats(float value) { return _mm_set1_ps(value); }
-inline Floats as_floats(Vector v) { return _mm_castsi128_ps(v); }
-inline Floats load_floats(const float* from) { return _mm_load_ps(from); }
-inline void store_floats(float* to, Floats v) { _mm_store_ps(to, v); }
-inline Floats subtract_floats(Floats a, Floats b) { return _mm_sub_ps(a, b); }
-inline Floats multiply_floats(Floats a, Floats b) { return _mm_mul_ps(a, b); }
-inline Floats multiply_add(Floats a, Floats b, Floats c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
-inline void store_blocks(float* to, Floats v) { _mm_storeu_ps(to, v); }
+inline FloatVector all_floats(float value) { return _mm_set1_ps(value); }
+inline FloatVector as_floats(Vector v) { return _mm_castsi128_ps(v); }
+inline FloatVector load_floats(const float* from) { return _mm_load_ps(from); }
+inline void store_floats(float* to, FloatVector v) { _mm_store_ps(to, v); }
+inline FloatVector subtract_floats(FloatVector a, FloatVector b) { return _mm_sub_ps(a, b); }
+inline FloatVector multiply_floats(FloatVector a, FloatVector b) { return _mm_mul_ps(a, b); }
+inline FloatVector multiply_add(FloatVector a, FloatVector b, FloatVector c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
+inline void store_blocks(float* to, FloatVector v) { _mm_storeu_ps(to, v); }
 
 #else
 
@@ -231,16 +231,16 @@ inline Vector at_leaves(const uint8_t* table, Leaves leaves) {
 }
 inline Vector leaf_of(Vector id) { return vandq_u8(id, vdupq_n_u8(15)); }
 
-typedef float32x4_t Floats;
+typedef float32x4_t FloatVector;
 
-inline Floats all_floats(float value) { return vdupq_n_f32(value); }
-inline Floats as_floats(Vector v) { return vreinterpretq_f32_u8(v); }
-inline Floats load_floats(const float* from) { return vld1q_f32(from); }
-inline void store_floats(float* to, Floats v) { vst1q_f32(to, v); }
-inline Floats subtract_floats(Floats a, Floats b) { return vsubq_f32(a, b); }
-inline Floats multiply_floats(Floats a, Floats b) { return vmulq_f32(a, b); }
-inline Floats multiply_add(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
-inline void store_blocks(float* to, Floats v) { vst1q_f32(to, v); }
+inline FloatVector all_floats(float value) { return vdupq_n_f32(value); }
+inline FloatVector as_floats(Vector v) { return vreinterpretq_f32_u8(v); }
+inline FloatVector load_floats(const float* from) { return vld1q_f32(from); }
+inline void store_floats(float* to, FloatVector v) { vst1q_f32(to, v); }
+inline FloatVector subtract_floats(FloatVector a, FloatVector b) { return vsubq_f32(a, b); }
+inline FloatVector multiply_floats(FloatVector a, FloatVector b) { return vmulq_f32(a, b); }
+inline FloatVector multiply_add(FloatVector a, FloatVector b, FloatVector c) { return vfmaq_f32(c, a, b); }
+inline void store_blocks(float* to, FloatVector v) { vst1q_f32(to, v); }
 
 #endif
 
