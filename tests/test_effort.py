@@ -225,6 +225,7 @@ def test_sensitivities_between_probes_are_interpolated_and_never_fall_with_the_e
     class Probed:
         optimism = 1.0
         work = ()
+        is_pooled = False
 
         def __init__(self) -> None:
             self.weight = type("W", (), {"view": type("V", (), {"size": 10})})
