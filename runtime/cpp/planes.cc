@@ -97,7 +97,7 @@ PlanesSource::PlanesSource(const Weight& weight, int64_t piece, bool floats)
   split_.width = planes_width(member_.dtype), split_.exponent = planes_exponent(member_.dtype);
   split_.planes = split.planes, split_.drop = split.drop, split_.short_bits = split.short_bits;
   split_.base = split.base, split_.delta = split.delta, split_.escape_bytes = escape_bytes(member_);
-  split_.floats = floats ? member_.dtype : 0;
+  split_.floats = floats ? member_.dtype : 0, split_.cut = !split.cuts.empty();
   sums_.resize(split.delta ? static_cast<size_t>(chunk_.lanes) : 0);
   open_chunk();
   open_group();
@@ -129,10 +129,17 @@ void PlanesSource::open_group() {
   const int64_t panel = chunk_.batch * member_.panels_per_batch() + row_ / PANEL_ROWS;
   for (int i = 0; i < plan_.panels; ++i) {
     const int row_class = symbols.row_class.empty() ? 0 : symbols.row_class[static_cast<size_t>(panel + i)];
-    for (int c = 0; c < symbols.column_classes; ++c) plan_.tables[i][c] = &table_of(weight_.payload(), symbols, row_class, c, 0);
+    for (int c = 0; c < symbols.column_classes; ++c) {
+      const Lookup& table = table_of(weight_.payload(), symbols, row_class, c, 0);
+      plan_.tables[i][c] = &table;
+      if (split_.cut) split_.cuts[i][c] = member_.split.cuts[static_cast<size_t>(&table - weight_.payload().tables.data())].of_index;
+    }
   }
   const Split& split = member_.split;
-  split_.short_row = split.short_row.empty() ? nullptr : split.short_row.data() + chunk_.batch * member_.rows + row_;
+  std::fill(split_.shorts, split_.shorts + 4, uint64_t{0});
+  for (int64_t lane = 0; lane < chunk_.lanes && !split.short_row.empty(); ++lane)
+    split_.shorts[lane / PANEL_ROWS] |= uint64_t{split.short_row[static_cast<size_t>(chunk_.batch * member_.rows + row_ + lane)]}
+                                        << lane % PANEL_ROWS;
   std::fill(sums_.begin(), sums_.end(), uint64_t{0});
   split_.sums = sums_.data();
   step_ = 0;
