@@ -62,7 +62,7 @@ def observe(model: ir.Model, layers: Sequence[Layer], untouchable: frozenset[str
 def informed(layer: Layer, moments: Moments, untouchable: frozenset[str], factors: Factors) -> Layer:
     """A layer with what was measured: errors count by the second moments, centred where a bias takes up the mean."""
     if moments.square.shape[1:] == (layer.weight.view.rows, 1):  # an embedding: how often each row is asked for
-        return Layer(layer.weight, replace(layer.context, rows=moments.square.reshape(-1) / moments.square.mean()))
+        return replace(layer, context=replace(layer.context, rows=moments.square.reshape(-1) / moments.square.mean()))
     bias = bias_of(layer.weight)
     corrected = bias is not None and bias.name not in untouchable and bool(moments.mean.any())
     square = centred(moments) if corrected else moments.square
@@ -74,8 +74,8 @@ def informed(layer: Layer, moments: Moments, untouchable: frozenset[str], factor
         factors.hold(name, factor)
     context = replace(layer.context, square=square, factor=partial(factors.get, name) if factor is not None else None)
     if corrected:
-        return Layer(layer.weight, context, bias, replace(moments, covariance=None), moments.optimism)
-    return Layer(layer.weight, context, optimism=moments.optimism)
+        return replace(layer, context=context, bias=bias, moments=replace(moments, covariance=None), optimism=moments.optimism)
+    return replace(layer, context=context, optimism=moments.optimism)
 
 
 def _outer(moments: Moments) -> NDArray[np.float32]:

@@ -13,10 +13,10 @@ from ..runtime.trellis import quantizers
 from . import tables as tabling
 from .entropy import encode
 from .members import Coded, framed, member_bytes, table_bytes, varint
-from .pool import POOL_BELOW, pools, write_pool
+from .pool import pools, write_pool
 from .symbols import classify
 
-__all__ = ["POOL_BELOW", "chunking", "pools", "write", "write_pool"]
+__all__ = ["chunking", "pools", "write", "write_pool"]
 
 CHUNK_STEPS, PAIR_STEPS = 1024, 512
 """Symbols a lane that a chunk has at least, where the weight allows: heads then cost 1.5 B in 1,024 symbols. Fewer are enough for two panels in the place
