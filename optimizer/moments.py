@@ -118,7 +118,7 @@ def measure(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed], t
                     _collect(tap, values[tap.source], masked(feed), len(feeds) if matrices else 0)
             tick((number + (position + 1) / len(feeds)) / len(groups))
         for weight, taps in group:
-            found = _moments(weight, taps)
+            found = pooled(weight, taps)
             for tap in taps:
                 tap.total.halves = (Half(), Half())
             if found is not None:
@@ -152,7 +152,7 @@ def _groups(sought: Sequence[tuple[Weight, list[Tap]]], inputs: set[str], matric
 
 def _taps(model: ir.Model, weight: Weight) -> Iterator[Tap]:
     """Where the weight's multipliers can be seen; a constant operand (positions) is no less a multiplier, but is not data."""
-    found = [(use, _multiplier(use)) for use in weight.uses]
+    found = [(use, multiplier(use)) for use in weight.uses]
     visible = [(use, value) for use, value in found if value is not None and _is_visible(model, value)]
     multiplies = [(use, value) for use, value in visible if use.node.op_type != "Gather"]
     for use, value in multiplies or visible:
@@ -165,7 +165,7 @@ def _is_visible(model: ir.Model, value: ir.Value) -> bool:
     return (value.is_graph_input() and value in model.graph.inputs) or (node is not None and node.graph is model.graph)
 
 
-def _multiplier(use: Use) -> ir.Value | None:
+def multiplier(use: Use) -> ir.Value | None:
     """The value that a use multiplies its weight with, or looks it up by."""
     node, index = use.node, use.index
     if node.domain not in ("", "ai.onnx"):
@@ -184,10 +184,20 @@ def _multiplier(use: Use) -> ir.Value | None:
     return None
 
 
+def counted(use: Use, x: Array, mask: NDArray[np.bool_] | None) -> Array:
+    """What a mask leaves of the positions of x, where it speaks of them."""
+    speaks = mask is not None and x.shape[: mask.ndim] == mask.shape and (x.ndim > mask.ndim or use.node.op_type == "Gather")
+    return x[mask] if speaks else x
+
+
+def each(k: int, batches: int) -> int:
+    """Vectors of k values that one of so many batches adds, at most."""
+    return max(max(LEAST_VECTORS, VECTORS_PER_COLUMN * k) // max(batches, 1), 64)
+
+
 def _collect(tap: Tap, x: Array, mask: NDArray[np.bool_] | None, batches: int) -> None:
     """Adds one batch; `batches` is how many there are where matrices are wanted, 0 where not."""
-    if mask is not None and x.shape[: mask.ndim] == mask.shape and (x.ndim > mask.ndim or tap.use.node.op_type == "Gather"):
-        x = x[mask]
+    x = counted(tap.use, x, mask)
     if not x.size:
         return
     total, view = tap.total, tap.weight.view
@@ -196,9 +206,8 @@ def _collect(tap: Tap, x: Array, mask: NDArray[np.bool_] | None, batches: int) -
         total.second = total.second + np.bincount(np.where(rows < 0, rows + view.rows, rows), minlength=view.rows).astype(np.float64)
         total.count += x.size
         return
-    most = max(LEAST_VECTORS, VECTORS_PER_COLUMN * view.k)
     with np.errstate(over="ignore", invalid="ignore"):  # infinite activations: no moments
-        found = vectors(tap.use, view, x.astype(np.float32, copy=False), max(most // max(batches, 1), 64))
+        found = vectors(tap.use, view, x.astype(np.float32, copy=False), each(view.k, batches))
         if not found.shape[1]:
             return
         total.first = total.first + found.sum(axis=1, dtype=np.float64)
@@ -213,7 +222,7 @@ def _collect(tap: Tap, x: Array, mask: NDArray[np.bool_] | None, batches: int) -
         total.batches += 1
 
 
-def _moments(weight: Weight, taps: Sequence[Tap]) -> Moments | None:
+def pooled(weight: Weight, taps: Sequence[Tap]) -> Moments | None:
     """The pooled moments of a weight, or None where nothing usable was seen."""
     seen = [tap.total for tap in taps if tap.total.count]
     if not seen:
@@ -225,7 +234,7 @@ def _moments(weight: Weight, taps: Sequence[Tap]) -> Moments | None:
         return Moments(np.zeros((1, 1, 1), np.float32), asked.reshape(1, -1, 1).astype(np.float32), count)
     first = np.asarray(sum(total.first for total in seen)) / count
     repeats = weight.view.k // first.shape[1]  # the kernel positions of a ConvTranspose
-    mean, square = (_arranged(np.repeat(one, repeats, axis=1), weight) for one in (first, second))
+    mean, square = (arranged(np.repeat(one, repeats, axis=1), weight) for one in (first, second))
     if mean is None or square is None or not (np.isfinite(mean).all() and np.isfinite(square).all()):
         return None
     moments = Moments(mean.astype(np.float32), square.astype(np.float32), count, apart=repeats)
@@ -233,7 +242,7 @@ def _moments(weight: Weight, taps: Sequence[Tap]) -> Moments | None:
     return _with_covariance(moments, halves[0], halves[1], weight)
 
 
-def _arranged(values: Sums, weight: Weight) -> Sums | None:
+def arranged(values: Sums, weight: Weight) -> Sums | None:
     """[m, k] to what broadcasts against [batch, rows, k]; None where the rows are no multiple of m."""
     many, view = len(values), weight.view
     if many in (1, view.batch):
@@ -258,18 +267,18 @@ def _with_covariance(moments: Moments, one: Half | None, other: Half | None, wei
     """The moments with the shrunk covariance of both halves together."""
     if one is None or other is None or one.matrix is None or other.matrix is None or one.matrix.shape != other.matrix.shape:
         return moments
-    halves = [_covariance(half) for half in (one, other)]
+    halves = [covariance(half) for half in (one, other)]
     repeats = moments.apart
     values = weight.viewed() if repeats == 1 else weight.viewed()[..., ::repeats].copy()
     share, optimism = cross_validated(halves, values)
     one.matrix += other.matrix
-    whole = shrunk(_covariance(Half(np.asarray(one.first) + other.first, one.matrix, one.count + other.count)), share)
+    whole = shrunk(covariance(Half(np.asarray(one.first) + other.first, one.matrix, one.count + other.count)), share)
     if repeats > 1:  # each kernel position has the inputs for itself
         whole = np.kron(whole, np.eye(repeats, dtype=np.float32)[None])
     return replace(moments, covariance=whole, shrinkage=share, optimism=optimism)
 
 
-def _covariance(half: Half) -> NDArray[np.float32]:
+def covariance(half: Half) -> NDArray[np.float32]:
     """E[x x^T] - E[x] E[x]^T, [m, k, k], with at least LEAST_VARIANCE of E[x^2] on the diagonal."""
     assert half.matrix is not None
     found, mean = half.matrix / np.float32(half.count), (np.asarray(half.first) / half.count).astype(np.float32)

@@ -21,10 +21,19 @@ from .work import NO_TIMES, Times, Work
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Settled:
+    """What a weight becomes, once that is no longer asked of a technique, and its bias, where it has one to correct."""
+
+    form: Form
+    bias: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Layer:
     """A weight with all that is known about it: the bias that can take up its mean error, and the moments of its inputs.
 
     `optimism` is how many times more an error costs on new inputs than on those that it was made and probed with. `work` is what one run does with it.
+    Once it is `settled`, techniques are not asked any more (`drift.py`).
     """
 
     weight: Weight
@@ -33,9 +42,12 @@ class Layer:
     moments: Moments | None = None
     optimism: float = 1.0
     work: tuple[Work, ...] = ()
+    settled: Settled | None = None
 
     def form(self, technique: Technique | None) -> Form | Refusal:
         """What the technique makes of the weight; integers stay as they are (no technique)."""
+        if self.settled is not None:
+            return self.settled.form
         if technique is None:
             return Symbols(self.weight.view.see(np.asarray(self.weight.array())).astype(np.int32))
         return technique.apply(self.weight.viewed(), self.context)
@@ -46,6 +58,8 @@ class Layer:
 
     def corrected_bias(self, made: Member) -> NDArray[np.float32] | None:
         """The bias, in its own dims, that takes up the mean of W - W'; None where there is none."""
+        if self.settled is not None:
+            return self.settled.bias
         if self.bias is None or self.moments is None or self.bias.const_value is None:
             return None
         old = self.bias.const_value.numpy()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from ..passes.quantize import Quantize
+from . import drift
 from .candidates import CALIBRATED_ONLY, TECHNIQUES, Wanted, offers, refined
 from .coding import Coder, decoded
 from .cost import times
@@ -26,6 +27,9 @@ from .trial import Candidate
 
 LEAST_BITS = 0.05
 """Candidates are made around this rate where the target leaves less."""
+
+FOLLOWINGS = 3
+"""Rounds of following the drift; all but the first are rare, where the file came out too large."""
 
 Start = Callable[[str], Callable[[float], None]]
 """Begins a phase of this name; gives what to tell its progress."""
@@ -49,6 +53,7 @@ class Study:
 
     def __init__(self, task: Task, evidence: Evidence, request: Request, start: Start) -> None:
         self._task, self._layers, self._start, self._effort = task, evidence.layers, start, request.level
+        self._calibration = evidence.calibration
         self._families = [name for name in TECHNIQUES[request.technique] if request.calibration or name not in CALIBRATED_ONLY]
         self.sizer = Sizer(task.model, task.untouchable, request.external_data, Coder(task.threads), task.bytes_before, task.data_name)
         self.skeleton_bytes = self.sizer.skeleton_bytes(evidence.layers, task.fixed)
@@ -126,6 +131,21 @@ class Study:
     def divergence(self, emitted: Emitted) -> float:
         """How far the outputs move under a compressed model: its payloads are decoded, nothing is predicted."""
         return self._prober.divergence({name: array for arrays in self._decoded(emitted) for name, array in arrays.items()})
+
+    def followed(self, emitted: Emitted) -> Emitted:
+        """A file of the target's size whose weights make up for what those before them do (drift.py), where the effort asks for it and the outputs move less."""
+        if not self._effort.follows or len(self._calibration) < 2:
+            return emitted
+        choices, share = [choice for payload in emitted.payloads for choice in payload.choices], 1.0
+        road = drift.Road(self._task.model, self._calibration, self._task.untouchable, self._task.threads)
+        arrays = {name: array for one in self._decoded(emitted) for name, array in one.items()}
+        for _ in range(FOLLOWINGS):
+            found = drift.followed(choices, arrays, road, share, self._start("following the drift"))
+            anew, size = replace(self.sizer, coder=Coder(self._task.threads)).emit(found)
+            if size <= self._task.target_bytes:
+                return anew if self.divergence(anew) < self._prober.divergence(arrays) else emitted
+            share *= 1 - 1.1 * (size - self._task.target_bytes) / sum(payload.bytes for payload in anew.payloads)
+        return emitted
 
     def divergences_alone(self, emitted: Emitted) -> dict[str, float]:
         """The same for each weight alone, by name: the others are the original's."""

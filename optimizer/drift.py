@@ -1,0 +1,242 @@
+"""Follows the drift: weights of a compressed model are rounded once more, in the order of the graph, for what they meet in it.
+
+Behind weights that were compressed a layer meets x' where it met x. What makes up for that is no longer W but the least squares fit
+
+    A = argmin E|W x - A x'|^2 = W + G C^-1,      C = E[x' x'^T],  G = W E[(x - x') x'^T]
+
+(covariances where a bias takes up the mean), so A is what is rounded, with the error feedback of C. Each weight is settled before the next one is looked
+at: the errors of one rounding have nothing in common with those of another, and layers that made up for the same drift at the same time would do so twice.
+
+G C^-1 is noise where samples are few. So C is shrunk off the diagonal, and the step from W to A is taken to a part of 0..1: both are chosen by how the step
+that the one half of the data asks for serves the other half. Rounding is repeated at a step nearby so that a weight takes the bits that it had.
+
+After: Li et al. 2025 (arXiv:2504.02692, GPTAQ), who feed this drift back without shrinking it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from ..passes.feedback import DAMPING, LEAST_VARIANCE
+from ..passes.technique import Adjustable, Context, Refusal
+from ..passes.writer import POOL_BELOW
+from ..runtime.evaluate import viewed_values
+from ..runtime.form import Form, Member
+from .bias import correction
+from .calibrate import Feed, masked
+from .evidence import informed
+from .model import Use, Weight
+from .moments import Half, Moments, Tap, Total, arranged, counted, covariance, each, multiplier, pooled
+from .parallel import spread
+from .plan import Choice, Settled
+from .rig import Rig, as_input
+from .shrinkage import MANY_COLUMNS, shrunk
+from .trial import Sample, coded_bits
+from .vectors import vectors
+
+CHOICES, FEW_CHOICES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0), (0.05, 0.2, 0.7)
+"""Shrinkages that are tried; the latter from MANY_COLUMNS on."""
+
+NEAR_BITS = 1e-4
+"""A weight may miss the bits that it had by this share."""
+
+Floats = NDArray[np.float32]
+Arrays = dict[str, Floats]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Road:
+    """A model, the data that runs through it, the initializers that must keep their bytes, and the number of threads."""
+
+    model: ir.Model
+    feeds: Sequence[Feed]
+    untouchable: frozenset[str]
+    threads: int
+
+
+@dataclass(slots=True)
+class Pair:
+    """Sums over the vectors of one half of the data: `met` of x', `first` of x [m, k], `cross` of (x - x') x'^T [m, k, k]."""
+
+    met: Half = field(default_factory=Half)
+    first: NDArray[np.float64] | float = 0.0
+    cross: Floats | float = 0.0
+
+    def add(self, x: Floats, met: Floats) -> None:
+        """Adds vectors [m, n, k] of the original, and those that take their place."""
+        self.met.add(met)
+        self.first = self.first + x.sum(axis=1, dtype=np.float64)
+        self.cross = self.cross + np.matmul((x - met).transpose(0, 2, 1), met)
+
+    def asked(self, weight: Floats, centred: bool) -> tuple[Floats, Floats]:
+        """(C [m, k, k], G [m, rows, k]) for a weight [m, rows, k]."""
+        matrix, cross = covariance(self.met), self.cross / np.float32(self.met.count)
+        mean = (np.asarray(self.met.first) / self.met.count).astype(np.float32)
+        drift = (np.asarray(self.first) / self.met.count).astype(np.float32) - mean
+        if centred:
+            cross = cross - drift[:, :, None] * mean[:, None, :]
+        else:
+            matrix = matrix + mean[:, :, None] * mean[:, None, :]
+        return matrix, np.matmul(weight, cross)
+
+
+def followed(choices: Sequence[Choice], arrays: Arrays, road: Road, share: float, tick: Callable[[float], None]) -> list[Choice]:
+    """The choices, settled where the weight meets what drifts; such weights take `share` of the bits that they had.
+
+    `arrays` are what all weights and biases decode to so far, by the names of their initializers.
+    """
+    stages = _stages(road.model, choices)
+    moving = {choice.weight.name for _, members in stages for choice in members}
+    held = [value for choice in choices for value in (choice.weight.value, choice.layer.bias) if value is not None and choice.weight.is_float]
+    rig = Rig(road.model, held, [source for source, _ in stages])
+    settled: dict[str, Choice] = {}
+    replaced: dict[str, ort.OrtValue] = {}
+    for choice in choices:
+        if choice.weight.name not in moving:
+            replaced |= _inputs(choice, arrays)
+    for number, (source, members) in enumerate(stages):
+        taken = spread(lambda half: _pairs(rig, replaced, source, members, road.feeds, half), (0, 1), lambda _: 0, road.threads)  # noqa: B023
+        jobs = [(choice, [half[place] for half in taken]) for place, choice in enumerate(members)]
+        found = spread(lambda job: _settled(*job, road.untouchable, share), jobs, lambda job: job[0].weight.view.size, road.threads)
+        for choice in found:
+            settled[choice.weight.name] = choice
+            replaced |= _inputs(choice, arrays if choice.layer.settled is None else _decoded(choice))
+        tick((number + 1) / len(stages))
+    return [settled.get(choice.weight.name, choice) for choice in choices]
+
+
+def _stages(model: ir.Model, choices: Sequence[Choice]) -> list[tuple[str, list[Choice]]]:
+    """(inner value, the weights that it alone is multiplied with), in the order of the graph."""
+    order = {node: number for number, node in enumerate(model.graph)}
+    found: dict[str, tuple[int, list[Choice]]] = {}
+    for choice in choices:
+        value = _source(choice.weight) if choice.technique is not None else None
+        producer = value.producer() if value is not None else None
+        if producer is not None and producer in order:
+            found.setdefault(str(value.name), (order[producer], []))[1].append(choice)  # type: ignore[union-attr]
+    return [(name, members) for name, (_, members) in sorted(found.items(), key=lambda item: item[1][0])]
+
+
+def _source(weight: Weight) -> ir.Value | None:
+    """What the only use of a weight multiplies it with; None for several uses, and where vectors are no plain multipliers."""
+    if len(weight.uses) != 1 or weight.uses[0].node.op_type in ("Gather", "ConvTranspose"):
+        return None
+    return multiplier(weight.uses[0])
+
+
+def _inputs(choice: Choice, arrays: Mapping[str, Floats]) -> dict[str, ort.OrtValue]:
+    """A compressed weight and its bias as inputs of the rig, in their own dtypes."""
+    values = [value for value in (choice.weight.value, choice.layer.bias) if value is not None and str(value.name) in arrays]
+    return {str(value.name): as_input(arrays[str(value.name)].astype(value.const_value.dtype.numpy()), int(value.const_value.dtype)) for value in values}  # type: ignore[union-attr]
+
+
+def _decoded(choice: Choice) -> Arrays:
+    made = Member(choice.weight.dtype, choice.weight.view, choice.layer.settled.form)  # type: ignore[union-attr]
+    bias = choice.layer.settled.bias  # type: ignore[union-attr]
+    found = {choice.weight.name: choice.weight.view.unsee(viewed_values(made))}
+    return found if bias is None else found | {str(choice.layer.bias.name): bias}  # type: ignore[union-attr]
+
+
+def _pairs(rig: Rig, replaced: Mapping[str, ort.OrtValue], source: str, members: Sequence[Choice], feeds: Sequence[Feed], half: int) -> list[Pair]:
+    """Every second feed through the original and through what is compressed so far: the sums for each weight."""
+    found = [Pair() for _ in members]
+    for feed in feeds[half::2]:
+        x, met = (rig.run(feed, [source], constants)[source] for constants in (None, replaced))
+        for choice, pair in zip(members, found, strict=True):
+            use, view = choice.weight.uses[0], choice.weight.view
+            seen = [_vectors(use, choice.weight, one, feed, each(view.k, len(feeds))) for one in (x, met)]
+            if seen[0].shape[1]:
+                pair.add(*seen)
+    return found
+
+
+def _vectors(use: Use, weight: Weight, x: NDArray[np.generic], feed: Feed, most: int) -> Floats:
+    return vectors(use, weight.view, counted(use, x, masked(feed)).astype(np.float32, copy=False), most)
+
+
+def _settled(choice: Choice, halves: Sequence[Pair], untouchable: frozenset[str], share: float) -> Choice:
+    """The choice with its weight rounded anew; as it was where nothing was seen, or where the technique refuses."""
+    layer, weight = choice.layer, choice.weight
+    if any(pair.met.count == 0 for pair in halves):
+        return choice
+    values = weight.viewed()
+    parts = values.reshape(len(np.asarray(halves[0].met.first)), -1, weight.view.k)
+    asked = [pair.asked(parts, layer.bias is not None) for pair in halves]
+    aim = (parts + _step(asked)).reshape(values.shape)
+    moments, mean = _moments(weight, halves)
+    if moments is None or mean is None:
+        return choice
+    known = informed(layer, moments, untouchable, lambda _, factor: lambda: factor)
+    form = _rounded(choice, aim, known.context, share)
+    if form is None:
+        return choice
+    bias = None
+    if layer.bias is not None and known.moments is not None:
+        left = viewed_values(Member(weight.dtype, weight.view, form))
+        shift = correction(weight, values, replace(moments, mean=mean.astype(np.float32))) - correction(weight, left, known.moments)
+        old = layer.bias.const_value.numpy()  # type: ignore[union-attr]
+        bias = (old.astype(np.float32).reshape(-1) + shift).reshape(old.shape)
+    return replace(choice, layer=replace(layer, settled=Settled(form, bias)))
+
+
+def _moments(weight: Weight, halves: Sequence[Pair]) -> tuple[Moments | None, NDArray[np.float64] | None]:
+    """(the moments of x', the mean of x). Uses up the matrices of the halves."""
+    met = [pair.met for pair in halves]
+    count = met[0].count + met[1].count
+    squares = [np.einsum("mkk->mk", np.asarray(half.matrix)).astype(np.float64) for half in met]
+    total = Total(met[0].first + met[1].first, squares[0] + squares[1], count, len(met), (met[0], met[1]))
+    mean = arranged(np.asarray(halves[0].first + halves[1].first) / count, weight)
+    return pooled(weight, [Tap(weight, weight.uses[0], "", total)]), mean
+
+
+def _step(asked: Sequence[tuple[Floats, Floats]]) -> Floats:
+    """The part of G C^-1, C shrunk, that does best by the half of the data that did not ask for it, taken for both together; [m, rows, k]."""
+    choices = CHOICES if asked[0][0].shape[1] < MANY_COLUMNS else FEW_CHOICES
+    best, shrinkage, part = 0.0, 1.0, 0.0
+    for one in choices:
+        along = across = 0.0
+        for (matrix, cross), (other, wanted) in (asked, asked[::-1]):
+            step = _solved(matrix, cross, one)
+            along += float(np.einsum("mrk,mrk->", step, wanted, dtype=np.float64))
+            across += float(np.einsum("mrk,mrk->", step @ other, step, dtype=np.float64))
+        length = float(np.clip(along / max(across, 1e-30), 0, 1))
+        gain = (2 * along - length * across) * length  # E|d W^T|^2 - E|d W^T - step x'|^2 over both halves
+        if gain > best:
+            best, shrinkage, part = gain, one, length
+    if not part:
+        return np.zeros_like(asked[0][1])
+    matrix, cross = ((one + other) / 2 for one, other in zip(*asked, strict=True))
+    return np.float32(part) * _solved(matrix, cross, shrinkage / (2 - shrinkage))
+
+
+def _solved(matrix: Floats, cross: Floats, shrinkage: float) -> Floats:
+    """G C^-1 for C shrunk off the diagonal; inputs that hardly ever move count as if they did, a little."""
+    found = shrunk(matrix, shrinkage).astype(np.float64)
+    diagonal = np.einsum("mkk->mk", found)
+    mean = diagonal.mean(axis=1, keepdims=True)
+    diagonal[...] = np.maximum(diagonal, np.maximum(LEAST_VARIANCE * mean, 1e-9 * mean.mean() + 1e-30)) * (1 + DAMPING)
+    return np.linalg.solve(found, cross.transpose(0, 2, 1)).transpose(0, 2, 1).astype(np.float32)
+
+
+def _rounded(choice: Choice, aim: Floats, context: Context, share: float) -> Form | None:
+    """The form of `aim` in `share` of the bits that the choice took; None where the technique refuses."""
+    technique, made = choice.technique, choice.made()[1].form
+    assert technique is not None
+    sample = Sample(aim, context, 1.0, aim.size < POOL_BELOW)
+    goal = (coded_bits(made, sample) or 0.0) * share
+    form = technique.apply(aim, context)
+    bits = None if isinstance(form, Refusal) else coded_bits(form, sample)
+    if isinstance(form, Refusal) or bits is None:
+        return None
+    if isinstance(technique, Adjustable) and abs(bits - goal) > NEAR_BITS * goal:
+        nearer = technique.at(2.0 ** ((bits - goal) / aim.size)).apply(aim, context)
+        again = None if isinstance(nearer, Refusal) else coded_bits(nearer, sample)
+        if not isinstance(nearer, Refusal) and again is not None and abs(again - goal) < abs(bits - goal):
+            return nearer
+    return form
