@@ -7,8 +7,9 @@ Behind weights that were compressed a layer meets x' where it met x. What makes 
 (covariances where a bias takes up the mean), so A is what is rounded, with the error feedback of C. Each weight is settled before the next one is looked
 at: the errors of one rounding have nothing in common with those of another, and layers that made up for the same drift at the same time would do so twice.
 
-G C^-1 is noise where samples are few. So C is shrunk off the diagonal, and the step from W to A is taken to a part of 0..1: both are chosen by how the step
-that the one half of the data asks for serves the other half. Rounding is repeated at a step nearby so that a weight takes the bits that it had.
+G C^-1 is noise where samples are few. So the step from W to A is that of three quarters of the data, and what is left judges it: how far C is shrunk off the
+diagonal, and which part of the step is taken, 0..1. That part of the data had no say in the layers before either, else it would see less drift than there is.
+Rounding is repeated at a step nearby so that a weight takes the bits that it had.
 
 After: Li et al. 2025 (arXiv:2504.02692, GPTAQ), who feed this drift back without shrinking it.
 """
@@ -31,10 +32,10 @@ from ..runtime.form import Form, Member
 from .bias import correction
 from .calibrate import Feed, masked
 from .evidence import informed
-from .model import Use, Weight
-from .moments import Half, Moments, Tap, Total, arranged, counted, covariance, each, multiplier, pooled
+from .model import Weight
+from .moments import Half, Moments, arranged, counted, covariance, each, multiplier
 from .parallel import spread
-from .plan import Choice, Settled
+from .plan import Choice, Layer, Settled
 from .rig import Rig, as_input
 from .shrinkage import MANY_COLUMNS, shrunk
 from .trial import Sample, coded_bits
@@ -42,6 +43,9 @@ from .vectors import vectors
 
 CHOICES, FEW_CHOICES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0), (0.05, 0.2, 0.7)
 """Shrinkages that are tried; the latter from MANY_COLUMNS on."""
+
+JUDGE = 4
+"""Every so many-th batch judges."""
 
 NEAR_BITS = 1e-4
 """A weight may miss the bits that it had by this share."""
@@ -62,7 +66,7 @@ class Road:
 
 @dataclass(slots=True)
 class Pair:
-    """Sums over the vectors of one half of the data: `met` of x', `first` of x [m, k], `cross` of (x - x') x'^T [m, k, k]."""
+    """Sums over the vectors of one part of the data: `met` of x', `first` of x [m, k], `cross` of (x - x') x'^T [m, k, k]."""
 
     met: Half = field(default_factory=Half)
     first: NDArray[np.float64] | float = 0.0
@@ -95,14 +99,15 @@ def followed(choices: Sequence[Choice], arrays: Arrays, road: Road, share: float
     moving = {choice.weight.name for _, members in stages for choice in members}
     held = [value for choice in choices for value in (choice.weight.value, choice.layer.bias) if value is not None and choice.weight.is_float]
     rig = Rig(road.model, held, [source for source, _ in stages])
+    parts = [feed for number, feed in enumerate(road.feeds) if number % JUDGE], road.feeds[::JUDGE]
     settled: dict[str, Choice] = {}
     replaced: dict[str, ort.OrtValue] = {}
     for choice in choices:
         if choice.weight.name not in moving:
             replaced |= _inputs(choice, arrays)
     for number, (source, members) in enumerate(stages):
-        taken = spread(lambda half: _pairs(rig, replaced, source, members, road.feeds, half), (0, 1), lambda _: 0, road.threads)  # noqa: B023
-        jobs = [(choice, [half[place] for half in taken]) for place, choice in enumerate(members)]
+        seen, judge = spread(lambda feeds: _sums(rig, replaced, source, members, feeds), parts, lambda _: 0, road.threads)  # noqa: B023
+        jobs = list(zip(members, seen, judge, strict=True))
         found = spread(lambda job: _settled(*job, road.untouchable, share), jobs, lambda job: job[0].weight.view.size, road.threads)
         for choice in found:
             settled[choice.weight.name] = choice
@@ -143,76 +148,72 @@ def _decoded(choice: Choice) -> Arrays:
     return found if bias is None else found | {str(choice.layer.bias.name): bias}  # type: ignore[union-attr]
 
 
-def _pairs(rig: Rig, replaced: Mapping[str, ort.OrtValue], source: str, members: Sequence[Choice], feeds: Sequence[Feed], half: int) -> list[Pair]:
-    """Every second feed through the original and through what is compressed so far: the sums for each weight."""
+def _sums(rig: Rig, replaced: Mapping[str, ort.OrtValue], source: str, members: Sequence[Choice], feeds: Sequence[Feed]) -> list[Pair]:
+    """Feeds through the original and through what is compressed so far: the sums for each weight."""
     found = [Pair() for _ in members]
-    for feed in feeds[half::2]:
+    for feed in feeds:
         x, met = (rig.run(feed, [source], constants)[source] for constants in (None, replaced))
         for choice, pair in zip(members, found, strict=True):
-            use, view = choice.weight.uses[0], choice.weight.view
-            seen = [_vectors(use, choice.weight, one, feed, each(view.k, len(feeds))) for one in (x, met)]
+            seen = [_vectors(choice.weight, one, feed, each(choice.weight.view.k, len(feeds))) for one in (x, met)]
             if seen[0].shape[1]:
                 pair.add(*seen)
     return found
 
 
-def _vectors(use: Use, weight: Weight, x: NDArray[np.generic], feed: Feed, most: int) -> Floats:
+def _vectors(weight: Weight, x: NDArray[np.generic], feed: Feed, most: int) -> Floats:
+    use = weight.uses[0]
     return vectors(use, weight.view, counted(use, x, masked(feed)).astype(np.float32, copy=False), most)
 
 
-def _settled(choice: Choice, halves: Sequence[Pair], untouchable: frozenset[str], share: float) -> Choice:
+def _settled(choice: Choice, seen: Pair, judge: Pair, untouchable: frozenset[str], share: float) -> Choice:
     """The choice with its weight rounded anew; as it was where nothing was seen, or where the technique refuses."""
     layer, weight = choice.layer, choice.weight
-    if any(pair.met.count == 0 for pair in halves):
+    if not seen.met.count or not judge.met.count:
         return choice
     values = weight.viewed()
-    parts = values.reshape(len(np.asarray(halves[0].met.first)), -1, weight.view.k)
-    asked = [pair.asked(parts, layer.bias is not None) for pair in halves]
-    aim = (parts + _step(asked)).reshape(values.shape)
-    moments, mean = _moments(weight, halves)
-    if moments is None or mean is None:
+    parts = values.reshape(len(np.asarray(seen.first)), -1, weight.view.k)
+    aim = (parts + _step(seen.asked(parts, layer.bias is not None), judge.asked(parts, layer.bias is not None))).reshape(values.shape)
+    before, after = _moments(seen, judge, layer)
+    if before is None or after is None:
         return choice
-    known = informed(layer, moments, untouchable, lambda _, factor: lambda: factor)
+    known = informed(layer, after, untouchable, lambda _, factor: lambda: factor)
     form = _rounded(choice, aim, known.context, share)
     if form is None:
         return choice
     bias = None
-    if layer.bias is not None and known.moments is not None:
+    if layer.bias is not None:
         left = viewed_values(Member(weight.dtype, weight.view, form))
-        shift = correction(weight, values, replace(moments, mean=mean.astype(np.float32))) - correction(weight, left, known.moments)
         old = layer.bias.const_value.numpy()  # type: ignore[union-attr]
-        bias = (old.astype(np.float32).reshape(-1) + shift).reshape(old.shape)
+        bias = (old.astype(np.float32).reshape(-1) + correction(weight, values, before) - correction(weight, left, after)).reshape(old.shape)
     return replace(choice, layer=replace(layer, settled=Settled(form, bias)))
 
 
-def _moments(weight: Weight, halves: Sequence[Pair]) -> tuple[Moments | None, NDArray[np.float64] | None]:
-    """(the moments of x', the mean of x). Uses up the matrices of the halves."""
-    met = [pair.met for pair in halves]
-    count = met[0].count + met[1].count
-    squares = [np.einsum("mkk->mk", np.asarray(half.matrix)).astype(np.float64) for half in met]
-    total = Total(met[0].first + met[1].first, squares[0] + squares[1], count, len(met), (met[0], met[1]))
-    mean = arranged(np.asarray(halves[0].first + halves[1].first) / count, weight)
-    return pooled(weight, [Tap(weight, weight.uses[0], "", total)]), mean
+def _moments(seen: Pair, judge: Pair, layer: Layer) -> tuple[Moments | None, Moments | None]:
+    """The moments of x, without squares, and of x' over all data. Uses up the matrix of `seen`."""
+    count = seen.met.count + judge.met.count
+    seen.met.matrix += judge.met.matrix  # type: ignore[operator]
+    whole = Half(seen.met.first + judge.met.first, seen.met.matrix, count)
+    square = np.einsum("mkk->mk", np.asarray(whole.matrix)).astype(np.float64) / count
+    mean, met, squares = (arranged(np.asarray(one), layer.weight) for one in ((seen.first + judge.first) / count, np.asarray(whole.first) / count, square))
+    if mean is None or met is None or squares is None:
+        return None, None
+    matrix = shrunk(covariance(whole), layer.shrinkage) if layer.context.factor is not None else None
+    after = Moments(met.astype(np.float32), squares.astype(np.float32), count, matrix, layer.shrinkage)
+    return replace(after, mean=mean.astype(np.float32), covariance=None), after
 
 
-def _step(asked: Sequence[tuple[Floats, Floats]]) -> Floats:
-    """The part of G C^-1, C shrunk, that does best by the half of the data that did not ask for it, taken for both together; [m, rows, k]."""
-    choices = CHOICES if asked[0][0].shape[1] < MANY_COLUMNS else FEW_CHOICES
-    best, shrinkage, part = 0.0, 1.0, 0.0
-    for one in choices:
-        along = across = 0.0
-        for (matrix, cross), (other, wanted) in (asked, asked[::-1]):
-            step = _solved(matrix, cross, one)
-            along += float(np.einsum("mrk,mrk->", step, wanted, dtype=np.float64))
-            across += float(np.einsum("mrk,mrk->", step @ other, step, dtype=np.float64))
-        length = float(np.clip(along / max(across, 1e-30), 0, 1))
-        gain = (2 * along - length * across) * length  # E|d W^T|^2 - E|d W^T - step x'|^2 over both halves
+def _step(seen: tuple[Floats, Floats], judge: tuple[Floats, Floats]) -> Floats:
+    """The part of G C^-1, C shrunk, that does best by the data of the judge; [m, rows, k]."""
+    best, found = 0.0, np.zeros_like(seen[1])
+    for shrinkage in CHOICES if seen[0].shape[1] < MANY_COLUMNS else FEW_CHOICES:
+        step = _solved(*seen, shrinkage)
+        along = float(np.einsum("mrk,mrk->", step, judge[1], dtype=np.float64))
+        across = float(np.einsum("mrk,mrk->", step @ judge[0], step, dtype=np.float64))
+        part = float(np.clip(along / max(across, 1e-30), 0, 1))
+        gain = (2 * along - part * across) * part  # E|W (x - x')|^2 - E|W (x - x') - part step x'|^2
         if gain > best:
-            best, shrinkage, part = gain, one, length
-    if not part:
-        return np.zeros_like(asked[0][1])
-    matrix, cross = ((one + other) / 2 for one, other in zip(*asked, strict=True))
-    return np.float32(part) * _solved(matrix, cross, shrinkage / (2 - shrinkage))
+            best, found = gain, np.float32(part) * step
+    return found
 
 
 def _solved(matrix: Floats, cross: Floats, shrinkage: float) -> Floats:

@@ -77,8 +77,8 @@ def informed(layer: Layer, moments: Moments, untouchable: frozenset[str], hold: 
     factor = None if matrix is None else factorize(matrix)
     context = replace(layer.context, square=square, factor=None if factor is None else hold(layer.weight.name, factor))
     if corrected:
-        return Layer(layer.weight, context, bias, replace(moments, covariance=None), moments.optimism)
-    return Layer(layer.weight, context, optimism=moments.optimism)
+        return Layer(layer.weight, context, bias, replace(moments, covariance=None), moments.optimism, moments.shrinkage)
+    return Layer(layer.weight, context, optimism=moments.optimism, shrinkage=moments.shrinkage)
 
 
 def _outer(moments: Moments) -> NDArray[np.float32]:

@@ -118,7 +118,7 @@ def measure(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed], t
                     _collect(tap, values[tap.source], masked(feed), len(feeds) if matrices else 0)
             tick((number + (position + 1) / len(feeds)) / len(groups))
         for weight, taps in group:
-            found = pooled(weight, taps)
+            found = _moments(weight, taps)
             for tap in taps:
                 tap.total.halves = (Half(), Half())
             if found is not None:
@@ -222,7 +222,7 @@ def _collect(tap: Tap, x: Array, mask: NDArray[np.bool_] | None, batches: int) -
         total.batches += 1
 
 
-def pooled(weight: Weight, taps: Sequence[Tap]) -> Moments | None:
+def _moments(weight: Weight, taps: Sequence[Tap]) -> Moments | None:
     """The pooled moments of a weight, or None where nothing usable was seen."""
     seen = [tap.total for tap in taps if tap.total.count]
     if not seen:

@@ -32,7 +32,8 @@ class Settled:
 class Layer:
     """A weight with all that is known about it: the bias that can take up its mean error, and the moments of its inputs.
 
-    `optimism` is how many times more an error costs on new inputs than on those that it was made and probed with. `work` is what one run does with it.
+    `optimism` is how many times more an error costs on new inputs than on those that it was made and probed with. `shrinkage` is that of the matrix
+    that errors are fed back by. `work` is what one run does with it.
     Once it is `settled`, techniques are not asked any more (`drift.py`).
     """
 
@@ -41,6 +42,7 @@ class Layer:
     bias: ir.Value | None = None
     moments: Moments | None = None
     optimism: float = 1.0
+    shrinkage: float = 1.0
     work: tuple[Work, ...] = ()
     settled: Settled | None = None
 

@@ -134,7 +134,7 @@ class Study:
 
     def followed(self, emitted: Emitted) -> Emitted:
         """A file of the target's size whose weights make up for what those before them do (drift.py), where the effort asks for it and the outputs move less."""
-        if not self._effort.follows or len(self._calibration) < 2:
+        if not self._effort.follows or len(self._calibration) < drift.JUDGE:
             return emitted
         choices, share = [choice for payload in emitted.payloads for choice in payload.choices], 1.0
         road = drift.Road(self._task.model, self._calibration, self._task.untouchable, self._task.threads)
