@@ -98,7 +98,6 @@ def followed(choices: Sequence[Choice], arrays: Arrays, road: Road, share: float
     stages = _stages(road.model, choices)
     moving = {choice.weight.name for _, members in stages for choice in members}
     held = [value for choice in choices for value in (choice.weight.value, choice.layer.bias) if value is not None and choice.weight.is_float]
-    rig = Rig(road.model, held, [source for source, _ in stages])
     parts = [feed for number, feed in enumerate(road.feeds) if number % JUDGE], road.feeds[::JUDGE]
     settled: dict[str, Choice] = {}
     replaced: dict[str, ort.OrtValue] = {}
@@ -106,6 +105,7 @@ def followed(choices: Sequence[Choice], arrays: Arrays, road: Road, share: float
         if choice.weight.name not in moving:
             replaced |= _inputs(choice, arrays)
     for number, (source, members) in enumerate(stages):
+        rig = Rig(road.model, held, [source], whole=False)
         seen, judge = spread(lambda feeds: _sums(rig, replaced, source, members, feeds), parts, lambda _: 0, road.threads)  # noqa: B023
         jobs = list(zip(members, seen, judge, strict=True))
         found = spread(lambda job: _settled(*job, road.untouchable, share), jobs, lambda job: job[0].weight.view.size, road.threads)

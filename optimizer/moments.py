@@ -127,7 +127,7 @@ def measure(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed], t
 
 def _runs(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed], inner: Sequence[str]) -> Iterator[tuple[Feed, Feed]]:
     """Each feed, and it again with the inner values; the session is gone before that of the next group is made: both hold all weights."""
-    rig = Rig(model, (weight.value for weight in weights if weight.is_float), inner) if inner else None
+    rig = Rig(model, (weight.value for weight in weights if weight.is_float), inner, whole=False) if inner else None
     for feed in feeds:
         yield feed, feed | rig.run(feed, inner) if rig else feed
 

@@ -16,6 +16,7 @@ from onnx_compress.optimizer.calibrate import Feed
 from onnx_compress.optimizer.evidence import informed
 from onnx_compress.optimizer.factors import Factors
 from onnx_compress.optimizer.plan import Choice, Layer
+from onnx_compress.optimizer.rig import Rig, RunError
 from onnx_compress.optimizer.study import Study
 from onnx_compress.optimizer.trial import Sample, coded_bits
 from onnx_compress.passes.quantize import Quantize
@@ -163,6 +164,18 @@ def test_the_recurrent_matrix_follows_the_one_for_inputs(tmp_path: Path) -> None
     read, weights = loaded(finished(net, outputs[0], [tensor("x", ["t", "n", 16])], 4), tmp_path)
     choices = [Choice(Layer(weight, Context()), FINE, "grid", 0.0) for weight in reversed(weights)]
     assert [[choice.weight.name for choice in members] for _, members in drift._stages(read, choices)] == [["w"], ["r"]]
+
+
+def test_a_rig_that_is_not_whole_computes_nothing_behind_what_is_watched(tmp_path: Path) -> None:
+    net = Network(0)
+    hidden = net.add("Relu", [net.add("MatMul", ["x", net.weight("w", (24, 40))])])
+    impossible = net.add("Reshape", [hidden, net.constant("shape", [7, 11, 13], "int64")])
+    read, _ = loaded(finished(net, impossible, [tensor("x", ["n", 24])], 3), tmp_path)
+    feed = batches()[0]
+    with pytest.raises(RunError):
+        Rig(read, (), [hidden]).run(feed, ["y"])
+    found = Rig(read, (), [hidden], whole=False).run(feed, [hidden])[hidden]
+    np.testing.assert_allclose(found, np.maximum(feed["x"] @ original(read, "w"), 0), rtol=1e-4, atol=1e-5)
 
 
 def test_the_number_of_threads_changes_nothing(tmp_path: Path) -> None:
