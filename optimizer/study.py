@@ -31,6 +31,9 @@ LEAST_BITS = 0.05
 FOLLOWINGS = 3
 """Rounds of following the drift; all but the first are rare, where the file came out too large."""
 
+SPARED = 0.0005
+"""Of the bits: what a file that follows may come out larger than it was meant to."""
+
 Start = Callable[[str], Callable[[float], None]]
 """Begins a phase of this name; gives what to tell its progress."""
 
@@ -134,9 +137,9 @@ class Study:
 
     def followed(self, emitted: Emitted) -> Emitted:
         """A file of the target's size whose weights make up for what those before them do (drift.py), where the effort asks for it and the outputs move less."""
-        if not self._effort.follows or len(self._calibration) < drift.JUDGE:
+        if not self._effort.follows or len(self._calibration) < 2:
             return emitted
-        choices, share = [choice for payload in emitted.payloads for choice in payload.choices], 1.0
+        choices, share = [choice for payload in emitted.payloads for choice in payload.choices], 1 - SPARED
         road = drift.Road(self._task.model, self._calibration, self._task.untouchable, self._task.threads)
         arrays = {name: array for one in self._decoded(emitted) for name, array in one.items()}
         for _ in range(FOLLOWINGS):
