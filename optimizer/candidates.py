@@ -92,6 +92,8 @@ def _offer(layer: Layer, wanted: Wanted) -> Offer:
     for family in (*wanted.families, *(FOLDED if wanted.folds and _is_faster_folded(layer) else ())):
         if family in FOLDED and any(one.error == 0 for many in found.values() for one in many):
             continue  # a weight of few values stays without loss
+        if family in (BY_LOOKUP if layer.gates > 1 else BY_GATE):
+            continue
         if family in TRELLIS_OF.values() and family not in _best_trellises(found, wanted, layer.weight.view.size):
             continue
         candidates = list(FAMILIES[family](family, sample, wanted.average_bits))
@@ -103,7 +105,7 @@ def _offer(layer: Layer, wanted: Wanted) -> Offer:
 
 
 def _is_faster_folded(layer: Layer) -> bool:
-    known = times(layer.weight.view, layer.work, Quantize(1.0))
+    known = times(layer.weight.view, layer.work, Quantize(1.0), layer.is_pooled)
     return known.fused > known.folded
 
 
@@ -195,6 +197,8 @@ FAMILIES: dict[str, Maker] = {
     "trellis": _grid(1.0, trellis=True),
     "trellis, one step": _grid(0.0, trellis=True),
     "trellis by lookup": _grid(1.0, rows=0.5, trellis=True),
+    "grid by gate": _grid(0.0, rows=1.0),
+    "trellis by gate": _grid(0.0, rows=1.0, trellis=True),
     "codebook": _codebook,
     "distinct values": _distinct,
     "deep-compression": _deep_compression,
@@ -204,7 +208,7 @@ FAMILIES: dict[str, Maker] = {
     "folded, one step": _grid(0.0, folded=True),
 }
 
-TRELLIS_OF = {"grid": "trellis", "grid, one step": "trellis, one step", "grid by lookup": "trellis by lookup"}
+TRELLIS_OF = {"grid": "trellis", "grid, one step": "trellis, one step", "grid by lookup": "trellis by lookup", "grid by gate": "trellis by gate"}
 """The families of plain grids, and what a trellis makes of them."""
 
 GRIDS = tuple(TRELLIS_OF)
@@ -225,5 +229,8 @@ TECHNIQUES = {
 }
 """The families that compete under each `--technique`."""
 
-CALIBRATED_ONLY = ("grid by lookup", "trellis by lookup")
+BY_GATE, BY_LOOKUP = ("grid by gate", "trellis by gate"), ("grid by lookup", "trellis by lookup")
+"""Families for weights of recurrent layers, whose gates matter differently, and for all other weights whose rows do."""
+
+CALIBRATED_ONLY = BY_LOOKUP
 """Families that trust how often a row is asked for: made-up tokens say nothing about that."""

@@ -9,14 +9,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..passes import writer
+from ..passes import tables, writer
 from ..passes.planes import write_planes
 from ..passes.technique import Technique
 from ..runtime import library
 from ..runtime.evaluate import centroid_numbers, dense_values
 from ..runtime.form import Codebook, Mapped, Member
 from .fold import Folded
-from .model import Weight
 from .parallel import spread
 from .plan import Choice, Payload
 
@@ -30,7 +29,7 @@ class Coder:
 
     def code(self, choices: Sequence[Choice]) -> tuple[Payload, ...]:
         """The payloads of all choices: small weights in pools, folded ones and each other one by itself. The same bytes for any number of threads."""
-        sharing = [choice for choice in choices if _may_share(choice.weight) and not choice.is_folded and not choice.is_exact_float]
+        sharing = [choice for choice in choices if choice.layer.is_pooled and not choice.is_folded and not choice.is_exact_float]
         groups = [[sharing[place] for place in pool] for pool in writer.pools([choice.weight.view.size for choice in sharing])]
         pooled = {id(choice) for group in groups for choice in group}
         groups += [[choice] for choice in choices if id(choice) not in pooled]
@@ -84,7 +83,15 @@ def _payload(choices: Sequence[Choice], members: Sequence[Member]) -> Payload:
     zeros = tuple(map(_zeros, members))
     if choices[0].is_folded:
         return Payload(b"", tuple(choices), zeros, biases, Folded.of(members[0]))
-    return Payload(_bytes(choices, members), tuple(choices), zeros, biases)
+    return Payload(_bytes(choices, members), tuple(choices), zeros, biases, shares=_shares(members))
+
+
+def _shares(members: Sequence[Member]) -> tuple[float, ...]:
+    """Each one's part of the bytes, by what its symbols take with tables of its own."""
+    if len(members) == 1:
+        return (1.0,)
+    bits = [tables.rate(*tables.histogram(member.symbols.levels))[0] for member in members]
+    return tuple(one / sum(bits) for one in bits)
 
 
 def _exact(choice: Choice) -> Payload:
@@ -96,14 +103,9 @@ def _exact(choice: Choice) -> Payload:
 
 
 def _bytes(choices: Sequence[Choice], members: Sequence[Member]) -> bytes:
-    if _may_share(choices[0].weight) and members[0].view.size < writer.POOL_BELOW:
+    if choices[0].layer.is_pooled:
         return writer.write_pool(list(members))
     return writer.write(members[0], any(use.kind == "Gather" for use in choices[0].weight.uses))
-
-
-def _may_share(weight: Weight) -> bool:
-    """Not what a body of If, Loop or Scan consumes: older runtimes hand such a payload over anew at each run, and would decode the pool each time."""
-    return all(use.node.graph is weight.value.graph for use in weight.uses)
 
 
 def _zeros(made: Member) -> float:

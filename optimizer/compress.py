@@ -149,7 +149,7 @@ def prepare(source: Path, target: Path, request: Request) -> Prepared:
     if not found.weights:
         reasons = "; ".join(sorted({reason for _, reason, _ in found.left_alone})) or "it has no large constants"
         raise UsageError(f"{source} has no weights to compress ({reasons}): nothing was written")
-    layers = tuple(Layer(weight, Context(seed=request.seed)) for weight in found.weights)
+    layers = tuple(Layer(weight, Context(seed=request.seed), pool_values=request.pool_values) for weight in found.weights)
     exact = tuple(layer for layer in layers if not layer.weight.is_float or any(re.search(one, layer.weight.name) for one in request.lossless_weights))
     floats = tuple(layer for layer in layers if layer not in exact)
     size = model_bytes(source)

@@ -20,7 +20,6 @@ from ..passes.codebook import Chain, Cluster
 from ..passes.distinct import Distinct
 from ..passes.quantize import Quantize
 from ..passes.technique import Technique
-from ..passes.writer import POOL_BELOW
 from ..runtime.form import PANEL_ROWS, View
 from .work import Times, Work
 
@@ -64,9 +63,9 @@ LOOKED_UP_PANELS = 2.5
 """Panels of 64 rows that a Gather decodes for each row that is asked for, on average: it begins at the head of a chunk of 1 to 4."""
 
 
-def times(view: View, works: Sequence[Work], technique: Technique | None) -> Times:
+def times(view: View, works: Sequence[Work], technique: Technique | None, pooled: bool = False) -> Times:
     """The times of a weight, with all its uses, in the form that the technique makes."""
-    rate = POOLED if view.size < POOL_BELOW else DECODED.get(type(technique), LEAST_DECODED)
+    rate = POOLED if pooled else DECODED.get(type(technique), LEAST_DECODED)
     each = [_times(view, work, rate) for work in works]
     return Times(sum(one.fused for one in each), sum(one.folded for one in each))
 

@@ -5,6 +5,8 @@
 | Gemm, MatMul | the last axis of the input |
 | Conv | channel and kernel position, at positions evenly spread |
 | Conv with more than LARGEST of those, ConvTranspose | channel alone: every tap counts as a row |
+
+Sums and shrinkage are those of `moments.py` and `shrinkage.py`; the two halves of the data are what probes see and what they do not.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from numpy.typing import NDArray
 
 from ..passes.channels import Reader
 from .calibrate import Feed, masked
-from .moments import WATCHED
+from .moments import WATCHED, Half
 from .rig import Rig
-from .vectors import Geometry, patches
+from .shrinkage import cross_validated, shrunk
+from .vectors import Geometry, patches, spread
 from .views import plain
 
 LARGEST = 2304
@@ -31,15 +34,12 @@ VECTORS_EACH = 16
 
 LEAST_VECTORS = 8192
 
-SPREAD = 16
-"""Vectors of one sample that count as independent: neighbouring positions tell the same."""
-
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Covariance:
-    """Mean [k] and covariance [k, k] of x, shrunk towards its diagonal by the share that so few samples leave uncertain.
+    """Mean [k] and shrunk covariance [k, k] of x.
 
     For a ConvTranspose the mean is 0 and the covariance is about 0: its outputs meet different taps, so no bias takes up the mean.
     """
@@ -47,35 +47,22 @@ class Covariance:
     mean: Floats
     square: Floats
 
-
-@dataclass(slots=True, eq=False)
-class Sums:
-    """Sums of x and x x^T over `count` vectors of `samples` samples so far."""
-
-    first: Floats | float = 0.0
-    second: Floats | float = 0.0
-    count: int = 0
-    samples: int = 0
-
-    def plus(self, other: Sums) -> Sums:
-        """Over both."""
-        return Sums(self.first + other.first, self.second + other.second, self.count + other.count, self.samples + other.samples)
-
-    def covariance(self, is_centred: bool) -> Covariance:
-        """The off-diagonal part is taken times 1 / (1 + 2 (k / n)^1.5) for n independent vectors of k values."""
-        count = max(self.count, 1)
-        mean, square = np.asarray(self.first) / count, np.asarray(self.second) / count
-        if not is_centred:
-            mean = np.zeros_like(mean)
-        covariance = square - np.outer(mean, mean)
-        independent = max(min(self.count, SPREAD * self.samples), 1)
-        diagonal = np.diag(np.diag(covariance))
-        return Covariance(mean, diagonal + (covariance - diagonal) / (1 + 2 * (len(mean) / independent) ** 1.5))
+    @staticmethod
+    def of(half: Half, share: float, is_centred: bool) -> Covariance:
+        """Shrunk by `share`."""
+        (square,), (mean,) = shrunk(half.covariance(), share).astype(np.float64), half.mean
+        return Covariance(mean, square) if is_centred else Covariance(np.zeros_like(mean), square + np.outer(mean, mean))
 
 
-def is_centred(reader: Reader) -> bool:
-    """Whether a bias can take up the mean: not where outputs meet different taps."""
-    return reader.node.op_type != "ConvTranspose"
+def covariances(reader: Reader, weights: Floats, others: Half, probes: Half) -> tuple[Covariance, Covariance]:
+    """Over all data, and over what is no probe (all, where there is nothing else); `weights` [rows, channels, taps] are those that read x."""
+    centred = reader.node.op_type != "ConvTranspose"
+    if not others.count or not probes.count:
+        only = Covariance.of(others if others.count else probes, 0.0, centred)
+        return only, only
+    rows = weights.reshape(1, len(weights), -1).astype(np.float32)
+    share, _ = cross_validated([others.covariance(), probes.covariance()], rows)
+    return Covariance.of(others.plus(probes), share, centred), Covariance.of(others, share, centred)
 
 
 def by_tap(reader: Reader) -> bool:
@@ -84,32 +71,30 @@ def by_tap(reader: Reader) -> bool:
     return reader.node.op_type != "ConvTranspose" and columns.shape[1] * columns.shape[2] <= LARGEST
 
 
-def measure_sums(model: ir.Model, readers: Sequence[Reader], feeds: Sequence[Feed], seed: int) -> list[Sums]:
-    """One for each reader. Raises CompressError where the model does not run on the feeds."""
-    sums = [Sums() for _ in readers]
+def measure_halves(model: ir.Model, readers: Sequence[Reader], feeds: Sequence[Feed]) -> list[Half]:
+    """Sums over these feeds, one for each reader. Raises CompressError where the model does not run on the feeds."""
+    halves = [Half() for _ in readers]
     sources = sorted({str(reader.source.name) for reader in readers})
     for start in range(0, len(sources), WATCHED):
         group = sources[start : start + WATCHED]
         rig = Rig(model, (), group)
-        for number, feed in enumerate(feeds):
+        for feed in feeds:
             values, mask = rig.run(feed, group), masked(feed)
-            for reader, total in zip(readers, sums, strict=True):
+            for reader, half in zip(readers, halves, strict=True):
                 if str(reader.source.name) in group:
                     x = values[str(reader.source.name)]
                     inside = mask is not None and x.shape[: mask.ndim] == mask.shape and x.ndim > mask.ndim
-                    _add(total, reader, x[mask] if inside else x, np.random.default_rng([seed, number]), len(feeds))
-    return sums
+                    half.add(_vectors(reader, (x[mask] if inside else x).astype(np.float32, copy=False), len(feeds)))
+    return halves
 
 
-def _add(total: Sums, reader: Reader, x: NDArray[np.generic], rng: np.random.Generator, batches: int) -> None:
-    values = x.astype(np.float32, copy=False)
-    vectors = _windows(reader, values, batches) if reader.node.op_type == "Conv" and by_tap(reader) else _plain_vectors(reader, values)
-    wanted = _wanted(vectors.shape[1], batches)
-    if len(vectors) > wanted:
-        vectors = vectors[np.sort(rng.choice(len(vectors), wanted, replace=False))]
-    wide = vectors.astype(np.float64)
-    total.first, total.second = total.first + wide.sum(axis=0), total.second + wide.T @ wide
-    total.count, total.samples = total.count + len(wide), total.samples + (x.shape[0] if x.ndim else 1)
+def _vectors(reader: Reader, x: NDArray[np.float32], batches: int) -> NDArray[np.float32]:
+    """[1, vectors, k], evenly spread, as many as each of the batches gives."""
+    if reader.node.op_type == "Conv" and by_tap(reader):
+        dims = tuple(int(size) for size in reader.slot.value.const_value.shape.numpy())  # type: ignore[union-attr]
+        return patches(x, Geometry.of(reader.node, plain(dims)), _wanted(int(np.prod(dims[1:])), batches))[:1]
+    found = _plain_vectors(reader, x)
+    return np.ascontiguousarray(found[spread(len(found), _wanted(found.shape[1], batches))])[None]
 
 
 def _wanted(k: int, batches: int) -> int:
@@ -124,9 +109,3 @@ def _plain_vectors(reader: Reader, x: NDArray[np.float32]) -> NDArray[np.float32
     if by_tap(reader):
         return flat
     return np.moveaxis(flat.reshape(len(flat), -1, reader.slot.block), 1, 2).reshape(-1, flat.shape[1] // reader.slot.block)
-
-
-def _windows(reader: Reader, x: NDArray[np.float32], batches: int) -> NDArray[np.float32]:
-    """[vectors, channels * taps]: what filters meet at output positions, evenly spread."""
-    dims = tuple(int(size) for size in reader.slot.value.const_value.shape.numpy())  # type: ignore[union-attr]
-    return patches(x, Geometry.of(reader.node, plain(dims)), _wanted(int(np.prod(dims[1:])), batches))[0]

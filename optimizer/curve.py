@@ -76,6 +76,7 @@ def _file(study: Study, market: Market, target_bytes: int, overhead: float) -> t
     """(a file of at most this size, its bytes, its weights' predicted bytes); None where there is none. One correction of the overhead."""
     made: tuple[Emitted, int, float] | None = None
     for _ in range(2):
+        study.settle(target_bytes - overhead)
         numbers = market.allocate(target_bytes - overhead)
         if numbers is None:
             return None

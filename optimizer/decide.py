@@ -29,8 +29,10 @@ def decide(task: Task, evidence: Evidence, request: Request, confirm: Callable[[
     """The best file for the request; `confirm` writes a file and measures its divergence. Raises TargetError."""
     study = Study(task, evidence, request, start)
     if request.has_target:
-        _extend(study, study.bits(task.target_bytes), task.target_bytes - study.skeleton_bytes)
-        study.sharpen(task.target_bytes - study.skeleton_bytes)
+        budget = task.target_bytes - study.skeleton_bytes
+        _extend(study, study.bits(task.target_bytes), budget)
+        study.sharpen(budget)
+        study.settle(budget)
         emitted = fit(study.market(), study.sizer, task.target_bytes, start("fitting the size"))
         measured = study.divergences_alone(emitted) if request.per_weight else {}
         return Decision(study.followed(emitted), study.refused(), measured)

@@ -26,16 +26,15 @@ from numpy.typing import NDArray
 
 from ..passes.feedback import DAMPING, LEAST_VARIANCE
 from ..passes.technique import Adjustable, Context, Refusal
-from ..passes.writer import POOL_BELOW
 from ..runtime.evaluate import viewed_values
 from ..runtime.form import Form, Member
 from .bias import correction
 from .calibrate import Feed, masked
 from .evidence import informed
 from .model import Weight
-from .moments import Half, Moments, arranged, counted, covariance, each, multiplier
+from .moments import Half, Moments, arranged, counted, each, multiplier
 from .parallel import spread
-from .plan import Choice, Layer, Settled
+from .plan import Choice, Layer, Remade
 from .rig import Rig, as_input
 from .shrinkage import MANY_COLUMNS, shrunk
 from .trial import Sample, coded_bits
@@ -80,7 +79,7 @@ class Pair:
 
     def asked(self, weight: Floats, centred: bool) -> tuple[Floats, Floats]:
         """(C [m, k, k], G [m, rows, k]) for a weight [m, rows, k]."""
-        matrix, cross = covariance(self.met), self.cross / np.float32(self.met.count)
+        matrix, cross = self.met.covariance(), self.cross / np.float32(self.met.count)
         mean = (np.asarray(self.met.first) / self.met.count).astype(np.float32)
         drift = (np.asarray(self.first) / self.met.count).astype(np.float32) - mean
         if centred:
@@ -111,7 +110,7 @@ def followed(choices: Sequence[Choice], arrays: Arrays, road: Road, share: float
         found = spread(lambda job: _settled(*job, road.untouchable, share), jobs, lambda job: job[0].weight.view.size, road.threads)
         for choice in found:
             settled[choice.weight.name] = choice
-            replaced |= _inputs(choice, arrays if choice.layer.settled is None else _decoded(choice))
+            replaced |= _inputs(choice, arrays if choice.layer.remade is None else _decoded(choice))
         tick((number + 1) / len(stages))
     return [settled.get(choice.weight.name, choice) for choice in choices]
 
@@ -142,8 +141,8 @@ def _inputs(choice: Choice, arrays: Mapping[str, Floats]) -> dict[str, ort.OrtVa
 
 
 def _decoded(choice: Choice) -> Arrays:
-    made = Member(choice.weight.dtype, choice.weight.view, choice.layer.settled.form)  # type: ignore[union-attr]
-    bias = choice.layer.settled.bias  # type: ignore[union-attr]
+    made = Member(choice.weight.dtype, choice.weight.view, choice.layer.remade.form)  # type: ignore[union-attr]
+    bias = choice.layer.remade.bias  # type: ignore[union-attr]
     found = {choice.weight.name: choice.weight.view.unsee(viewed_values(made))}
     return found if bias is None else found | {str(choice.layer.bias.name): bias}  # type: ignore[union-attr]
 
@@ -185,19 +184,18 @@ def _settled(choice: Choice, seen: Pair, judge: Pair, untouchable: frozenset[str
         left = viewed_values(Member(weight.dtype, weight.view, form))
         old = layer.bias.const_value.numpy()  # type: ignore[union-attr]
         bias = (old.astype(np.float32).reshape(-1) + correction(weight, values, before) - correction(weight, left, after)).reshape(old.shape)
-    return replace(choice, layer=replace(layer, settled=Settled(form, bias)))
+    return replace(choice, layer=replace(layer, remade=Remade(form, bias)))
 
 
 def _moments(seen: Pair, judge: Pair, layer: Layer) -> tuple[Moments | None, Moments | None]:
-    """The moments of x, without squares, and of x' over all data. Uses up the matrix of `seen`."""
+    """The moments of x, without squares, and of x' over all data."""
     count = seen.met.count + judge.met.count
-    seen.met.matrix += judge.met.matrix  # type: ignore[operator]
-    whole = Half(seen.met.first + judge.met.first, seen.met.matrix, count)
+    whole = seen.met.plus(judge.met)
     square = np.einsum("mkk->mk", np.asarray(whole.matrix)).astype(np.float64) / count
     mean, met, squares = (arranged(np.asarray(one), layer.weight) for one in ((seen.first + judge.first) / count, np.asarray(whole.first) / count, square))
     if mean is None or met is None or squares is None:
         return None, None
-    matrix = shrunk(covariance(whole), layer.shrinkage) if layer.context.factor is not None else None
+    matrix = shrunk(whole.covariance(), layer.shrinkage) if layer.context.factor is not None else None
     after = Moments(met.astype(np.float32), squares.astype(np.float32), count, matrix, layer.shrinkage)
     return replace(after, mean=mean.astype(np.float32), covariance=None), after
 
@@ -229,7 +227,7 @@ def _rounded(choice: Choice, aim: Floats, context: Context, share: float) -> For
     """The form of `aim` in `share` of the bits that the choice took; None where the technique refuses."""
     technique, made = choice.technique, choice.made()[1].form
     assert technique is not None
-    sample = Sample(aim, context, 1.0, aim.size < POOL_BELOW)
+    sample = Sample(aim, context, 1.0, choice.layer.is_pooled)
     goal = (coded_bits(made, sample) or 0.0) * share
     form = technique.apply(aim, context)
     bits = None if isinstance(form, Refusal) else coded_bits(form, sample)

@@ -20,8 +20,8 @@ from ..passes.constants import set_constant, stored, tensor_of
 from ..passes.cut_channels import Removed, add_to_bias, cut
 from ..passes.fold_shapes import ForgetShapes, InferShapes
 from .calibrate import Feed, samples
-from .covariances import LARGEST, Covariance, is_centred, measure_sums
-from .elimination import Elimination, Refit, refit
+from .covariances import LARGEST, Covariance, covariances, measure_halves
+from .elimination import Elimination, Refit, refit, weights_of
 from .probe import Prober
 from .sensitivity import LEAST
 
@@ -84,7 +84,7 @@ def drop_channels(model: ir.Model, feeds: Sequence[Feed], drop: Drop) -> tuple[s
     ForgetShapes()(model)
     if not chains:
         return ("no channels were dropped: no layer's outputs run to other layers alone",)
-    plans = _measured(model, chains, feeds, drop.seed)
+    plans = _measured(model, chains, feeds)
     wanted = round(drop.fraction * sum(chain.channels for chain in chains))
     if drop.random:
         _draw(plans, wanted, np.random.default_rng(drop.seed))
@@ -102,18 +102,16 @@ def probes_of(feeds: Sequence[Feed]) -> tuple[Feed, ...]:
     return tuple(held_out[: max(1, MOST_PROBES // max(samples(held_out[:1]), 1))])
 
 
-def _measured(model: ir.Model, chains: Sequence[Chain], feeds: Sequence[Feed], seed: int) -> list[_Plan]:
+def _measured(model: ir.Model, chains: Sequence[Chain], feeds: Sequence[Feed]) -> list[_Plan]:
     """Covariances over all feeds, and over those that are no probes: what is fitted to few samples looks better on them than it is, and probes see that."""
     probes = {id(feed) for feed in probes_of(feeds)}
     readers = [reader for chain in chains for reader in chain.readers]
     parts = [[feed for feed in feeds if (id(feed) in probes) == inside] for inside in (False, True)]
-    others, inside = (iter(measure_sums(model, readers, part, seed)) for part in parts)
+    halves = zip(*(measure_halves(model, readers, part) for part in parts), strict=True)
     plans = []
     for chain in chains:
-        pairs = [(reader, next(others), next(inside)) for reader in chain.readers]
-        whole = [one.plus(other).covariance(is_centred(reader)) for reader, one, other in pairs]
-        seen = [one.covariance(is_centred(reader)) for reader, one, _ in pairs] if parts[0] else whole
-        plans.append(_Plan(chain, whole, seen))
+        found = [covariances(reader, weights_of(reader), *next(halves)) for reader in chain.readers]
+        plans.append(_Plan(chain, [whole for whole, _ in found], [seen for _, seen in found]))
     return plans
 
 

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ..passes import names
+from ..passes.byte_floats import store_in_bytes
 from ..passes.constants import add_constant, all_names
 from ..passes.halve import halve
 from ..runtime.header import FORMAT_KEY, FORMAT_VERSION
@@ -39,16 +40,17 @@ KEPT_ATTRIBUTES = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Emitted:
-    """The compressed model, its payloads, the name in it of each payload or folded weight, and the initializers that are now float16."""
+    """The compressed model, its payloads, the name in it of each payload or folded weight, and the initializers that are now float16, or int8 and scales."""
 
     model: ir.Model
     payloads: tuple[Payload, ...]
     names: tuple[str, ...]
     halved: tuple[str, ...]
+    in_bytes: tuple[str, ...] = ()
 
 
-def emit(model: ir.Model, payloads: Sequence[Payload], untouchable: Container[str]) -> Emitted:
-    """A compressed copy of `model`, which stays as it is; initializers that `untouchable` names keep their bytes."""
+def emit(model: ir.Model, payloads: Sequence[Payload], untouchable: Container[str], in_bytes: Container[str] = ()) -> Emitted:
+    """A compressed copy of `model`, which stays as it is; initializers that `untouchable` names keep their bytes, those of `in_bytes` get 8 bits a value."""
     copy = model.clone()
     twins = dict(zip(model.graph.all_nodes(), copy.graph.all_nodes(), strict=True))
     for name, array in (item for payload in payloads for item in payload.biases.items()):
@@ -72,7 +74,7 @@ def emit(model: ir.Model, payloads: Sequence[Payload], untouchable: Container[st
     for layer in layers:
         recurrent.fuse(twins[layer], *(_half(layer, index, sources) for index in (recurrent.W_INPUT, recurrent.R_INPUT)))
     epilogues.fuse(copy, untouchable)
-    halved = halve(copy, untouchable)
+    stored, halved = store_in_bytes(copy, in_bytes), halve(copy, untouchable)
     common.RemoveUnusedNodesPass()(copy)  # Casts and Transposes of weights that nothing reads any more, then their initializers
     if any(payload.folded is None for payload in payloads):
         copy.graph.opset_imports[DOMAIN] = 1
@@ -80,7 +82,7 @@ def emit(model: ir.Model, payloads: Sequence[Payload], untouchable: Container[st
     short = names.shorten(copy)
     final = tuple(short.get(name, name) for name in payload_names)
     _describe(copy, payloads, final)
-    return Emitted(copy, tuple(payloads), final, halved)
+    return Emitted(copy, tuple(payloads), final, halved, stored)
 
 
 @dataclass(frozen=True, slots=True)

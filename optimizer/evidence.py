@@ -67,7 +67,7 @@ Hold = Callable[[str, Factor], Callable[[], Factor]]
 def informed(layer: Layer, moments: Moments, untouchable: frozenset[str], hold: Hold) -> Layer:
     """A layer with what was measured: errors count by the second moments, centred where a bias takes up the mean."""
     if moments.square.shape[1:] == (layer.weight.view.rows, 1):  # an embedding: how often each row is asked for
-        return Layer(layer.weight, replace(layer.context, rows=moments.square.reshape(-1) / moments.square.mean()))
+        return replace(layer, context=replace(layer.context, rows=moments.square.reshape(-1) / moments.square.mean()))
     bias = bias_of(layer.weight)
     corrected = bias is not None and bias.name not in untouchable and bool(moments.mean.any())
     square = centred(moments) if corrected else moments.square
@@ -77,8 +77,8 @@ def informed(layer: Layer, moments: Moments, untouchable: frozenset[str], hold: 
     factor = None if matrix is None else factorize(matrix)
     context = replace(layer.context, square=square, factor=None if factor is None else hold(layer.weight.name, factor))
     if corrected:
-        return Layer(layer.weight, context, bias, replace(moments, covariance=None), moments.optimism, moments.shrinkage)
-    return Layer(layer.weight, context, optimism=moments.optimism, shrinkage=moments.shrinkage)
+        return replace(layer, context=context, bias=bias, moments=replace(moments, covariance=None), optimism=moments.optimism, shrinkage=moments.shrinkage)
+    return replace(layer, context=context, optimism=moments.optimism, shrinkage=moments.shrinkage)
 
 
 def _outer(moments: Moments) -> NDArray[np.float32]:

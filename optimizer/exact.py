@@ -85,6 +85,13 @@ def smallest(raw: NDArray[np.uint8], dtype: int, dims: tuple[int, ...], sights: 
     return None
 
 
+def special(raw: NDArray[np.uint8], dtype: int, dims: tuple[int, ...]) -> Exact | None:
+    """The smallest payload of a form that finds a structure in a tensor of floats; None where there is none."""
+    bits = raw.view(f"<u{WIDTHS[dtype] // 8}").reshape(dims)
+    found = [one for one in _float_forms(bits, dtype, any_sight(dims)) if one is not None]
+    return next((one for one in sorted(found, key=lambda one: one.size) if _is_exact(one, raw)), None)
+
+
 def _candidates(bits: NDArray, dtype: int, sights: Sights, work: Map) -> Iterator[Exact | None]:
     views, gathered = sights.views, sights.gathered
     yield Exact("planes", write_planes(bits, dtype, views, gathered, work))
@@ -124,7 +131,7 @@ def _unpacked(raw: NDArray[np.uint8], dtype: int, dims: tuple[int, ...]) -> NDAr
 
 
 def _is_exact(candidate: Exact, raw: NDArray[np.uint8]) -> bool:
-    payload = candidate.pieces[0] if len(candidate.pieces) == 1 else b"".join(candidate.pieces)
+    (payload,) = candidate.pieces  # only planes have more
     return bool(np.array_equal(library.decode(payload, np.empty_like(raw), verify_checksums=False), raw))
 
 

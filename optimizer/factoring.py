@@ -69,7 +69,7 @@ def factor(model: ir.Model, layers: Sequence[Layer], untouchable: frozenset[str]
         else:
             names.append(layer.weight.name)
             weights = _rewritten(model, layer.weight, result, taken)
-        found += [Layer(weight, Context(seed=layer.context.seed)) for weight in weights]
+        found += [Layer(weight, Context(seed=layer.context.seed), pool_values=layer.pool_values) for weight in weights]
     return Factored(tuple(found), tuple(names), tuple(whole))
 
 

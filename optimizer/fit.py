@@ -42,7 +42,10 @@ FOLDING_BYTES = 900.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sizer:
-    """Turns choices into the very file that would be written, to count its bytes; every external tensor repeats `data_name`."""
+    """Turns choices into the very file that would be written, to count its bytes; every external tensor repeats `data_name`.
+
+    `in_bytes` names the small float tensors that get 8 bits a value (`small.py`).
+    """
 
     model: ir.Model
     untouchable: frozenset[str]
@@ -50,10 +53,11 @@ class Sizer:
     coder: Coder
     bytes_before: int
     data_name: str
+    in_bytes: frozenset[str] = frozenset()
 
     def emit(self, choices: Sequence[Choice]) -> tuple[Emitted, int]:
         """(the compressed model, its bytes over all files)."""
-        emitted = emit(self.model, self.coder.code(choices), self.untouchable)
+        emitted = emit(self.model, self.coder.code(choices), self.untouchable, self.in_bytes)
         name = self.data_name if is_external(emitted, self.external) else None
         return emitted, size_bytes(emitted, name)
 

@@ -49,7 +49,9 @@ CONFIRMATIONS = 4
 
 def smallest_within(study: Study, limit: float, confirm: Callable[[Emitted], float], start: Start) -> Emitted:
     """The smallest file within the limit; `confirm` writes a file and measures it. Raises TargetError where the finest forms exceed it."""
-    study.sharpen(_approach(study, limit))
+    budget = _approach(study, limit)
+    study.sharpen(budget)
+    study.settle(budget)
     search = _Search(study, start)
     aim, seen = limit, math.inf
     for _ in range(CONFIRMATIONS):

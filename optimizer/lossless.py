@@ -14,14 +14,15 @@ from pathlib import Path
 from ..runtime.header import FORMAT_KEY
 from .errors import CompressError, UsageError
 from .files import Workspace
+from .lossless_packed import Packed, Weight
 from .lossless_restore import hash_original, read_recipe
 from .lossless_source import Source
-from .lossless_tensors import Coder, Packed, Weight
+from .lossless_tensors import Coder
 from .lossless_write import Written, write_model
 from .protos import Model, read_model
 from .recipe import Recipe
 from .report import Progress, Report, Request, WeightReport, silent
-from .save import EXTERNAL_FROM_BYTES, PROTOBUF_LIMIT_BYTES
+from .save import goes_external
 
 
 def compress_lossless(source: Path, target: Path, request: Request, progress: Progress = silent) -> Report:
@@ -33,7 +34,7 @@ def compress_lossless(source: Path, target: Path, request: Request, progress: Pr
         progress("reading", 0.0)
         model = read_model(held.data)
         _refuse(source, model)
-        external = _is_external(held, model, request)
+        external = goes_external(sum(held.stored_bytes(tensor) for tensor in model.tensors()), request.external_data)
         progress("compressing", 0.0)
         with ThreadPoolExecutor(threads) as pool:
             coder = Coder(held, request, pool, work.data if external else None)
@@ -84,17 +85,6 @@ def _refuse(source: Path, model: Model) -> None:
         raise UsageError(f"{source} is compressed already: compress its original, or restore it first")
     if not model.graphs or not model.graphs[0].outputs:
         raise CompressError(f"{source} is no ONNX model (its graph has no outputs): export or copy it again")
-    _refuse_stray(source, model)
-
-
-def _refuse_stray(source: Path, model: Model) -> None:
     if model.stray_external:
         raise CompressError(f"{source} has tensors with external data in functions or attributes, which --lossless does not follow: save it with that data inside")
 
-
-def _is_external(held: Source, model: Model, request: Request) -> bool:
-    """Whether payloads go into a data file: as wanted, else for large models and those that have data files."""
-    total = sum(held.stored_bytes(tensor) for tensor in model.tensors())
-    if request.external_data is False and total >= PROTOBUF_LIMIT_BYTES:
-        raise CompressError(f"{total:,} bytes of weights may not fit into one .onnx file (protobuf ends at 2 GB): leave out --inline-data")
-    return total >= EXTERNAL_FROM_BYTES if request.external_data is None else request.external_data

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +19,23 @@ from numpy.typing import NDArray
 
 from ..runtime import library
 from ..runtime.errors import FormatError
+from ..runtime.form import Member
 from ..runtime.header import FORMAT_KEY, LOSSLESS_VERSION, read_header
 from ..runtime.members import WIDTHS
-from . import wire
-from .emit import PACKAGE_KEY
+from . import exact, wire
 from .errors import CompressError, UsageError
 from .files import data_name
 from .lossless_source import Source, widened
-from .protos import TENSOR_EXTERNAL, Tensor, read_metadata, read_model
-from .recipe import COPY_DATA, LITERAL, RECIPE_KEY, TENSOR, TRANSPOSED, WIDENED, Original, Recipe, Segment, unpack
+from .protos import TENSOR_EXTERNAL, Tensor, metadata_entries, read_metadata, read_model
+from .recipe import BEFORE_BYTES, COPY_DATA, LITERAL, PART, RECIPE_KEY, TENSOR, TRANSPOSED, WIDENED, Original, Recipe, Segment, unpack
 from .splice import Edit, spans, with_lengths
 from .wire import Data, Field
 
 AHEAD_BYTES = 64 << 20
 """Decoded tensors that wait to be written, beside the one that is next."""
+
+KEPT_BUNDLES = 8
+"""Payloads of several small weights that are kept decoded, until others are needed."""
 
 Sink = Callable[[bytes | memoryview], object]
 
@@ -39,13 +43,14 @@ Sink = Callable[[bytes | memoryview], object]
 def read_recipe(path: Path) -> Recipe:
     """The recipe of a lossless file. Raises UsageError, CompressError."""
     with Source(path) as held:
-        metadata = read_metadata(held.data)
-    if RECIPE_KEY not in metadata:
+        entries = {key: (value, place.start) for key, value, place in metadata_entries(held.data)}
+        record, start = entries.get(RECIPE_KEY, ("", 0))
+        before = bytes(held.data[max(0, start - BEFORE_BYTES) : start])
+    if not record:
         raise UsageError(f"{path} was not written by onnx-compress --lossless: it has no record of its original")
-    if (written := metadata.get(FORMAT_KEY)) != LOSSLESS_VERSION:
-        remedy = metadata.get(PACKAGE_KEY, "install the onnx-compress that wrote it")
-        raise CompressError(f"{path} has payload format {written}, this version reads {LOSSLESS_VERSION} only: {remedy}")
-    return unpack(metadata[RECIPE_KEY])
+    if (written := entries.get(FORMAT_KEY, ("none", 0))[0]) != LOSSLESS_VERSION:
+        raise CompressError(f"{path} has payload format {written}, this version reads {LOSSLESS_VERSION} only: install the onnx-compress that wrote it")
+    return unpack(record, before)
 
 
 def is_lossless(path: Path) -> bool:
@@ -84,6 +89,7 @@ def _put_together(held: Source, recipe: Recipe, file: Original, threads: int, si
 def _pieces(held: Source, recipe: Recipe, file: Original, threads: int) -> Iterator[bytes | memoryview]:
     """The bytes of an original file; tensors are decoded ahead, by `threads` threads."""
     pool = ThreadPoolExecutor(threads)
+    whole = lru_cache(KEPT_BUNDLES)(lambda number: _payload(held, recipe, number)[1])
     try:
         tensors = deque(one for one in file.segments if one.kind == TENSOR)
         ahead: deque[Future[NDArray[np.uint8]]] = deque()
@@ -91,7 +97,8 @@ def _pieces(held: Source, recipe: Recipe, file: Original, threads: int) -> Itera
         for segment in file.segments:
             while tensors and (not ahead or waiting + tensors[0].size <= AHEAD_BYTES):
                 waiting += tensors[0].size
-                ahead.append(pool.submit(_decode, held, recipe, tensors.popleft()))
+                one = tensors.popleft()
+                ahead.append(pool.submit(_part, whole, one) if one.manner == PART else pool.submit(_decode, held, recipe, one))
             if segment.kind == TENSOR:
                 waiting -= segment.size
                 yield ahead.popleft().result().data
@@ -108,18 +115,30 @@ def data_of(held: Source, external: bool) -> str:
     return data_name(held.path) if external else ""
 
 
-def _decode(held: Source, recipe: Recipe, segment: Segment) -> NDArray[np.uint8]:
-    """A tensor's bytes."""
-    place = recipe.payloads[segment.at]
+def _payload(held: Source, recipe: Recipe, number: int) -> tuple[Member, NDArray[np.uint8]]:
+    """What a payload holds, and the bytes that it decodes to."""
+    place = recipe.payloads[number]
     payload = held.read(data_of(held, place.external), place.at, place.size)
     member = read_header(payload).payload.members[0]
-    width = WIDTHS.get(member.dtype, 4)
-    stored = member.view.size * width // 8 if width >= 8 else (member.view.size + 1) // 2
-    if stored != segment.size // (2 if segment.manner == WIDENED else 1):
-        raise FormatError(f"a tensor has {stored} bytes, its place {segment.size}")
-    out: NDArray[np.uint8] = library.decode(payload, np.empty(stored, np.uint8), verify_checksums=False)
+    out = np.empty(exact.stored_bytes(member.dtype, member.view.size), np.uint8)
+    return member, library.decode(payload, out, verify_checksums=False)
+
+
+def _part(whole: Callable[[int], NDArray[np.uint8]], segment: Segment) -> NDArray[np.uint8]:
+    """A tensor's bytes, of a payload that several share."""
+    found = whole(segment.at)
+    if not 0 <= segment.start <= len(found) - segment.size:
+        raise FormatError(f"a tensor of {segment.size} bytes at {segment.start} of a payload of {len(found)}")
+    return found[segment.start : segment.start + segment.size]
+
+
+def _decode(held: Source, recipe: Recipe, segment: Segment) -> NDArray[np.uint8]:
+    """A tensor's bytes."""
+    member, out = _payload(held, recipe, segment.at)
+    if len(out) != segment.size // (2 if segment.manner == WIDENED else 1):
+        raise FormatError(f"a tensor has {len(out)} bytes, its place {segment.size}")
     if segment.manner == TRANSPOSED:
-        return np.ascontiguousarray(out.view(f"u{width // 8}").reshape(member.view.dims).T).view(np.uint8).reshape(-1)
+        return np.ascontiguousarray(out.view(f"u{WIDTHS[member.dtype] // 8}").reshape(member.view.dims).T).view(np.uint8).reshape(-1)
     return widened(out, member.dtype) if segment.manner == WIDENED else out
 
 

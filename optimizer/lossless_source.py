@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..passes.exact_forms import as_float
 from . import exact
 from .errors import CompressError
 from .protos import Model, Tensor
@@ -105,9 +106,7 @@ class Source:
 
 def widened(raw: NDArray[np.uint8], dtype: int) -> NDArray[np.uint8]:
     """The bytes of 16-bit floats as float32."""
-    if dtype == BFLOAT16:
-        return (raw.view("<u2").astype("<u4") << 16).view(np.uint8)
-    return raw.view("<f2").astype("<f4").view(np.uint8)
+    return as_float(raw.view("<u2"), dtype).view(np.uint8)
 
 
 def gaps(held: Source, model: Model) -> list[tuple[str, int, int]]:

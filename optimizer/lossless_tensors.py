@@ -7,19 +7,21 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.form import View
+from ..runtime.members import WIDTHS
 from . import exact
+from . import lossless_bundles as bundles
+from .lossless_packed import Item, Packed, Weight
 from .lossless_source import BFLOAT16, FLOAT, FLOAT16, Source, gaps, widened
 from .lossless_uses import NONE, Readers, Search
-from .protos import Model, Node, Tensor
-from .recipe import PLAIN, TRANSPOSED, WIDENED, Place
+from .protos import Model, Tensor
+from .recipe import PART, PLAIN, TRANSPOSED, WIDENED, Place
 from .report import Request
 from .save import ALIGNMENT, IDENTITY_BYTES, MAGIC
 
@@ -32,45 +34,10 @@ LARGE_BYTES = 32 << 20
 INLINE_BELOW = 4096
 """Payloads below this stay in the model even where the others are beside it."""
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A tensor that may be coded: an initializer (its graph's number), or what the Constant `node` gives."""
+SAMPLED = 8
+"""Values of a tensor that are looked at, to see whether it may be a copy of another."""
 
-    graph: int
-    tensor: Tensor
-    name: str
-    node: Node | None
-    readers: Readers = NONE
-
-
-@dataclass(frozen=True, slots=True)
-class Weight:
-    """A tensor that was coded: payload `number`, read in a manner of `recipe`."""
-
-    item: Item
-    number: int
-    manner: int
-    form: str
-    bytes_before: int
-    bytes_after: int
-
-    @property
-    def name(self) -> str:
-        """Its name in the graph."""
-        return self.item.name
-
-
-@dataclass(slots=True)
-class Packed:
-    """All that was coded: `pieces` of payloads that go into the model by number, `places` of those in the data file."""
-
-    weights: list[Weight] = field(default_factory=list)
-    left_alone: list[tuple[str, str, int]] = field(default_factory=list)
-    pieces: dict[int, list[bytes]] = field(default_factory=dict)
-    places: dict[int, Place] = field(default_factory=dict)
-    kept: dict[tuple[str, int, int], Place] = field(default_factory=dict)
-    data_name: str = ""
-    identity: bytes = b""
+_Likeness = tuple[int, tuple[int, ...], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +49,15 @@ class _Made:
     twins: tuple[tuple[bytes, int], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Small:
+    """What is known of a small weight: a form of its own that is smaller than its part of a bundle, its digest, and what bundle it may be in."""
+
+    special: exact.Exact | None
+    digest: bytes
+    key: bundles.Key
+
+
 class Coder:
     """Codes the tensors of a model, in order; payloads go into `data` where there is such a file."""
 
@@ -90,23 +66,27 @@ class Coder:
         self._packed = Packed(data_name=data.name if data else "")
         self._at, self._hash = 0, hashlib.sha256()
         self._known: dict[bytes, tuple[int, int]] = {}
-        self._views: list[View | None] = []
-        self._gathered: list[bool] = []
-        self._shapes: Counter[tuple[int, tuple[int, ...]]] = Counter()
+        self._readers: list[Readers] = []
+        self._alike: Counter[_Likeness] = Counter()
 
     def pack(self, model: Model, tick: Callable[[float], None]) -> Packed:
         """Everything that is smaller coded."""
         items = sorted(self._items(model), key=lambda item: not item.readers.gathered)  # a payload that a Gather can read serves its duplicates, too
-        self._shapes = Counter((item.tensor.dtype, item.tensor.dims) for item in items)
+        self._alike = Counter(map(self._likeness, items))
         total, done = sum(self._held.stored_bytes(item.tensor) for item in items) or 1, 0
         file = self._path.open("wb") if self._path else None
         try:
             if file:
                 self._at = file.write(b"\0" * IDENTITY_BYTES)
-            for item, made in self._made(items):
+            alone, together = self._parted(items)
+            for item, made in self._made(alone):
                 self._take(item, made, file)
                 done += self._held.stored_bytes(item.tensor)
                 tick(done / total)
+            for item, small in together:
+                if small.special is not None:
+                    self._take(item, _Made(small.special, b"", ()), file)
+            self._bundle([(item, small.key) for item, small in together if small.special is None], file)
             if file:
                 self._keep_external(model, file)
                 self._packed.identity = self._hash.digest()
@@ -130,7 +110,7 @@ class Coder:
     def _item(self, item: Item, search: Search) -> Iterator[Item]:
         tensor, size = item.tensor, self._held.stored_bytes(item.tensor)
         if (reason := self._hindrance(item)) is not None:
-            if size >= 4 * exact.LEAST_VALUES:
+            if size >= 4 * bundles.LEAST_VALUES:
                 self._packed.left_alone.append((item.name, reason, size))
             return
         yield replace(item, readers=search.readers(item.graph, item.name, tensor))
@@ -141,14 +121,64 @@ class Coder:
             return f"its type (number {tensor.dtype}) is not one that is compressed"
         if (request.include and not any(re.search(one, item.name) for one in request.include)) or any(re.search(one, item.name) for one in request.exclude):
             return "left out by --include or --exclude"
-        if len(tensor.dims) > 8 or any(not 0 < dim < 2**31 for dim in tensor.dims) or tensor.size < exact.LEAST_VALUES:
-            return f"it has {tensor.size} values, fewer than {exact.LEAST_VALUES}" if tensor.size < exact.LEAST_VALUES else "its shape is too large"
+        if len(tensor.dims) > 8 or any(not 0 < dim < 2**31 for dim in tensor.dims):
+            return "its shape is too large"
+        least = bundles.LEAST_VALUES if item.graph == 0 and tensor.dtype in exact.DENSE_OF else exact.LEAST_VALUES
+        if tensor.size < least:
+            return f"it has {tensor.size} values, fewer than {least}"
         span = self._held.span(tensor)
         if span is None or not item.name:
             return "its values are in typed fields, not in raw_data" if item.name else "it has no name"
         if span[1] < 0 or span[2] - span[1] != exact.stored_bytes(tensor.dtype, tensor.size) or span[2] > self._held.size(span[0]):
             return "its data has another size than its shape says, or lies outside of its file"
         return None
+
+    def _parted(self, items: list[Item]) -> tuple[list[Item], list[tuple[Item, _Small]]]:
+        """(weights that get a payload of their own, those that share one): these are small, and nothing but the whole of them is read."""
+        fit = [item for item in items if self._may_share(item)]
+        known = dict(zip((item.tensor.place.start for item in fit), self._pool.map(self._look, fit), strict=True))
+        copies = Counter(small.digest for small in known.values())
+        alone, together = [], []
+        for item in items:
+            small = known.get(item.tensor.place.start)
+            if small is None or (copies[small.digest] > 1 and item.tensor.size >= exact.LEAST_VALUES):
+                alone.append(item)
+            else:
+                together.append((item, small))
+        return [item for item in alone if item.tensor.size >= exact.LEAST_VALUES], together
+
+    def _may_share(self, item: Item) -> bool:
+        tensor = item.tensor
+        return item.graph == 0 and not item.readers.fused and tensor.dtype in exact.DENSE_OF and tensor.size < bundles.BUNDLE_BELOW
+
+    def _look(self, item: Item) -> _Small:
+        tensor, raw = item.tensor, self._read(item)
+        dropped = bundles.dropped_bits(raw.view(f"<u{raw.size // tensor.size}"), tensor.dtype)
+        found = exact.special(raw, tensor.dtype, tensor.dims) if tensor.size >= exact.LEAST_VALUES else None
+        least = bundles.least_bytes(tensor.dtype, tensor.size, dropped)
+        special = found if found is not None and found.size + self._cost(item) < least else None
+        return _Small(special, _digest(raw, tensor.dtype, tensor.dims), (tensor.dtype, item.readers.widened, dropped))
+
+    def _bundle(self, found: list[tuple[Item, bundles.Key]], file: BinaryIO | None) -> None:
+        """Writes the payloads that small weights share, where they are smaller than these."""
+        groups = list(bundles.grouped([(key, self._held.stored_bytes(item.tensor), item) for item, key in found]))
+        for (_, items), pieces in zip(groups, self._pool.map(self._write_bundle, groups), strict=True):
+            sizes = [self._held.stored_bytes(item.tensor) for item in items]
+            size, total = sum(map(len, pieces)), sum(sizes)
+            if size + OVERHEAD_BYTES >= total:
+                self._packed.left_alone += [(item.name, "no exact form of it is smaller", one) for item, one in zip(items, sizes, strict=True)]
+                continue
+            number = len(self._readers)
+            self._readers.append(NONE)
+            self._store(number, pieces, file)
+            starts = [sum(sizes[:at]) for at in range(len(sizes))]
+            self._packed.weights += [
+                Weight(item, number, PART, "planes", one, size * one // total, start) for item, one, start in zip(items, sizes, starts, strict=True)
+            ]
+
+    def _write_bundle(self, group: tuple[bundles.Key, list[Item]]) -> list[bytes]:
+        (dtype, *_), items = group
+        return bundles.write_bundle([self._read(item).view(f"<u{WIDTHS[dtype] // 8}") for item in items], dtype)
 
     def _made(self, items: list[Item]) -> Iterator[tuple[Item, _Made]]:
         """Coded tensors in order: large ones one at a time, small ones side by side in batches."""
@@ -170,60 +200,58 @@ class Coder:
     def _make(self, item: Item, work: Callable[..., Iterable[object]] = map) -> _Made:
         tensor = item.tensor
         raw = self._read(item)
-        alone = self._shapes[tensor.dtype, tensor.dims] == 1
-        digest = b"" if alone and not self._could_serve(tensor) else _digest(raw, tensor.dtype, tensor.dims)
+        alone = self._alike[self._likeness(item)] == 1
+        digest = b"" if alone else _digest(raw, tensor.dtype, tensor.dims)
         if digest in self._known:
             return _Made(None, digest, ())
         view = item.readers.view
         sights = exact.any_sight(tensor.dims) if view is None else exact.one_sight(view, item.readers.gathered)
-        return _Made(exact.smallest(raw, tensor.dtype, tensor.dims, sights, work), digest, tuple(self._twins(raw, tensor)))
+        return _Made(exact.smallest(raw, tensor.dtype, tensor.dims, sights, work), digest, () if alone else tuple(_twins(raw, tensor)))
 
-    def _could_serve(self, tensor: Tensor) -> bool:
-        """Whether a tensor of another shape or dtype might be this one in another guise."""
-        if tensor.dtype == FLOAT and (self._shapes[FLOAT16, tensor.dims] or self._shapes[BFLOAT16, tensor.dims]):
-            return True
-        return bool((len(tensor.dims) == 2 and self._shapes[tensor.dtype, tensor.dims[::-1]]) or (tensor.dtype in (FLOAT16, BFLOAT16) and self._shapes[FLOAT, tensor.dims]))
+    def _likeness(self, item: Item) -> _Likeness:
+        """What a tensor has in common with its copies, be they transposed or widened: values of its diagonal, else its first ones."""
+        tensor, span = item.tensor, self._held.span(item.tensor)
+        assert span is not None
+        width, diagonal = self._held.stored_bytes(tensor) // tensor.size, len(tensor.dims) == 2
+        apart, many = (tensor.dims[1] + 1, min(SAMPLED, *tensor.dims)) if diagonal and width else (1, min(SAMPLED, tensor.size // 2))
+        raw = np.concatenate([self._held.read(span[0], span[1] + i * apart * max(width, 1), max(width, 1)) for i in range(many)])
+        half = tensor.dtype in (FLOAT16, BFLOAT16)
+        return FLOAT if half else tensor.dtype, tuple(sorted(tensor.dims)), (widened(raw, tensor.dtype) if half else raw).tobytes()
 
     def _read(self, item: Item) -> NDArray[np.uint8]:
         span = self._held.span(item.tensor)
         assert span is not None
         return self._held.read(span[0], span[1], span[2] - span[1])
 
-    def _twins(self, raw: NDArray[np.uint8], tensor: Tensor) -> Iterator[tuple[bytes, int]]:
-        """Digests of tensors that this one would serve as well, where the model has any of their shape: its transpose, and itself as float32."""
-        width = raw.size // tensor.size
-        if len(tensor.dims) == 2 and width and self._shapes[tensor.dtype, tensor.dims[::-1]] > (tensor.dims[0] == tensor.dims[1]):
-            turned = np.ascontiguousarray(raw.view(f"u{width}").reshape(tensor.dims).T)
-            yield _digest(turned.view(np.uint8).reshape(-1), tensor.dtype, tensor.dims[::-1]), TRANSPOSED
-        if tensor.dtype in (FLOAT16, BFLOAT16) and self._shapes[FLOAT, tensor.dims]:
-            yield _digest(widened(raw, tensor.dtype), FLOAT, tensor.dims), WIDENED
-
     def _take(self, item: Item, made: _Made, file: BinaryIO | None) -> None:
         """Writes a payload, or finds that there is one already, or leaves the tensor alone."""
         size = self._held.stored_bytes(item.tensor)
         if made.digest in self._known:
             number, manner = self._known[made.digest]
-            if not self._serves(number, manner, item.readers):
+            if item.readers.fused and not self._serves(number, manner, item.readers):
                 item = replace(item, readers=NONE)
             self._packed.weights.append(Weight(item, number, manner, "duplicate", size, 0))
             return
-        cost = OVERHEAD_BYTES + 2 * len(item.name)
-        if made.found is None or made.found.size + cost >= size:
+        if made.found is None or made.found.size + self._cost(item) >= size:
             self._packed.left_alone.append((item.name, "no exact form of it is smaller", size))
             return
-        number = len(self._views)
-        self._views.append(item.readers.view)
-        self._gathered.append(item.readers.gathered)
+        number = len(self._readers)
+        self._readers.append(item.readers)
         self._store(number, made.found.pieces, file)
         if item.graph == 0 and made.digest:
             self._known[made.digest] = number, PLAIN
             self._known |= {digest: (number, manner) for digest, manner in made.twins if digest not in self._known}
         self._packed.weights.append(Weight(item, number, PLAIN, made.found.form, size, made.found.size))
 
+    @staticmethod
+    def _cost(item: Item) -> int:
+        """What a payload costs beside its bytes, about."""
+        return OVERHEAD_BYTES + 2 * len(item.name)
+
     def _serves(self, number: int, manner: int, readers: Readers) -> bool:
         """Whether a payload that is there can be read by the operators of a duplicate: the transposed one's columns are the rows of the other."""
-        view, wanted = self._views[number], readers.view
-        if view is None or wanted is None or (readers.gathered and not self._gathered[number]) or manner not in (PLAIN, TRANSPOSED):
+        view, wanted = self._readers[number].view, readers.view
+        if view is None or wanted is None or (readers.gathered and not self._readers[number].gathered) or manner not in (PLAIN, TRANSPOSED):
             return False
         if manner == PLAIN:
             return view == wanted
@@ -256,6 +284,16 @@ class Coder:
         for span in gaps(self._held, model):
             if span[2] - span[1] >= INLINE_BELOW and span not in self._packed.kept:
                 self._packed.kept[span] = self._append(self._held.blocks(*span), file)
+
+
+def _twins(raw: NDArray[np.uint8], tensor: Tensor) -> Iterator[tuple[bytes, int]]:
+    """Digests of tensors that this one would serve as well: its transpose, and itself as float32."""
+    width = raw.size // tensor.size
+    if len(tensor.dims) == 2 and width:
+        turned = np.ascontiguousarray(raw.view(f"u{width}").reshape(tensor.dims).T)
+        yield _digest(turned.view(np.uint8).reshape(-1), tensor.dtype, tensor.dims[::-1]), TRANSPOSED
+    if tensor.dtype in (FLOAT16, BFLOAT16):
+        yield _digest(widened(raw, tensor.dtype), FLOAT, tensor.dims), WIDENED
 
 
 def _digest(raw: NDArray[np.uint8], dtype: int, dims: tuple[int, ...]) -> bytes:

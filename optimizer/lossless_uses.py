@@ -46,7 +46,8 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Readers:
-    """What reads a tensor: `fused` become operators of ours, all in one view; `casts` to float go, since only these read them; `whole`: others remain."""
+    """What reads a tensor: `fused` become operators of ours, all in one view; `casts` to float go, since only these read them; `whole`: it is made whole
+    for others, or for what reads the one Cast."""
 
     fused: tuple[Use, ...] = ()
     casts: tuple[Node, ...] = ()
@@ -58,6 +59,11 @@ class Readers:
         return self.fused[0].view if self.fused else None
 
     @property
+    def widened(self) -> bool:
+        """Whether it is made as float at once, in the place of a Cast."""
+        return self.whole and bool(self.casts)
+
+    @property
     def gathered(self) -> bool:
         """Whether rows are looked up."""
         return any(use.node.op_type == "Gather" for use in self.fused)
@@ -67,16 +73,21 @@ NONE = Readers()
 Users = dict[str, list[tuple[int, Node]]]
 
 
+def users_of(graphs: Sequence[Graph]) -> Users:
+    """By name: the nodes that read it, with the numbers of their graphs."""
+    users: Users = {}
+    for number, graph in enumerate(graphs):
+        for node in graph.nodes:
+            for name in node.inputs:
+                users.setdefault(name, []).append((number, node))
+    return users
+
+
 class Search:
     """Finds the readers of tensors."""
 
     def __init__(self, data: Data, graphs: Sequence[Graph]) -> None:
-        self._data, self._graphs = data, graphs
-        self._users: Users = {}
-        for number, graph in enumerate(graphs):
-            for node in graph.nodes:
-                for name in node.inputs:
-                    self._users.setdefault(name, []).append((number, node))
+        self._data, self._graphs, self._users = data, graphs, users_of(graphs)
 
     def readers(self, graph: int, name: str, tensor: Tensor) -> Readers:
         """Multiplications by large tensors are replaced where nothing else needs them whole, lookups always."""
@@ -93,6 +104,8 @@ class Search:
         lookups = tuple(use for use in found if use.node.op_type == "Gather")
         if fused and (large or lookups == fused) and len(fused) == len(direct) + len(behind):
             return Readers(fused, casts, False)
+        if len(nodes) == len(casts) == 1:
+            return Readers((), casts)
         return Readers(lookups) if lookups else NONE
 
     def _nodes(self, graph: int, name: str) -> list[Node] | None:
@@ -154,3 +167,9 @@ def ours(op_type: str, inputs: Sequence[str], outputs: Sequence[str], name: str 
     named = wire.block(protos.NODE_NAME, name) if name else b""
     rest = wire.block(protos.NODE_OP_TYPE, op_type) + attributes + wire.block(protos.NODE_DOMAIN, DOMAIN)
     return wire.block(protos.GRAPH_NODE, body + named + rest)
+
+
+def attribute_ints(name: str, values: Sequence[int]) -> bytes:
+    """An attribute of integers, as a field of its node."""
+    packed = b"".join(map(wire.varint, values))
+    return wire.block(protos.NODE_ATTRIBUTE, wire.block(1, name) + wire.block(protos.ATTRIBUTE_INTS, packed) + wire.number(protos.ATTRIBUTE_TYPE, protos.TYPE_INTS))

@@ -75,6 +75,28 @@ class Half:
         self.first = self.first + found.sum(axis=1, dtype=np.float64)
         self.count += found.shape[1]
 
+    def plus(self, other: Half) -> Half:
+        """Over both."""
+        assert self.matrix is not None
+        assert other.matrix is not None
+        return Half(np.asarray(self.first) + other.first, self.matrix + other.matrix, self.count + other.count)
+
+    @property
+    def mean(self) -> Sums:
+        """E[x], [m, k]."""
+        return np.asarray(self.first) / self.count
+
+    def covariance(self) -> NDArray[np.float32]:
+        """E[x x^T] - E[x] E[x]^T, [m, k, k], with at least LEAST_VARIANCE of E[x^2] on the diagonal."""
+        assert self.matrix is not None
+        found, mean = self.matrix / np.float32(self.count), self.mean.astype(np.float32)
+        square = np.einsum("mkk->mk", found).copy()
+        for number, centre in enumerate(mean):
+            found[number] -= np.outer(centre, centre)
+        diagonal = np.einsum("mkk->mk", found)
+        np.maximum(diagonal, LEAST_VARIANCE * square, out=diagonal)
+        return found
+
 
 @dataclass(slots=True)
 class Total:
@@ -267,24 +289,13 @@ def _with_covariance(moments: Moments, one: Half | None, other: Half | None, wei
     """The moments with the shrunk covariance of both halves together."""
     if one is None or other is None or one.matrix is None or other.matrix is None or one.matrix.shape != other.matrix.shape:
         return moments
-    halves = [covariance(half) for half in (one, other)]
+    halves = [half.covariance() for half in (one, other)]
     repeats = moments.apart
     values = weight.viewed() if repeats == 1 else weight.viewed()[..., ::repeats].copy()
     share, optimism = cross_validated(halves, values)
-    one.matrix += other.matrix
-    whole = shrunk(covariance(Half(np.asarray(one.first) + other.first, one.matrix, one.count + other.count)), share)
+    del halves
+    whole = shrunk(one.plus(other).covariance(), share)
     if repeats > 1:  # each kernel position has the inputs for itself
         whole = np.kron(whole, np.eye(repeats, dtype=np.float32)[None])
     return replace(moments, covariance=whole, shrinkage=share, optimism=optimism)
 
-
-def covariance(half: Half) -> NDArray[np.float32]:
-    """E[x x^T] - E[x] E[x]^T, [m, k, k], with at least LEAST_VARIANCE of E[x^2] on the diagonal."""
-    assert half.matrix is not None
-    found, mean = half.matrix / np.float32(half.count), (np.asarray(half.first) / half.count).astype(np.float32)
-    square = np.einsum("mkk->mk", found).copy()
-    for number, centre in enumerate(mean):
-        found[number] -= np.outer(centre, centre)
-    diagonal = np.einsum("mkk->mk", found)
-    np.maximum(diagonal, LEAST_VARIANCE * square, out=diagonal)
-    return found

@@ -20,6 +20,9 @@ PAYLOAD_INPUTS = {
 }
 """Which inputs are payloads, of all operators."""
 
+PARTS = "parts"
+"""The attribute by which Decompress gives parts of a weight."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Read:

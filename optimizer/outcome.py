@@ -40,6 +40,7 @@ class Contents:
     weights: tuple[WeightReport, ...]
     large_bytes: int
     halved: frozenset[str]
+    in_bytes: frozenset[str]
 
 
 def contents(emitted: Emitted, measured: Mapping[str, float]) -> Contents:
@@ -47,13 +48,18 @@ def contents(emitted: Emitted, measured: Mapping[str, float]) -> Contents:
     rows = tuple(replace(row, measured=measured.get(row.name, math.nan)) for payload in emitted.payloads for row in _rows(payload))
     tensors = (value.const_value for value in emitted.model.graph.initializers.values())
     large = sum(tensor.nbytes for tensor in tensors if tensor is not None and tensor.size >= SMALL_VALUES)
-    return Contents(rows, large, frozenset(emitted.halved))
+    return Contents(rows, large, frozenset(emitted.halved), frozenset(emitted.in_bytes))
+
+
+def _stored_notes(held: Contents) -> Iterator[str]:
+    for names, bits in ((held.in_bytes, 8), (held.halved, 16)):
+        if names:
+            yield f"{len(names)} small float tensors (biases, scales) are stored in {bits} bits"
 
 
 def summarize(setting: Setting, held: Contents, checked: Checked, written: Path) -> Report:
     """The report on a file that was written and checked."""
     after = model_bytes(written)
-    count = len(held.halved)
     predicted = sum(row.predicted for row in held.weights)
     return Report(
         source=setting.source,
@@ -68,8 +74,8 @@ def summarize(setting: Setting, held: Contents, checked: Checked, written: Path)
         predicted=predicted,
         fused_against_restored=checked.agreement,
         weights=held.weights,
-        left_alone=tuple(row for row in setting.left_alone if row[0] not in held.halved),
-        notes=setting.notes + ((f"{count} small float tensors (biases, scales) are stored in 16 bits",) if count else ()),
+        left_alone=tuple(row for row in setting.left_alone if row[0] not in held.halved | held.in_bytes),
+        notes=setting.notes + tuple(_stored_notes(held)),
         warnings=loss_warnings(checked, setting.calibrated) + surprise_warnings(checked, predicted, setting.calibrated),
         seconds=dict(setting.seconds),
         resident_bytes=sum(row.resident_bytes for row in held.weights),
@@ -83,12 +89,10 @@ LEVEL_BYTES = 2
 
 
 def _rows(payload: Payload) -> Iterator[WeightReport]:
-    """One row a weight; a pool's bytes are shared out by size."""
-    total = sum(choice.weight.view.size for choice in payload.choices)
-    for choice, zeros in zip(payload.choices, payload.zeros, strict=True):
-        size = choice.weight.view.size
-        share = round(payload.bytes * size / total)
-        yield _row(choice, share, zeros, kept=LEVEL_BYTES * size * len(choice.weight.uses) if payload.is_pool else 0)
+    """One row a weight."""
+    for choice, zeros, share in zip(payload.choices, payload.zeros, payload.shares, strict=True):
+        kept = LEVEL_BYTES * choice.weight.view.size * len(choice.weight.uses) if payload.is_pool else 0
+        yield _row(choice, round(payload.bytes * share), zeros, kept)
 
 
 def _row(choice: Choice, bytes_after: int, zeros: float, kept: int) -> WeightReport:

@@ -19,9 +19,12 @@ from .model import Weight
 from .moments import Moments
 from .work import NO_TIMES, Times, Work
 
+GATES = {"LSTM": 4, "GRU": 3}
+"""Of recurrent layers, one after the other in the rows of their weights."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Settled:
+class Remade:
     """What a weight becomes, once that is no longer asked of a technique, and its bias, where it has one to correct."""
 
     form: Form
@@ -33,8 +36,8 @@ class Layer:
     """A weight with all that is known about it: the bias that can take up its mean error, and the moments of its inputs.
 
     `optimism` is how many times more an error costs on new inputs than on those that it was made and probed with. `shrinkage` is that of the matrix
-    that errors are fed back by. `work` is what one run does with it.
-    Once it is `settled`, techniques are not asked any more (`drift.py`).
+    that errors are fed back by. `work` is what one run does with it. A weight of at most `pool_values` values shares a pool. Once it is `remade`,
+    techniques are not asked any more (`drift.py`).
     """
 
     weight: Weight
@@ -44,12 +47,27 @@ class Layer:
     optimism: float = 1.0
     shrinkage: float = 1.0
     work: tuple[Work, ...] = ()
-    settled: Settled | None = None
+    pool_values: int = 0
+    remade: Remade | None = None
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether the weight shares a pool: never where a body of If, Loop or Scan consumes it, since older runtimes hand such a payload over anew at
+        each run, and would decode the pool each time.
+        """
+        return self.weight.view.size <= self.pool_values and all(use.node.graph is self.weight.value.graph for use in self.weight.uses)
+
+    @property
+    def gates(self) -> int:
+        """Equal parts of all rows that matter differently (`gates.py`): the gates of every direction; 1 where it is no weight of recurrent layers alone."""
+        kinds, view = {use.node.op_type for use in self.weight.uses}, self.weight.view
+        gates = GATES.get(next(iter(kinds), ""), 1) if len(kinds) == 1 else 1
+        return gates * view.batch if gates > 1 and view.rows % gates == 0 else 1
 
     def form(self, technique: Technique | None) -> Form | Refusal:
         """What the technique makes of the weight; integers stay as they are (no technique)."""
-        if self.settled is not None:
-            return self.settled.form
+        if self.remade is not None:
+            return self.remade.form
         if technique is None:
             return Symbols(self.weight.view.see(np.asarray(self.weight.array())).astype(np.int32))
         return technique.apply(self.weight.viewed(), self.context)
@@ -60,8 +78,8 @@ class Layer:
 
     def corrected_bias(self, made: Member) -> NDArray[np.float32] | None:
         """The bias, in its own dims, that takes up the mean of W - W'; None where there is none."""
-        if self.settled is not None:
-            return self.settled.bias
+        if self.remade is not None:
+            return self.remade.bias
         if self.bias is None or self.moments is None or self.bias.const_value is None:
             return None
         old = self.bias.const_value.numpy()
@@ -125,7 +143,7 @@ KIND_BYTE, POOL_KIND = 3, 1
 class Payload:
     """The bytes of one payload, the choices that it holds by member number, the zeros among their values, and the biases that go with them.
 
-    A folded weight has no bytes of a payload: `folded` is what is stored of it.
+    A folded weight has no bytes of a payload: `folded` is what is stored of it. Of weights in a pool, `shares` tells each one's part of the bytes.
     """
 
     data: bytes
@@ -133,6 +151,7 @@ class Payload:
     zeros: tuple[float, ...]
     biases: Mapping[str, NDArray[np.float32]]
     folded: Folded | None = None
+    shares: tuple[float, ...] = (1.0,)
 
     @property
     def is_pool(self) -> bool:

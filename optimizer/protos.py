@@ -14,13 +14,11 @@ from .wire import Data, Field
 MODEL_IR_VERSION, MODEL_GRAPH, MODEL_OPSETS, MODEL_METADATA, MODEL_FUNCTIONS = 1, 7, 8, 14, 25
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 3, 4, 5, 7
-ATTRIBUTE_NAME, ATTRIBUTE_INT, ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS = 1, 3, 5, 6, 10, 11
+ATTRIBUTE_NAME, ATTRIBUTE_INT, ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_INTS, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS, ATTRIBUTE_TYPE = 1, 3, 5, 6, 8, 10, 11, 20
+TYPE_INTS = 7
 FUNCTION_NODE = 7
 TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_RAW, TENSOR_EXTERNAL, TENSOR_LOCATION = 1, 2, 8, 9, 13, 14
 TYPED_DATA = (4, 5, 6, 7, 10, 11)
-ATTRIBUTE_TYPE_INT = 2
-FIXED_BYTES = {1: 4, 11: 8}
-"""Bytes of a value of the types whose typed field, where it is packed, holds the very bytes that raw_data would."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,12 @@ def read_model(data: Data) -> Model:
 
 def read_metadata(data: Data) -> dict[str, str]:
     """The metadata of the model in `data`, whose graph is skipped. Raises CompressError."""
-    return dict(_entry(data, one) for one in wire.fields(data, 0, len(data)) if one.number == MODEL_METADATA)
+    return {key: value for key, value, _ in metadata_entries(data)}
+
+
+def metadata_entries(data: Data) -> Iterator[tuple[str, str, Field]]:
+    """Key, value and place of each. Raises CompressError."""
+    yield from ((*_entry(data, one), one) for one in wire.fields(data, 0, len(data)) if one.number == MODEL_METADATA)
 
 
 def _externals(data: Data, body: Field) -> Iterator[Field]:

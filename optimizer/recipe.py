@@ -10,27 +10,50 @@ import base64
 import lzma
 import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
+from ..passes.members import zigzag
 from .errors import CompressError
 from .wire import read_varint, varint
 
 RECIPE_KEY = "onnx_compress.original"
 VERSION = 1
 COPY_MODEL, COPY_DATA, LITERAL, TENSOR = range(4)
-PLAIN, TRANSPOSED, WIDENED = range(3)
+PLAIN, TRANSPOSED, WIDENED, PART = range(4)
+SORTS = 5
+FRAGMENTS = b'*\x90\x03\x08\x01\x08\x03\x08\x03\x10\x0aB\x10\x01B\x10\x10B.weight.biasJ\x80\x02"\x04Cast*\t\n\x02to\x18\x01\xa0\x01\x02\n'
+"""Of what literals often are: the ends and beginnings of tensors, and Casts to float."""
+
+BEFORE_BYTES = (1 << 15) - len(FRAGMENTS)
+"""Of the file before its record: with the fragments, as many as deflate looks back."""
+
 WINDOW_BYTES, LEAST_WINDOW_BYTES = 1 << 24, 1 << 12
 MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """`size` bytes: of the compressed model or its data file from `at` on, literal bytes from `at` of the pool, or those of payload `at` in `manner`."""
+    """`size` bytes: of the compressed model or its data file from `at` on, literal bytes from `at` of the pool, or those of payload `at` in `manner`.
+
+    A part of a payload begins at byte `start` of what that decodes to.
+    """
 
     kind: int
     at: int
     size: int
     manner: int = PLAIN
+    start: int = 0
+
+    @property
+    def sort(self) -> int:
+        """What it is likely to follow: another of its kind, parts of payloads by themselves."""
+        return self.kind + (self.manner == PART)
+
+    @property
+    def end(self) -> int:
+        """Where the next of its sort is likely to begin: parts are of the same payload."""
+        return self.at + (self.size if self.kind != TENSOR else self.manner != PART)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,40 +84,50 @@ class Recipe:
     literals: bytes
 
 
-def pack(recipe: Recipe) -> str:
-    """A recipe as text."""
+def pack(recipe: Recipe, before: bytes) -> str:
+    """A recipe as text; `before` are the file's last bytes before it, in which most names of its literals stand."""
     out = [varint(VERSION), varint(len(recipe.payloads))]
     ends = [0, 0]
     for place in recipe.payloads:
-        out += [varint(place.external), _signed(place.at - ends[place.external]), varint(place.size)]
+        out += [varint(place.external), zigzag(place.at - ends[place.external]), varint(place.size)]
         ends[place.external] = place.at + place.size
     out.append(varint(len(recipe.files)))
     for file in recipe.files:
         name = file.name.encode("utf-8", "surrogateescape")
-        out += [varint(len(name)), name, varint(file.size), file.sha256, varint(len(file.segments))]
-        ends = [0, 0, 0, 0]
-        for one in file.segments:
-            out += [varint(one.kind | one.manner << 2), _signed(one.at - ends[one.kind]), varint(one.size)]
-            ends[one.kind] = one.at + (one.size if one.kind != TENSOR else 1)
+        out += [varint(len(name)), name, varint(file.size), file.sha256, varint(len(file.segments)), *_columns(file.segments)]
     body = b"".join([*out, recipe.literals])
-    choices = [b"\0" + zlib.compress(body, 9), b"\1" + lzma.compress(body, lzma.FORMAT_RAW, filters=_filters(len(body)))]
+    deflated = zlib.compressobj(9, wbits=-zlib.MAX_WBITS, memLevel=9, zdict=FRAGMENTS + before)
+    choices = [b"\0" + deflated.compress(body) + deflated.flush(), b"\1" + lzma.compress(body, lzma.FORMAT_RAW, filters=_filters(len(body)))]
     packed = struct.pack("<I", zlib.crc32(body)) + min(choices, key=len)
     return base64.b85encode(packed).decode()
 
 
-def unpack(text: str) -> Recipe:
+def _columns(segments: tuple[Segment, ...]) -> Iterator[bytes]:
+    """The kinds of all segments, then their sizes, places and starts: like stands beside like."""
+    yield from (varint(one.kind | one.manner << 2) for one in segments)
+    yield from (varint(one.size) for one in segments)
+    ends, part = [0] * SORTS, 0
+    for one in segments:
+        yield zigzag(one.at - ends[one.sort])
+        ends[one.sort] = one.end
+    for one in (one for one in segments if one.manner == PART):
+        yield zigzag(one.start - part)
+        part = one.start + one.size
+
+
+def unpack(text: str, before: bytes) -> Recipe:
     """The inverse of `pack`. Raises CompressError."""
     try:
         packed = base64.b85decode(text)
-        body = _unzip(packed[4], packed[5:], struct.unpack("<I", packed[:4])[0])
+        body = _unzip(packed[4], packed[5:], before, struct.unpack("<I", packed[:4])[0])
         return _Reader(body).recipe()
     except (ValueError, IndexError, struct.error, zlib.error, lzma.LZMAError, CompressError) as error:
         raise CompressError(f"the record of the original is damaged ({error}): copy the file again or compress the original again") from None
 
 
-def _unzip(kind: int, data: bytes, crc: int) -> bytes:
+def _unzip(kind: int, data: bytes, before: bytes, crc: int) -> bytes:
     if kind == 0:
-        one = zlib.decompressobj()
+        one = zlib.decompressobj(-zlib.MAX_WBITS, zdict=FRAGMENTS + before)
         body = one.decompress(data, MOST_BYTES)
     else:
         many = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(WINDOW_BYTES))
@@ -110,10 +143,6 @@ def _filters(size: int) -> list[dict[str, int]]:
     """For `size` bytes: a larger window costs 20 ms to set up and gives the same."""
     window = min(WINDOW_BYTES, max(LEAST_WINDOW_BYTES, size))
     return [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "pb": 0, "dict_size": window}]
-
-
-def _signed(value: int) -> bytes:
-    return varint(value << 1 if value >= 0 else (-value << 1) - 1)
 
 
 class _Reader:
@@ -152,11 +181,14 @@ class _Reader:
     def _file(self) -> Original:
         name = self._take(self._number()).decode("utf-8", "surrogateescape")
         size, sha256 = self._number(), self._take(32)
-        segments, ends = [], [0, 0, 0, 0]
-        for _ in range(self._number()):
-            code = self._number()
-            kind, manner = code & 3, code >> 2
-            at = ends[kind] + self._signed()
-            segments.append(Segment(kind, at, self._number(), manner))
-            ends[kind] = at + (segments[-1].size if kind != TENSOR else 1)
+        codes = [self._number() for _ in range(self._number())]
+        segments = [Segment(code & 3, 0, self._number(), code >> 2) for code in codes]
+        ends, part = [0] * SORTS, 0
+        for i, one in enumerate(segments):
+            segments[i] = replace(one, at=ends[one.sort] + self._signed())
+            ends[one.sort] = segments[i].end
+        for i, one in enumerate(segments):
+            if one.manner == PART:
+                segments[i] = replace(one, start=part + self._signed())
+                part = segments[i].start + one.size
         return Original(name, size, sha256, tuple(segments))

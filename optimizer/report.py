@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from .effort import EFFORTS, Effort, effort_of
 from .errors import UsageError
-from .preference import PREFERENCES, Pace
+from .preference import POOL_VALUES, PREFERENCES, Pace
 
 Progress: TypeAlias = Callable[[str, float], None]
 """Called with the name of the phase and the fraction of it that is done, 0..1."""
@@ -91,6 +91,11 @@ class Request:
     def pace(self) -> Pace | None:
         """How fast the result is to be, None where nothing counts but size and divergence."""
         return PREFERENCES[self.prefer]
+
+    @property
+    def pool_values(self) -> int:
+        """How many values a weight has at most that shares a pool."""
+        return POOL_VALUES[self.prefer]
 
     @property
     def has_target(self) -> bool:

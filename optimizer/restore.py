@@ -25,7 +25,7 @@ from .epilogues import BIAS_INPUT, RESIDUAL_INPUT, Restoring, activated
 from .errors import CompressError, UsageError
 from .files import Workspace, load_graph, model_bytes
 from .lossless_restore import LosslessRestored, is_lossless, restore_lossless
-from .operators import DOMAIN, PAYLOAD_INPUTS, Read, reads
+from .operators import DOMAIN, PARTS, PAYLOAD_INPUTS, Read, reads
 from .save import IDENTITY_KEY, PROTOBUF_LIMIT_BYTES, check_identity
 
 OWN_ATTRIBUTES = ("member", "members", "to", "activation", "activation_parameters")
@@ -81,6 +81,8 @@ def restore_model(model: ir.Model, where: str) -> int:
             raise CompressError(
                 f"{where}: operator {node.op_type} of {DOMAIN} is not known to this version: install the onnx-compress that wrote the file"
             )
+        if PARTS in node.attributes:
+            raise CompressError(f"{where}: a node makes parts of a payload, as only files without loss have it, but there is no record of an original: copy the file again")
         _Expansion(node, [weights.of(node, read) for read in reads(node)], weights).apply()
     weights.unfold(folded_values(model, where))
     for name in weights.payload_names:

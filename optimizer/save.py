@@ -31,13 +31,16 @@ KEPT_INLINE_BYTES = 1024
 
 
 def is_external(emitted: Emitted, wanted: bool | None) -> bool:
-    """Whether payloads go into an external file: as wanted, else from 64 MB on. Raises CompressError where inline is impossible."""
-    total = sum(payload.bytes for payload in emitted.payloads)
-    others = sum(value.const_value.nbytes for value in emitted.model.graph.initializers.values() if value.const_value is not None) - total
+    """Whether payloads go into an external file. Raises CompressError where inline is impossible."""
+    return goes_external(sum(value.const_value.nbytes for value in emitted.model.graph.initializers.values() if value.const_value is not None), wanted)
+
+
+def goes_external(total: int, wanted: bool | None) -> bool:
+    """Whether `total` bytes of weights go into an external file: as wanted, else from 64 MB on. Raises CompressError where inline is impossible."""
     if wanted is None:
-        return total + others >= EXTERNAL_FROM_BYTES
-    if not wanted and total + others >= PROTOBUF_LIMIT_BYTES:
-        raise CompressError(f"{total + others:,} bytes of weights do not fit into one .onnx file (protobuf ends at 2 GB): leave out --inline-data")
+        return total >= EXTERNAL_FROM_BYTES
+    if not wanted and total >= PROTOBUF_LIMIT_BYTES:
+        raise CompressError(f"{total:,} bytes of weights do not fit into one .onnx file (protobuf ends at 2 GB): leave out --inline-data")
     return wanted
 
 

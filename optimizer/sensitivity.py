@@ -83,7 +83,7 @@ class Sensitivities:
 
     def scaled(self, layer: Layer, candidate: Candidate) -> Scaled:
         """The candidate with the divergence that it is expected to cost on new inputs."""
-        return Scaled(candidate, self._sensitivity(layer, candidate.error) * candidate.error * layer.optimism, times(layer.weight.view, layer.work, candidate.technique))
+        return Scaled(candidate, self._sensitivity(layer, candidate.error) * candidate.error * layer.optimism, times(layer.weight.view, layer.work, candidate.technique, layer.is_pooled))
 
     def _sensitivity(self, layer: Layer, error: float) -> float:
         known = self._found.get(id(layer), {})

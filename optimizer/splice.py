@@ -20,12 +20,13 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Bytes of the original that are those of a tensor: payload `number`, in a manner of `recipe`."""
+    """Bytes of the original that are those of a tensor: payload `number`, in a manner of `recipe`; of a part, the bytes before it."""
 
     start: int
     end: int
     number: int
     manner: int = PLAIN
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)

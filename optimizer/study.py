@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from ..passes.byte_floats import eligible, rounded
 from ..passes.quantize import Quantize
 from . import drift
 from .candidates import CALIBRATED_ONLY, TECHNIQUES, Wanted, offers, refined
@@ -17,12 +19,14 @@ from .emit import Emitted
 from .evidence import Evidence
 from .fit import Market, Sizer
 from .fold import LEAST_OPSET
+from .gates import weighed
 from .parallel import spread
 from .plan import Choice, Layer
 from .preference import Pace
 from .probe import Prober
 from .report import Request
 from .sensitivity import Keep, Sensitivities, reference
+from .small import SmallFloats
 from .trial import Candidate
 
 LEAST_BITS = 0.05
@@ -33,6 +37,9 @@ FOLLOWINGS = 3
 
 SPARED = 0.0005
 """Of the bits: what a file that follows may come out larger than it was meant to."""
+
+PRICED_SHARE = 0.05
+"""The price of a byte is that of a budget this share smaller and larger."""
 
 Start = Callable[[str], Callable[[float], None]]
 """Begins a phase of this name; gives what to tell its progress."""
@@ -55,17 +62,21 @@ class Study:
     """`Study(task, evidence, request, start)`; `extend` it to a rate before anything else is asked of it."""
 
     def __init__(self, task: Task, evidence: Evidence, request: Request, start: Start) -> None:
-        self._task, self._layers, self._start, self._effort = task, evidence.layers, start, request.level
+        self._task, self._start, self._effort = task, start, request.level
         self._calibration = evidence.calibration
         self._families = [name for name in TECHNIQUES[request.technique] if request.calibration or name not in CALIBRATED_ONLY]
         self.sizer = Sizer(task.model, task.untouchable, request.external_data, Coder(task.threads), task.bytes_before, task.data_name)
         self.skeleton_bytes = self.sizer.skeleton_bytes(evidence.layers, task.fixed)
         self._pace = request.pace if _may_fold(task, evidence.layers, request.pace) else None
-        self._candidates: dict[int, list[Candidate]] = {id(layer): [] for layer in evidence.layers}
         self._reasons: dict[int, str] = {}
         biases = [layer.bias for layer in evidence.layers if layer.bias is not None]
-        self._prober = Prober(task.model, [*(layer.weight for layer in evidence.layers), *biases], evidence.probes, task.threads)
+        weights = {layer.weight.name for layer in evidence.layers} | {choice.weight.name for choice in task.fixed}
+        small = [value for value in eligible(task.model, task.untouchable) if value.name not in weights]
+        self._prober = Prober(task.model, [*(layer.weight for layer in evidence.layers), *biases, *small], evidence.probes, task.threads)
+        self._layers = weighed(evidence.layers, self._prober, task.threads)
+        self._candidates: dict[int, list[Candidate]] = {id(layer): [] for layer in self._layers}
         self._sensitivities = Sensitivities(self._prober, task.threads)
+        self._small = SmallFloats(small, self._prober, task.threads)
 
     @property
     def kind(self) -> Kind:
@@ -102,6 +113,13 @@ class Study:
             jobs = self._probe_at(budget_bytes, lambda done, tick=tick: tick(done / 2), "mean" if number else "none")  # type: ignore[misc]
             self._refine(jobs, lambda done, tick=tick: tick(0.5 + done / 2))  # type: ignore[misc]
 
+    def settle(self, budget_bytes: float) -> None:
+        """Decides which small float tensors get 8 bits, where this is the budget for all weights: the sizer's files then have them."""
+        market = self.market()
+        less, more = (_predicted(market, budget_bytes * share) for share in (1 - PRICED_SHARE, 1 + PRICED_SHARE))
+        price = (less - more) / (2 * PRICED_SHARE * budget_bytes) if math.isfinite(less) else 0.0
+        self.sizer = replace(self.sizer, in_bytes=self._small.chosen(price))
+
     def probe_along(self, budgets_bytes: Sequence[float]) -> None:
         """Probes each weight where the allocator puts it under each of these budgets, beside what was found before; where the effort allows for it."""
         if self._effort.rounds > 1:
@@ -133,7 +151,9 @@ class Study:
 
     def divergence(self, emitted: Emitted) -> float:
         """How far the outputs move under a compressed model: its payloads are decoded, nothing is predicted."""
-        return self._prober.divergence({name: array for arrays in self._decoded(emitted) for name, array in arrays.items()})
+        weights = {name: array for arrays in self._decoded(emitted) for name, array in arrays.items()}
+        small = {name: weights.get(name, array) for name, array in self._small.arrays(emitted.in_bytes).items()}
+        return self._prober.divergence(weights | {name: rounded(array) for name, array in small.items()})
 
     def followed(self, emitted: Emitted) -> Emitted:
         """A file of the target's size whose weights make up for what those before them do (drift.py), where the effort asks for it and the outputs move less."""
@@ -146,7 +166,7 @@ class Study:
             found = drift.followed(choices, arrays, road, share, self._start("following the drift"))
             anew, size = replace(self.sizer, coder=Coder(self._task.threads)).emit(found)
             if size <= self._task.target_bytes:
-                return anew if self.divergence(anew) < self._prober.divergence(arrays) else emitted
+                return anew if self.divergence(anew) < self.divergence(emitted) else emitted
             share *= 1 - 1.1 * (size - self._task.target_bytes) / sum(payload.bytes for payload in anew.payloads)
         return emitted
 
@@ -182,11 +202,17 @@ class Study:
         self._candidates[id(layer)] += [one for one in more if one.technique not in known]
 
 
+def _predicted(market: Market, budget_bytes: float) -> float:
+    """The divergence predicted for this budget; infinite where nothing fits."""
+    numbers = market.allocate(budget_bytes)
+    return math.inf if numbers is None else sum(one.predicted for one in market.chosen(numbers))
+
+
 def _may_fold(task: Task, layers: Sequence[Layer], pace: Pace | None) -> bool:
     """Whether plain grids are too slow when fused, and the model's opset has what folded weights need."""
     if pace is None or (task.model.graph.opset_imports.get("") or 0) < LEAST_OPSET:
         return False
-    each = [times(layer.weight.view, layer.work, Quantize(1.0)) for layer in layers]
+    each = [times(layer.weight.view, layer.work, Quantize(1.0), layer.is_pooled) for layer in layers]
     return sum(one.fused for one in each) > pace.slowdown * sum(one.folded for one in each)
 
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from ..passes import golomb, tables
 from ..passes.quantize import Quantize
 from ..passes.technique import Adjustable, Context, Refusal, Technique
-from ..passes.writer import POOL_BELOW
 from ..runtime.evaluate import viewed_values
 from ..runtime.form import PANEL_ROWS, Form, Grid, Mapped, Member, View
 from ..runtime.members import class_bits
@@ -71,7 +70,7 @@ class Sample:
         panels = values.shape[1] // PANEL_ROWS
         wanted = max(1, SAMPLE_VALUES // (PANEL_ROWS * values.shape[2]))
         if not one_for_all or panels <= wanted:
-            return Sample(values, context, 1.0, size < POOL_BELOW)
+            return Sample(values, context, 1.0, layer.is_pooled)
         rows = ((np.arange(wanted) * panels // wanted)[:, None] * PANEL_ROWS + np.arange(PANEL_ROWS)).reshape(-1)
         part = np.ascontiguousarray(values[:, rows])
         return Sample(part, replace(context, rows=None if context.rows is None else context.rows[rows]), size / part.size, False)

@@ -25,16 +25,30 @@ PRIOR = 4.0
 
 @numba.njit(cache=True, nogil=True)
 def _costs(sums: NDArray, total: NDArray, lengths: NDArray) -> float:
-    """Code lengths [clusters, classes] of clusters with these counts, smoothed by the law of all; gives the entropy of the counts in bits."""
+    """Code lengths [classes, clusters] of clusters with counts [clusters, classes], smoothed by the law of all; gives the entropy of the counts in bits."""
     everything, bits = total.sum(), 0.0
     for one in range(len(sums)):
         mass = sums[one].sum()
         for c in range(len(total)):
             share = (sums[one, c] + PRIOR * total[c] / everything) / (mass + PRIOR)
-            lengths[one, c] = min(RARE_BITS, -np.log2(max(share, 1e-9)))
+            lengths[c, one] = min(RARE_BITS, -np.log2(max(share, 1e-9)))
             if sums[one, c] > 0:
                 bits -= sums[one, c] * np.log2(sums[one, c] / mass)
     return bits
+
+
+@numba.njit(cache=True, nogil=True)
+def _cheapest(counts: NDArray, lengths: NDArray, costs: NDArray) -> int:
+    """The cluster whose code lengths [classes, clusters] are best for these counts."""
+    costs[:] = 0
+    for c in range(len(counts)):
+        if counts[c] > 0:
+            for one in range(len(costs)):
+                costs[one] += counts[c] * lengths[c, one]
+    best = 0
+    for one in range(1, len(costs)):
+        best = one if costs[one] < costs[best] else best
+    return best
 
 
 @numba.njit(cache=True, nogil=True)
@@ -46,44 +60,43 @@ def cluster(counts: NDArray, order: NDArray, many: int, labels: NDArray) -> floa
     units, classes = counts.shape
     for place in range(units):
         labels[order[place]] = place * many // units
-    total = np.zeros(classes)
+    total, sums, lengths, costs = np.zeros(classes), np.zeros((many, classes)), np.zeros((classes, many)), np.zeros(many)
     for unit in range(units):
         for c in range(classes):
             total[c] += counts[unit, c]
-    sums, lengths, bits = np.zeros((many, classes)), np.zeros((many, classes)), 0.0
+    bits = 0.0
     for iteration in range(ITERATIONS + 1):
         sums[:] = 0
         for unit in range(units):
+            own = sums[labels[unit]]
             for c in range(classes):
-                sums[labels[unit], c] += counts[unit, c]
+                own[c] += counts[unit, c]
         bits = _costs(sums, total, lengths)
-        if iteration == ITERATIONS:
+        if iteration == ITERATIONS or many == 1:
             break
+        moved = False
         for unit in range(units):
-            best, at = np.inf, 0
-            for one in range(many):
-                cost = 0.0
-                for c in range(classes):
-                    cost += counts[unit, c] * lengths[one, c]
-                if cost < best:
-                    best, at = cost, one
-            labels[unit] = at
+            best = _cheapest(counts[unit], lengths, costs)
+            moved |= best != labels[unit]
+            labels[unit] = best
+        if not moved:
+            break
     return bits
 
 
-def _grouped(counts: NDArray[np.float64], most: int = 16) -> NDArray[np.uint8] | None:
-    """The cheapest clusters of counts [units, classes], numbered without gaps; None where one is cheapest."""
+def _grouped(counts: NDArray[np.float64], table_bits: float, most: int = 16) -> tuple[float, NDArray[np.uint8] | None]:
+    """(bits, the cheapest clusters of counts [units, classes], numbered without gaps); None where one is cheapest."""
     used = np.ascontiguousarray(counts[:, counts.any(axis=0)])
     ranks = np.arange(used.shape[1])
     order = np.argsort((used * ranks).sum(1) / np.maximum(used.sum(1), 1), kind="stable")
     labels = np.zeros(len(used), np.uint8)
-    best, chosen = cluster(used, order, 1, labels) + TABLE_BITS, None
+    best, chosen = cluster(used, order, 1, labels) + table_bits, None
     for many in (one for one in MANY if one <= min(most, len(used))):
         labels = np.zeros(len(used), np.uint8)
-        bits = cluster(used, order, many, labels) + many * TABLE_BITS + len(used) * np.log2(many)
+        bits = cluster(used, order, many, labels) + many * table_bits + len(used) * np.log2(many)
         if bits < best:
             best, chosen = bits, np.unique(labels, return_inverse=True)[1].astype(np.uint8)
-    return chosen if chosen is not None and chosen.any() else None
+    return best, chosen if chosen is not None and chosen.any() else None
 
 
 def plan_classes(classes: NDArray) -> Coding:
@@ -91,15 +104,19 @@ def plan_classes(classes: NDArray) -> Coding:
     low, size = int(classes.min()), int(classes.max()) - int(classes.min()) + 1
     many_columns = classes.shape[2] > 1 and classes.shape[2] * size <= tables.COUNTS * 16
     units = classes.shape[0] * -(-classes.shape[1] // PANEL_ROWS)
-    unit_rows = PANEL_ROWS if units * size <= tables.COUNTS * 16 else classes.shape[1]
+    by_panel = units * size <= tables.COUNTS * 16
+    unit_rows = PANEL_ROWS if by_panel else classes.shape[1]
     plain = by_unit(classes, None, low, 0, unit_rows, size)
-    choices = [tables.coding(plain.sum(0)[None], None, None)]
-    if unit_rows == PANEL_ROWS and (rows := _grouped(plain[:, 0, 0])) is not None:
-        choices.append(tables.coding(tables.gathered(plain, rows), rows, None))
-    if many_columns and (columns := _grouped(by_column(classes, None, low, 0, size)[:, 0])) is not None:
-        joint = by_unit(classes, None, low, 0, unit_rows, size, columns)
-        choices.append(tables.coding(joint.sum(0)[None], None, columns))
-        if unit_rows == PANEL_ROWS and (rows := _grouped(joint.reshape(len(joint), -1), 4)) is not None:
-            choices.append(tables.coding(tables.gathered(joint, rows), rows, columns))
-    best = min(choices, key=lambda one: one.bits)
-    return replace(best, escape_base=low, tables=tuple(replace(table, first=table.first + low) for table in best.tables))
+    bits, rows = _grouped(plain[:, 0, 0], TABLE_BITS, 16 if by_panel else 1)
+    best, columns, cells = bits, None, plain
+    if many_columns:
+        bits, found = _grouped(by_column(classes, None, low, 0, size)[:, 0], TABLE_BITS)
+        if found is not None:
+            many, joint = int(found.max()) + 1, by_unit(classes, None, low, 0, unit_rows, size, found)
+            codes = len(found) * np.log2(many)
+            joint_bits, joint_rows = _grouped(joint.reshape(len(joint), -1), many * TABLE_BITS, 4 if by_panel else 1)
+            joint_bits = min(bits, joint_bits + codes) if joint_rows is not None else bits
+            if joint_bits < best:
+                best, rows, columns, cells = joint_bits, joint_rows, found, joint
+    coded = tables.coding(cells.sum(0)[None] if rows is None else tables.gathered(cells, rows), rows, columns)
+    return replace(coded, escape_base=low, tables=tuple(replace(table, first=table.first + low) for table in coded.tables))

@@ -37,13 +37,14 @@ def few_values(bits: NDArray, dtype: int) -> tuple[NDArray, NDArray[np.int32]] |
     mask = EXPONENT_MASK[dtype]
     if len(values) > most or ((values & mask) == mask).any():
         return None
-    order = np.argsort(_as_float(values, dtype), kind="stable")
+    order = np.argsort(as_float(values, dtype), kind="stable")
     place = np.empty(len(values), np.int32)
     place[order] = np.arange(len(values), dtype=np.int32)
     return values[order], place[codes].reshape(bits.shape)
 
 
-def _as_float(bits: NDArray, dtype: int) -> NDArray[np.float32]:
+def as_float(bits: NDArray, dtype: int) -> NDArray[np.float32]:
+    """The float32 values of bits of a float, float16 or bfloat16."""
     if dtype == 1:
         return bits.view(np.float32)
     return bits.view(np.float16).astype(np.float32) if dtype == 10 else (bits.astype(np.uint32) << 16).view(np.float32)

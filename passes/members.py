@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..runtime.form import Codebook, Dense, Grid, Mapped, Member, Planes, Sparse, Symbols, Table
 from ..runtime.header import DRAFT, MAGIC
 from ..runtime.members import DENSE_KINDS, TAG_CODEBOOK, TAG_DENSE, TAG_GRID, TAG_MAPPED, TAG_PLANES, TAG_SPARSE, TAG_SYMBOLS, class_bits
+from .cuts import cut_bytes
 from .tables import Coding
 
 
@@ -81,10 +82,11 @@ def _form(coded: Coded, table_count: int) -> bytes:
         case Sparse() as form:
             return bytes([TAG_SPARSE, DENSE_KINDS.index(form.values.kind)]) + symbols
         case Planes(fields=fields):
-            flags = fields.integers | (fields.short_row is not None) << 1 | fields.delta << 2
+            flags = fields.integers | (fields.short_row is not None) << 1 | fields.delta << 2 | (fields.cuts is not None) << 3
             base = fields.base.to_bytes(8, "little") if fields.integers else b""
             short = b"" if fields.short_row is None else bytes([fields.short]) + packed(fields.short_row, 2)
-            return bytes([TAG_PLANES, flags]) + base + bytes([fields.drop, fields.planes]) + short + symbols
+            cuts = b"" if fields.cuts is None else cut_bytes(fields.cuts)
+            return bytes([TAG_PLANES, flags]) + base + bytes([fields.drop, fields.planes]) + short + cuts + symbols
         case Symbols():
             return symbols
 

@@ -6,6 +6,8 @@ Words are the unsigned integers of the values' bits, seen as [rows, k], one axis
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -133,20 +135,33 @@ def store_ragged(folded: NDArray, short_row: NDArray, split: tuple[int, int, int
 
 
 @numba.njit(cache=True, nogil=True)
+def _turned(x: np.uint64) -> np.uint64:
+    """Eight bytes of eight bits, transposed: bit i of byte j is bit j of byte i. After: Warren, Hacker's Delight, 7-3."""
+    t = (x ^ (x >> np.uint64(7))) & np.uint64(0x00AA00AA00AA00AA)
+    x ^= t ^ (t << np.uint64(7))
+    t = (x ^ (x >> np.uint64(14))) & np.uint64(0x0000CCCC0000CCCC)
+    x ^= t ^ (t << np.uint64(14))
+    t = (x ^ (x >> np.uint64(28))) & np.uint64(0x00000000F0F0F0F0)
+    return x ^ t ^ (t << np.uint64(28))
+
+
+@numba.njit(cache=True, nogil=True)
 def store_bits(folded: NDArray, shift: int, bits: int, out: NDArray) -> None:
-    """Bit planes of the `bits` bits from `shift` on, by step and panel, into `out` uint8 (zeros)."""
+    """Bit planes of the `bits` bits (at most 8) from `shift` on, by step and panel, into `out` uint8."""
     steps, lanes = folded.shape
-    at = 0
+    by, mask, at = folded.dtype.type(shift), np.uint64((1 << bits) - 1), 0
     for step in range(steps):
         for first in range(0, lanes, PANEL):
             count = min(PANEL, lanes - first)
-            for bit in range(bits):
-                for byte in range(0, count, 8):
-                    held = 0
-                    for lane in range(byte, min(byte + 8, count)):
-                        held |= int((folded[step, first + lane] >> (shift + bit)) & 1) << (lane - byte)
-                    out[at] = held
-                    at += 1
+            apart = (count + 7) // 8
+            for byte in range(apart):
+                held = np.uint64(0)
+                for lane in range(8 * byte, min(8 * byte + 8, count)):
+                    held |= (np.uint64(folded[step, first + lane] >> by) & mask) << np.uint64(8 * (lane & 7))
+                held = _turned(held)
+                for bit in range(bits):
+                    out[at + bit * apart + byte] = held >> np.uint64(8 * bit)
+            at += bits * apart
 
 
 @numba.njit(cache=True, nogil=True)
@@ -170,28 +185,69 @@ def _advance(tops: NDArray, laws: NDArray, reciprocals: NDArray, states: NDArray
     return int(escaped)
 
 
-@numba.njit(cache=True, nogil=True)
-def encode_tops(tops: NDArray, tables: NDArray, laws: NDArray, reciprocals: NDArray, states: NDArray, rans: NDArray, escapes: NDArray) -> tuple[int, int]:
-    """Encodes class values [steps, lanes], counted from their least, into the ends of `rans` and `escapes`; gives where they begin.
+class Law(NamedTuple):
+    """What `encode_tops` codes with: `classes` uint32 [tables, 3, values] and their `reciprocals`, as `_advance` wants them; `cuts` uint8 [tables, values] and
+    the `bit` of folded words that is coded with them, or -1.
+    """
 
-    `tables` [groups, columns of k, panels]: the number of each panel's table; `laws` and `reciprocals` as `_advance` wants them, by table.
+    classes: NDArray
+    reciprocals: NDArray
+    cuts: NDArray
+    bit: int
+
+
+@numba.njit(cache=True, nogil=True)
+def _advance_bits(tops: NDArray, folded: NDArray, cuts: NDArray, bit: int, states: NDArray, inverse: NDArray, out: NDArray) -> None:
+    """Takes the cut bit of each word into its state, as `_advance` takes symbols."""
+    by, one = folded.dtype.type(bit), folded.dtype.type(1)
+    for lane in range(len(states)):
+        t = np.uint32((folded[lane] >> by) & one)
+        cut, x = np.uint32(cuts[tops[lane]]), states[lane]
+        f = np.uint32(256) - cut if t else cut
+        full = np.uint32(x >= f << np.uint32(8))
+        out[0, lane] = x
+        out[1, lane] = full
+        x >>= full << np.uint32(3)
+        q = np.uint32((np.uint64(x) * np.uint64(inverse[f])) >> np.uint64(24))
+        states[lane] = x + q * (np.uint32(256) - f) + t * cut
+
+
+@numba.njit(cache=True, nogil=True)
+def _give_up(out: NDArray, many: int, rans: NDArray, position: int) -> int:
+    """Writes the bytes that lanes give up, the last one first; gives where they begin."""
+    for lane in range(many - 1, -1, -1):
+        rans[position - 1] = out[0, lane]
+        position -= out[1, lane]
+    return position
+
+
+@numba.njit(cache=True, nogil=True)
+def encode_tops(tops: NDArray, folded: NDArray, tables: NDArray, law: Law, states: NDArray, rans: NDArray, escapes: NDArray) -> tuple[int, int]:
+    """Encodes class values [steps, lanes], counted from their least, and a bit of `folded`, into the ends of `rans` and `escapes`; gives where they begin.
+
+    `tables` [groups, columns of k, panels]: the number of each panel's table.
     """
     steps, lanes = tops.shape
-    k = tables.shape[1]
+    k, top = tables.shape[1], (lanes - 1) // PANEL * PANEL
     position, escaped = len(rans), len(escapes)
     out = np.empty((2, PANEL), np.uint8)
+    inverse = np.empty(256, np.uint32)
+    for f in range(1, 256):
+        inverse[f] = ((1 << 24) + f - 1) // f
     for step in range(steps - 1, -1, -1):
         of_panel = tables[step // k, step % k]
-        for first in range((lanes - 1) // PANEL * PANEL, -1, -PANEL):
+        for first in range(top, -1, -PANEL) if law.bit >= 0 else range(0):
+            last = min(first + PANEL, lanes)
+            _advance_bits(tops[step, first:last], folded[step, first:last], law.cuts[of_panel[first // PANEL]], law.bit, states[first:last], inverse, out)
+            position = _give_up(out, last - first, rans, position)
+        for first in range(top, -1, -PANEL):
             last, table = min(first + PANEL, lanes), of_panel[first // PANEL]
-            many = _advance(tops[step, first:last], laws[table], reciprocals[table], states[first:last], out)
-            for lane in range(last - first - 1, -1, -1):
-                rans[position - 1] = out[0, lane]
-                position -= out[1, lane]
+            many = _advance(tops[step, first:last], law.classes[table], law.reciprocals[table], states[first:last], out)
+            position = _give_up(out, last - first, rans, position)
             if many == 0:
                 continue
             for lane in range(last - 1, first - 1, -1):
-                if laws[table, 2, tops[step, lane]]:
+                if law.classes[table, 2, tops[step, lane]]:
                     escaped -= 1
                     escapes[escaped] = tops[step, lane]
     return position, escaped

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.form import PANEL_ROWS, Fields, Member, Planes, Symbols, View
-from ..runtime.members import EXPONENT_BITS, WIDTHS
+from ..runtime.members import EVEN_CUT, EXPONENT_BITS, MOST_CLASSES, WIDTHS
 from ..runtime.planes import escape_bytes, low_bytes
+from . import cuts as cutting
 from . import plane_kernels as kernels
 from .class_plan import plan_classes
 from .members import Coded, framed, member_bytes, table_bytes, varint
@@ -27,6 +28,9 @@ CHUNK_STEPS = 2048
 
 GATHER_PANELS = 4
 HEAD_BITS = 16
+LEAST_SAVED = 0.02
+"""Bits a value from which on the top bit of mantissas is coded: below, it is faster to decode raw."""
+
 TOP_BITS = 8
 """Bits of the top field of integers, the one that is coded."""
 
@@ -36,7 +40,8 @@ Map = Callable[[Callable[[object], object], Iterable[object]], Iterable[object]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """A weight's words [batch, rows, k] with how they are split, and `tops`, their top fields."""
+    """A weight's words [batch, rows, k] with how they are split, and `tops`, their top fields; of floats, the `zeros` that each row ends with beside those
+    that all end with."""
 
     dtype: int
     view: View
@@ -44,6 +49,7 @@ class Split:
     fields: Fields
     raw_bits: int
     tops: NDArray
+    zeros: NDArray[np.int64] | None = None
 
     @property
     def width(self) -> int:
@@ -55,12 +61,17 @@ class Split:
         """About what is stored below the symbols."""
         rows = len(self.fields.short_row) if self.fields.short_row is not None else 0
         short = int(self.fields.short_row.sum()) * self.fields.short * self.view.k // 8 + rows // 8 if self.fields.short_row is not None else 0
-        return self.view.size * self.fields.planes + self.view.batch * self.view.k * self.raw_bits * -(-self.view.rows // 8) - short
+        return self.view.size * self.fields.planes + self.view.batch * self.view.k * self.stored_raw_bits * -(-self.view.rows // 8) - short
 
     @property
     def mantissa(self) -> int:
         """Mantissa bits of a float."""
         return self.width - 1 - EXPONENT_BITS[self.dtype]
+
+    @property
+    def stored_raw_bits(self) -> int:
+        """Bits of a raw part that are not coded."""
+        return self.raw_bits - (self.fields.cuts is not None)
 
     @property
     def shift(self) -> int:
@@ -72,11 +83,12 @@ def write_planes(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: b
     """The payload of a weight as pieces, from its bits, unsigned [dims], in the view that takes least; `gathered` says that a Gather reads it."""
     plans = (_planned(bits, dtype, view) for view in views)
     split, coding = min(plans, key=lambda plan: plan[1].bits + HEAD_BITS * _heads(plan[0].view, gathered) + 8 * plan[0].low_bytes)
+    laws = _laws(coding, int(split.tops.max()))
+    split = _with_cuts(split, coding, laws)
     view, numbers = split.view, replace(coding, raw_bits=split.raw_bits)
     member = Member(dtype, view, Planes(split.fields, Symbols(np.empty((0, 0, 0), np.int32), split.raw_bits), np.empty((0, 0, 0), np.uint64)))
     coded = Coded(member, numbers, numbers.map, None)
     width, groups = chunking(view.rows, view.k, gathered)
-    laws = _laws(numbers, int(split.tops.max()))
     cuts = _cuts(view, width, groups)
     done = [cast(tuple[bytes, list[bytes]], one) for one in work(lambda cut: _chunk(coded, split, laws, cast(Cut, cut)), cuts)]
     directory = b"".join(entry for entry, _ in done)
@@ -108,7 +120,27 @@ def _split_floats(words: NDArray, dtype: int, view: View) -> Split:
     drop = int(zeros.min())
     planes, raw_bits = divmod(1 + mantissa - drop, 8)
     fields = _with_short_rows(Fields(planes, drop), zeros - drop, view.k)
-    return Split(dtype, view, words, fields, raw_bits, tops)
+    return Split(dtype, view, words, fields, raw_bits, tops, zeros - drop)
+
+
+def _with_cuts(split: Split, coding: Coding, laws: _Laws) -> Split:
+    """The same with the top bit of mantissas coded, where that pays."""
+    below = split.shift - split.fields.drop
+    if split.zeros is None or below < 2:
+        return split
+    view, columns = split.view, np.zeros(split.view.k, np.intp) if coding.column_class is None else coding.column_class.astype(np.intp)
+    rows = np.zeros(view.panels, np.intp) if coding.row_class is None else coding.row_class.astype(np.intp)
+    apart = -(-view.size // cutting.COUNTED)
+    counts = np.zeros((len(coding.tables), MOST_CLASSES, 2), np.int64)
+    for words, tops, own in zip(split.words, split.tops, rows.reshape(view.batch, -1), strict=True):
+        tables = coding.map[own[:, None], columns[None, :], 0]
+        cutting.count(words, tops, (split.mantissa - 1, apart, laws.base), tables, laws.index, counts)
+    cuts, saved = cutting.choose(counts, counts.sum() / view.size)
+    planes = (below - 1) // 8
+    fields = _with_short_rows(Fields(planes, split.fields.drop, cuts=cuts), split.zeros, view.k)
+    cut = replace(split, fields=fields, raw_bits=below - 8 * planes)
+    saved += 8 * (split.low_bytes - cut.low_bytes) - view.size  # bit planes of few lanes have unused bits
+    return cut if saved > LEAST_SAVED * view.size else split
 
 
 def _with_short_rows(fields: Fields, zeros: NDArray[np.int64], k: int) -> Fields:
@@ -164,24 +196,28 @@ def _cuts(view: View, width: int, groups: int) -> list[Cut]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Laws:
-    """What a table says of each class value from `base` to the largest: `numbers` uint32 [tables, 3, values] (frequency, start, whether it escapes)."""
+    """What a table says of each class value from `base` to the largest: `numbers` uint32 [tables, 3, values] (frequency, start, whether it escapes), and
+    `index`, its class index.
+    """
 
     base: int
     numbers: NDArray[np.uint32]
     reciprocals: NDArray[np.uint32]
+    index: NDArray[np.uint8]
 
 
 def _laws(coding: Coding, largest: int) -> _Laws:
     size = largest - coding.escape_base + 1
-    numbers = np.zeros((len(coding.tables), 3, size), np.uint32)
-    for law, table in zip(numbers, coding.tables, strict=True):
+    numbers, indices = np.zeros((len(coding.tables), 3, size), np.uint32), np.zeros((len(coding.tables), size), np.uint8)
+    for law, own_index, table in zip(numbers, indices, coding.tables, strict=True):
         frequencies = np.array(table.frequencies, np.uint32)
         index = np.arange(size) + coding.escape_base - table.first
         own = len(frequencies) - table.escape
         inside = (index >= 0) & (index < own) & (frequencies[np.clip(index, 0, len(frequencies) - 1)] > 0)
         index = np.where(inside, index, len(frequencies) - 1)
+        own_index[:] = index
         law[:] = frequencies[index], (np.cumsum(frequencies) - frequencies)[index], ~inside & table.escape
-    return _Laws(coding.escape_base, numbers, ((1 << 24) + numbers[:, 0] - 1) // numbers[:, 0])
+    return _Laws(coding.escape_base, numbers, ((1 << 24) + numbers[:, 0] - 1) // numbers[:, 0], indices)
 
 
 def _chunk(coded: Coded, split: Split, laws: _Laws, cut: Cut) -> tuple[bytes, list[bytes]]:
@@ -190,11 +226,12 @@ def _chunk(coded: Coded, split: Split, laws: _Laws, cut: Cut) -> tuple[bytes, li
     view, fields = split.view, split.fields
     folded = np.empty((groups * view.k, lanes), split.words.dtype)
     tops = np.empty(folded.shape, split.tops.dtype)
-    way = (0, 0, split.shift, laws.base) if fields.integers else (split.width, split.mantissa, split.shift, laws.base)
+    behind = 0 if fields.integers else split.mantissa - (fields.cuts is not None)
+    way = (0 if fields.integers else split.width, behind, split.shift, laws.base)
     kernels.gather_steps(split.words[batch, first : first + groups * lanes], lanes, way, folded, tops)
-    stream = _encode(coded, split, laws, cut, tops)
-    raw = np.zeros(groups * view.k * split.raw_bits * sum(-(-min(PANEL_ROWS, lanes - at) // 8) for at in range(0, lanes, PANEL_ROWS)), np.uint8)
-    kernels.store_bits(folded, split.shift - split.raw_bits, split.raw_bits, raw)
+    stream = _encode(coded, split, laws, cut, (tops, folded))
+    raw = np.empty(groups * view.k * split.stored_raw_bits * sum(-(-min(PANEL_ROWS, lanes - at) // 8) for at in range(0, lanes, PANEL_ROWS)), np.uint8)
+    kernels.store_bits(folded, split.shift - split.raw_bits, split.stored_raw_bits, raw)
     body = [stream[0], stream[1], raw.tobytes(), stream[2], _low(coded.member, split, cut, folded)]
     crc = 0
     for section in body:
@@ -203,8 +240,9 @@ def _chunk(coded: Coded, split: Split, laws: _Laws, cut: Cut) -> tuple[bytes, li
     return entry, body
 
 
-def _encode(coded: Coded, split: Split, laws: _Laws, cut: Cut, tops: NDArray) -> tuple[bytes, bytes, bytes]:
-    """rANS bytes, heads and escapes of class values in decoding order."""
+def _encode(coded: Coded, split: Split, laws: _Laws, cut: Cut, ordered: tuple[NDArray, NDArray]) -> tuple[bytes, bytes, bytes]:
+    """rANS bytes, heads and escapes of class values in decoding order; `ordered`: these and the folded words."""
+    tops, folded = ordered
     batch, first, groups, lanes = cut
     coding, view = coded.coding, split.view
     panels = -(-lanes // PANEL_ROWS)
@@ -213,9 +251,11 @@ def _encode(coded: Coded, split: Split, laws: _Laws, cut: Cut, tops: NDArray) ->
     columns = np.zeros(view.k, np.intp) if coding.column_class is None else coding.column_class.astype(np.intp)
     tables = coding.map[rows.reshape(groups, 1, panels), columns.reshape(1, -1, 1), 0]
     states = np.full(lanes, 256, np.uint32)
-    rans = np.empty(tops.size + lanes + 16, np.uint8)
+    rans = np.empty(2 * tops.size + lanes + 16, np.uint8)
     escapes = np.empty(tops.size if laws.numbers[:, 2].any() else 0, f"<u{escape_bytes(coded.member)}")
-    begin, escaped = kernels.encode_tops(tops, tables, laws.numbers, laws.reciprocals, states, rans, escapes)
+    own = np.full((len(coding.tables), MOST_CLASSES), EVEN_CUT, np.uint8) if split.fields.cuts is None else split.fields.cuts
+    law = kernels.Law(laws.numbers, laws.reciprocals, np.take_along_axis(own, laws.index, 1), -1 if split.fields.cuts is None else split.shift - 1)
+    begin, escaped = kernels.encode_tops(tops, folded, tables, law, states, rans, escapes)
     return rans[begin:].tobytes(), states.astype("<u2").tobytes(), escapes[escaped:].tobytes()
 
 

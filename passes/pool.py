@@ -16,25 +16,21 @@ from .entropy import encode
 from .members import Coded, framed, member_bytes, table_bytes, varint
 from .symbols import Classified, classify
 
-POOL_BELOW = 16384
-"""Weights with fewer symbols share a pool."""
-
-LANE_SYMBOLS = 512
-"""Symbols a lane that a pool has about: fewer lanes in small pools, since a lane costs 1.5 bytes."""
+LEAST_LANES, LANE_SYMBOLS = 4, 8192
+"""Lanes of a small pool, and symbols a lane in larger ones: a lane costs 1.5 bytes, and pools are decoded once, when a session is created."""
 
 
 def pools(sizes: Sequence[int]) -> list[list[int]]:
-    """Numbers of the weights that share a pool, by their numbers of symbols: those below 16,384, in order, at most 65,536 symbols and 4,096 weights a pool."""
+    """Numbers of the weights that share a pool, by their numbers of symbols: each goes into the first pool that has room, at most 65,536 symbols and 4,096 weights."""
     filled: list[list[int]] = []
-    room = 0
+    room: list[int] = []
     for number, size in enumerate(sizes):
-        if size >= POOL_BELOW:
-            continue
-        if not filled or size > room or len(filled[-1]) == POOL_MEMBERS:
+        place = next((place for place, left in enumerate(room) if size <= left and len(filled[place]) < POOL_MEMBERS), len(filled))
+        if place == len(filled):
             filled.append([])
-            room = POOL_SYMBOLS
-        filled[-1].append(number)
-        room -= size
+            room.append(POOL_SYMBOLS)
+        filled[place].append(number)
+        room[place] -= size
     return filled
 
 
@@ -48,7 +44,7 @@ def write_pool(members: list[Member]) -> bytes:
     coded, shared = _shared(members)
     symbols = [_symbols(one, shared) for one in coded]
     count = sum(member.view.size for member in members)
-    lanes = min(64, max(8, count // LANE_SYMBOLS))
+    lanes = max(LEAST_LANES, count // LANE_SYMBOLS)
     steps = np.full(-(-count // lanes), lanes)
     steps[-1] = count - lanes * (len(steps) - 1)
     stream = encode(shared, np.concatenate([one.table for one in symbols]), np.concatenate([one.index for one in symbols]), steps)

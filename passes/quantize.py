@@ -32,6 +32,14 @@ FLOAT16_SCALES = (2.0**-12, 2.0**15)
 LEAST_FLOAT16 = 2.0**-18
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Rounded:
+    """A grid, and the squared error of each of its rows under `factor_of`, [batch * rows]."""
+
+    form: Grid
+    errors: NDArray[np.float64]
+
+
 @dataclass(frozen=True, slots=True)
 class Quantize:
     """level = round(w / scale), scale[o, k] = step * rms * (rms[o] / rms)^power * (E[x_k^2] / E[x^2])^(-columns / 2) * importance[o]^(-rows / 2).
@@ -58,6 +66,11 @@ class Quantize:
 
     def made(self, weight: NDArray[np.float32], context: Context) -> Made | Refusal:
         """The Grid and its error."""
+        found = self.rounded(weight, context)
+        return found if isinstance(found, Refusal) else Made(found.form, total_error(found.errors, context, self.feedback))
+
+    def rounded(self, weight: NDArray[np.float32], context: Context) -> Rounded | Refusal:
+        """The Grid and the error of each row."""
         steps = self.steps(weight, context)
         if isinstance(steps, Refusal):
             return steps
@@ -71,7 +84,7 @@ class Quantize:
         if int(levels.max(initial=0)) > MAX_LEVEL or int(levels.min(initial=0)) < -MAX_LEVEL:
             return Refusal(f"error feedback at step {self.step:g} gives levels beyond {MAX_LEVEL}")
         symbols = Symbols(levels, quantizers=2 if self.trellis else 1)
-        return Made(Grid(steps.rows, symbols, steps.columns), total_error(errors, context, self.feedback))
+        return Rounded(Grid(steps.rows, symbols, steps.columns), errors)
 
     def at(self, factor: float) -> Quantize:
         """The same with all steps times a factor."""

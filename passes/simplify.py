@@ -20,6 +20,7 @@ from .identities import RemoveIdentities
 from .lift import LiftConstants
 from .names import UniqueNames
 from .onnxsim_adapter import run_onnxsim
+from .recurrent_bias import MergeRecurrentBiases
 from .slim import ClearDocumentation, RemoveOverridable, overridable
 from .subexpressions import MergeEqualNodes
 from .zero_states import RemoveZeroStates
@@ -72,6 +73,7 @@ def _round() -> ir.passes.Sequential:
 
 def _last_steps() -> ir.passes.Sequential:
     return ir.passes.Sequential(
+        MergeRecurrentBiases(),
         RemoveDefaultAttributes(),
         common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         common.RemoveUnusedOpsetsPass(),

@@ -13,13 +13,14 @@ from ..runtime.trellis import quantizers
 from . import tables as tabling
 from .entropy import encode
 from .members import Coded, framed, member_bytes, table_bytes, varint
-from .pool import POOL_BELOW, pools, write_pool
+from .pool import pools, write_pool
 from .symbols import classify
 
-__all__ = ["POOL_BELOW", "chunking", "pools", "write", "write_pool"]
+__all__ = ["chunking", "pools", "write", "write_pool"]
 
-CHUNK_STEPS = 1024
-"""Symbols a lane that a chunk has at least, where the weight allows: heads then cost 1.5 B in 1,024 symbols."""
+CHUNK_STEPS, PAIR_STEPS = 1024, 512
+"""Symbols a lane that a chunk has at least, where the weight allows: heads then cost 1.5 B in 1,024 symbols. Fewer are enough for two panels in the place
+of one, which waits for its own states and is decoded at half the speed."""
 
 GATHER_PANELS = 4
 """Panels in a chunk that a Gather reads: it decodes from the chunk's head to the asked panel."""
@@ -47,16 +48,16 @@ def write(member: Member, gathered: bool = False) -> bytes:
 
 
 def chunking(rows: int, k: int, gathered: bool) -> tuple[int, int]:
-    """(panels side by side, groups a chunk): the widest chunks that still have 1,024 symbols a lane, as short as that allows.
+    """(panels side by side, groups a chunk): the widest chunks that still have enough symbols a lane, as short as that allows.
 
     A payload that a Gather reads has one panel side by side and at most 4 panels a chunk.
     """
     if gathered:
         full = rows // PANEL_ROWS
         return 1, max((g for g in range(1, GATHER_PANELS + 1) if full and full % g == 0), default=1)
-    for width in (4, 3, 2, 1):
+    for width, least in ((4, CHUNK_STEPS), (3, CHUNK_STEPS), (2, PAIR_STEPS), (1, CHUNK_STEPS)):
         full = rows // (PANEL_ROWS * width)
-        if full * k >= CHUNK_STEPS or (width == 1):
+        if full * k >= least or width == 1:
             enough = [g for g in range(1, full + 1) if full % g == 0 and g * k >= CHUNK_STEPS]
             return width, enough[0] if enough else max(full, 1)
     raise AssertionError("unreachable: width 1 always returns")

@@ -149,6 +149,7 @@ class Fields:
 
     `integers`: the value is `base` plus the number that the bits are, and with `delta` the sum along its row so far. Else a float, whose sign
     stands behind its exponent. `short_row` uint8 [batch * rows]: 1 where the `short` lowest bits of the raw bytes are zero and not stored, too.
+    `cuts` uint8 [tables, 16]: where a float's top raw bit is coded, 256 times the probability that it is 0, by class index.
     """
 
     planes: int
@@ -158,6 +159,7 @@ class Fields:
     base: int = 0
     short: int = 0
     short_row: NDArray[np.uint8] | None = None
+    cuts: NDArray[np.uint8] | None = None
 
     def kept_bits(self, plane: int) -> int:
         """Bits of a plane (0: the most significant) that short rows store."""

@@ -15,7 +15,7 @@ from .members import read_member, read_table
 from .planes import escape_bytes, low_bytes
 
 MAGIC = b"OC"
-DRAFT = 3
+DRAFT = 4
 FORMAT_VERSION = f"0.{DRAFT}"
 FORMAT_KEY = "onnx_compress.format"
 """The metadata_props key that names the payload format of a compressed model."""
@@ -138,10 +138,15 @@ def _read_chunk(cursor: Cursor, member: Member, place: Chunk) -> Chunk:
     return replace(place, rans_bytes=rans_bytes, escapes=escapes, values=values, crc=cursor.u32("chunk_crc"), size=size)
 
 
+def stored_raw_bits(member: Member) -> int:
+    """Bits of a raw part that the raw section holds: all but the one that is coded."""
+    return member.symbols.raw_bits - (isinstance(member.form, Planes) and member.form.fields.cuts is not None)
+
+
 def raw_bytes(member: Member, chunk: Chunk) -> int:
-    """Bytes of a chunk's raw section: for each step and panel, r bit planes of ceil(lanes / 8) bytes."""
+    """Bytes of a chunk's raw section: for each step and panel, bit planes of ceil(lanes / 8) bytes."""
     full, rest = divmod(chunk.lanes, PANEL_ROWS)
-    return chunk.groups * member.view.k * member.symbols.raw_bits * (full * (PANEL_ROWS // 8) + -(-rest // 8))
+    return chunk.groups * member.view.k * stored_raw_bits(member) * (full * (PANEL_ROWS // 8) + -(-rest // 8))
 
 
 def _read_pool_layout(cursor: Cursor, members: tuple[Member, ...], offset: int) -> Pool:

@@ -61,9 +61,15 @@ def _library(path: str) -> ctypes.CDLL:
     return library
 
 
+@cache
+def _loaded() -> ctypes.CDLL:
+    """The library, looked for once."""
+    return _library(library_path())
+
+
 def library_version() -> str:
     """The version that the library was built as."""
-    version: bytes = _library(library_path()).onnx_compress_version()
+    version: bytes = _loaded().onnx_compress_version()
     return version.decode()
 
 
@@ -80,7 +86,7 @@ def decode(
         raise ValueError("out must be C-contiguous and writeable")
     data = np.frombuffer(payload, np.uint8) if isinstance(payload, bytes) else np.ascontiguousarray(payload, np.uint8)
     message = ctypes.create_string_buffer(_MESSAGE_BYTES)
-    number = _library(library_path()).onnx_compress_decode(
+    number = _loaded().onnx_compress_decode(
         data.ctypes.data,
         data.nbytes,
         member,

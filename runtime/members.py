@@ -24,6 +24,10 @@ DENSE_KINDS = ("float32", "float16", "bfloat16", "log8")
 DENSE_CODES = (np.dtype("<u4"), np.dtype("<u2"), np.dtype("<u2"), np.dtype("u1"))
 TAG_DENSE, TAG_SPARSE, TAG_GRID, TAG_CODEBOOK, TAG_SYMBOLS, TAG_PLANES, TAG_MAPPED = range(7)
 MOST_CENTROIDS = 65536
+MOST_CLASSES = 16
+EVEN_CUT = 128
+"""Of a class whose top raw bit is as often 0 as 1."""
+
 MOST_GROUPS = 256
 
 
@@ -134,18 +138,34 @@ def _read_mapped(scope: _Scope) -> Mapped:
 
 def _read_planes(scope: _Scope) -> Planes:
     cursor, width = scope.cursor, WIDTHS.get(scope.dtype, 0)
-    flags = cursor.byte_in("Planes flags", 0, 7)
+    flags = cursor.byte_in("Planes flags", 0, 15)
     integers = bool(flags & 1)
-    if integers == (scope.dtype in EXPONENT_BITS) or (flags & 4 and not integers):
+    if integers == (scope.dtype in EXPONENT_BITS) or (flags & 4 and not integers) or (flags & 8 and integers):
         raise FormatError(f"Planes flags {flags} do not fit dtype {scope.dtype}")
     base = int.from_bytes(cursor.take(8, "a base").tobytes(), "little") if integers else 0
     drop, planes = cursor.byte_in("dropped bits", 0, 63), cursor.byte_in("byte planes", 0, 7)
     short = cursor.byte_in("short bits", 1, 8 * planes) if flags & 2 else 0
     short_row = _read_classes(cursor, scope.rows, 2, "a short row") if flags & 2 else None
+    cuts = _read_cuts(scope) if flags & 8 else None
     tops = _read_leaf(scope)
+    if cuts is not None and not tops.raw_bits:
+        raise FormatError("cuts of raw parts that have no bits")
     if drop + 8 * planes + tops.raw_bits >= width:
         raise FormatError(f"{drop} + 8 x {planes} + {tops.raw_bits} bits leave none of the {width} of dtype {scope.dtype} to symbols")
-    return Planes(Fields(planes, drop, integers, bool(flags & 4), base, short, short_row), tops, np.empty((0, 0, 0), np.uint64))
+    return Planes(Fields(planes, drop, integers, bool(flags & 4), base, short, short_row, cuts), tops, np.empty((0, 0, 0), np.uint64))
+
+
+def _read_cuts(scope: _Scope) -> NDArray[np.uint8]:
+    """For each table a u8 (low 4 bits: the first class index that has a cut, high 4 bits: how many have), and these; 128 for the others."""
+    cursor, cuts = scope.cursor, np.full((scope.tables, MOST_CLASSES), EVEN_CUT, np.uint8)
+    for row in cuts:
+        count, first = divmod(cursor.u8("cuts"), MOST_CLASSES)
+        if first + count > MOST_CLASSES:
+            raise FormatError(f"cuts of {count} classes from {first} on: a table has {MOST_CLASSES}")
+        row[first : first + count] = cursor.take(count, "cuts")
+        if not row.all():
+            raise FormatError("a cut is 0, legal is 1..255")
+    return cuts
 
 
 def _read_leaf(scope: _Scope, most_quantizers: int = 1) -> Symbols:

@@ -97,7 +97,7 @@ def words(member: Member) -> NDArray:
         if fields.delta:
             u = np.cumsum(u, axis=2, dtype=np.uint64)
         return u.astype(f"<u{width // 8}")
-    mantissa = width - 1 - EXPONENT_BITS[member.dtype]
+    mantissa = width - 1 - EXPONENT_BITS[member.dtype] - (fields.cuts is not None)
     sign, exponent = u >> np.uint64(mantissa) & np.uint64(1), u >> np.uint64(mantissa + 1)
     bits = sign << np.uint64(width - 1) | (exponent << np.uint64(mantissa)) & np.uint64((1 << (width - 1)) - 1) | u & np.uint64((1 << mantissa) - 1)
     return bits.astype(f"<u{width // 8}")

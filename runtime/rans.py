@@ -58,15 +58,16 @@ class Lookups:
 
     def __init__(self, tables: tuple[Table, ...]) -> None:
         lookups = [table_lookup(table) for table in tables]
-        self.frequency, self.offset, self.value, self.escape = (np.concatenate([lookup[part] for lookup in lookups]) for part in range(4))
+        self.frequency, self.offset, self.value, self.escape, self.index = (np.concatenate([lookup[part] for lookup in lookups]) for part in range(5))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coder:
-    """The tables of a payload, and which of them a member's symbols use."""
+    """The tables of a payload, and which of them a member's symbols use; `cuts` uint8 [tables, 16] where the top raw bit is coded."""
 
     lookups: Lookups
     symbols: Symbols
+    cuts: NDArray[np.uint8] | None = None
 
     def lane_tables(self, panel: int, lanes: int) -> NDArray[np.int32]:
         """For lanes that start at panel `panel`: int32 [column classes, quantizers, lanes], 256 x the table's number."""
@@ -78,20 +79,25 @@ class Coder:
         )
         return np.ascontiguousarray(symbols.table_of[classes].transpose(1, 2, 0)).astype(np.int32) * PROBABILITY_ONE
 
+    def cuts_at(self, indices: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The cuts of symbols, by their (table, slot) indices."""
+        assert self.cuts is not None
+        return self.cuts[indices // PROBABILITY_ONE, self.lookups.index[indices]].astype(np.int32)
+
     def columns(self, k: int) -> NDArray[np.intp]:
         """The class of each of `k` columns."""
         classes = self.symbols.column_class
         return np.zeros(k, np.intp) if classes is None else classes.astype(np.intp)
 
 
-def table_lookup(table: Table) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_]]:
-    """By slot 0..255: frequency, slot - start, class value and whether the class is the escape."""
+def table_lookup(table: Table) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_], NDArray[np.intp]]:
+    """By slot 0..255: frequency, slot - start, class value, whether the class is the escape, and class index."""
     frequencies = np.array(table.frequencies, np.int32)
     index = np.repeat(np.arange(len(frequencies)), frequencies)
     starts = np.cumsum(frequencies) - frequencies
     escape = (index == len(frequencies) - 1) & table.escape
     offset = np.arange(PROBABILITY_ONE, dtype=np.int32) - starts[index].astype(np.int32)
-    return frequencies[index], offset, (table.first + index).astype(np.int32), escape
+    return frequencies[index], offset, (table.first + index).astype(np.int32), escape, index
 
 
 class Source:
@@ -132,14 +138,26 @@ class Stream:
         """Decodes one symbol in each of the first len(tables) lanes; gives their (table, slot) indices."""
         states = self.states[: len(tables)]
         index = tables + (states & 255)
-        states = self.lookups.frequency[index] * (states >> 8) + self.lookups.offset[index]
+        self._feed(self.lookups.frequency[index] * (states >> 8) + self.lookups.offset[index])
+        return index
+
+    def _feed(self, states: NDArray[np.int32]) -> None:
+        """The first lanes get these states, and those below 256 a byte."""
         (hungry,) = np.nonzero(states < STATE_LOW)
         states[hungry] = states[hungry] << 8 | self.bytes[self.position : self.position + len(hungry)]
-        self.states[: len(tables)] = states
+        self.states[: len(states)] = states
         self.position += len(hungry)
         if self.position > self.size:
             raise CorruptionError(f"a stream of {self.size} bytes was read beyond its end")
-        return index
+
+    def choose(self, cuts: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Decodes one bit in each of the first len(cuts) lanes, which is 0 with probability cuts / 256; gives these."""
+        states = self.states[: len(cuts)]
+        slot = states & 255
+        bits = (slot >= cuts).astype(np.int32)
+        states = np.where(bits, PROBABILITY_ONE - cuts, cuts) * (states >> 8) + slot - bits * cuts
+        self._feed(states)
+        return bits
 
     def finish(self) -> None:
         """Every state is back at its start and every byte is used, or the bytes are not what was written."""
@@ -150,7 +168,7 @@ class Stream:
 def decode_chunk(coder: Coder, sections: Sections, geometry: Geometry) -> NDArray[np.int32]:
     """Levels of one chunk, int32 [groups, lanes, k]."""
     stream = Stream(coder.lookups, sections)
-    raw = raw_planes(sections.raw, (geometry.groups, geometry.k, geometry.lanes), coder.symbols.raw_bits)
+    raw = raw_planes(sections.raw, (geometry.groups, geometry.k, geometry.lanes), coder.symbols.raw_bits - (coder.cuts is not None))
     if coder.symbols.quantizers == 2:
         levels = _trellis_levels(coder, stream, Source(coder, raw, sections.escapes), geometry)
     else:
@@ -161,13 +179,15 @@ def decode_chunk(coder: Coder, sections: Sections, geometry: Geometry) -> NDArra
 
 def _plain_levels(coder: Coder, stream: Stream, source: Source, geometry: Geometry) -> NDArray[np.int32]:
     """Levels [groups, k, lanes]: all slots first, then all levels at once."""
-    indices = np.empty(source.raw.shape, np.int32)
+    indices, bits = np.empty(source.raw.shape, np.int32), np.zeros(source.raw.shape, np.int32)
     columns = coder.columns(geometry.k)
     for group in range(geometry.groups):
         tables = coder.lane_tables(geometry.panel + group * geometry.lanes // PANEL_ROWS, geometry.lanes)[:, 0]
         for step in range(geometry.k):
             indices[group, step] = stream.step(tables[columns[step]])
-    levels = source.levels(indices, source.raw)
+            if coder.cuts is not None:
+                bits[group, step] = stream.choose(coder.cuts_at(indices[group, step]))
+    levels = source.levels(indices, source.raw | bits << max(0, coder.symbols.raw_bits - 1))
     source.finish()
     return levels
 

@@ -32,7 +32,8 @@ def _decode_chunks(data: NDArray[np.uint8], header: Header) -> Payload:
     sparse = member.form if isinstance(member.form, Sparse) else None
     values = np.zeros(member.view.shape if sparse else 0, sparse.values.codes.dtype if sparse else np.uint8)
     low = np.zeros(member.view.shape if isinstance(member.form, Planes) else 0, np.uint64)
-    coder = rans.Coder(rans.Lookups(header.payload.tables), member.symbols)
+    cuts = member.form.fields.cuts if isinstance(member.form, Planes) else None
+    coder = rans.Coder(rans.Lookups(header.payload.tables), member.symbols, cuts)
     for number, chunk in enumerate(header.chunks):
         body = data[chunk.offset : chunk.offset + chunk.size]
         if zlib.crc32(body.data) != chunk.crc:

@@ -35,7 +35,7 @@ def crc(data: bytes) -> bytes:
     return zlib.crc32(data).to_bytes(4, "little")
 
 
-def framed(kind: int, body: bytes, draft: int = 3) -> bytes:
+def framed(kind: int, body: bytes, draft: int = 4) -> bytes:
     """A header around its body."""
     header = b"OC" + bytes([draft, kind]) + (len(body) + 12).to_bytes(4, "little") + body
     return header + crc(header)

@@ -24,6 +24,7 @@ SMALL: dict[str, Callable[[], bytes]] = {
     "as both matrices of an LSTM": lambda: writer.write(grid(plain_view(1, 64, 16))),
     "as both matrices of a bidirectional GRU": lambda: writer.write(grid(plain_view(2, 24, 8))),
     "planes": lambda: PLANES["small planes"](),
+    "planes with cuts": lambda: PLANES["small planes with cuts"](),
     "planes, short rows, turned": lambda: PLANES["small planes, short rows, turned"](),
     "codebook": lambda: writer.write(codebook(plain_view(1, 9, 30), 20, 16, row_scale=True)),
     "trellis": lambda: writer.write(trellis(plain_view(2, 66, 4), 2.0, column=True)),

@@ -405,6 +405,12 @@ def _dropped(bits: NDArray) -> None:
     bits &= bits.dtype.type(0xFFFFFC00)
 
 
+def _louder(bits: NDArray) -> None:
+    """The second half of the columns is 32 times as large, where it is finite."""
+    half = bits[:, bits.shape[1] // 2 :]
+    half[(half & 0x7F80) < 0x7000] += np.uint16(5 << 7)
+
+
 PLANES: dict[str, Callable[[], bytes]] = {
     **{f"planes of dtype {dtype}": (lambda dtype=dtype: _planes(dtype, (70, 21))) for dtype in (1, 2, 3, 6, 7, 10, 11, 12, 13, 16, 17, 18, 19, 20)},
     **{f"turned planes of dtype {dtype}": (lambda dtype=dtype: _planes(dtype, (9, 5, 17), True)) for dtype in (1, 10, 16, 11, 7)},
@@ -416,6 +422,12 @@ PLANES: dict[str, Callable[[], bytes]] = {
     "small planes": lambda: _planes(1, (66, 4)),
     "small planes, short rows, turned": lambda: _planes(1, (5, 67), True, _short),
     "planes of one value": lambda: _planes(1, (1, 1)),
+    **{f"planes with cuts of dtype {dtype}": (lambda dtype=dtype: _planes(dtype, (72, 30))) for dtype in (1, 16)},
+    "planes with cuts, turned": lambda: _planes(16, (30, 9, 8), True),
+    "planes with cuts, short rows": lambda: _planes(1, (144, 20), change=_short),
+    "planes with cuts, gathered": lambda: _planes(10, (140, 24), gathered=True),
+    "planes with cuts of several tables": lambda: _planes(16, (72, 60), change=_louder),
+    "small planes with cuts": lambda: _planes(16, (16, 70)),
 }
 
 

@@ -131,6 +131,7 @@ class Planes:
     count: int
     short: int
     short_row: list[int]
+    cuts: list[list[int]]
     words: dict[tuple[int, int, int], int] = field(default_factory=dict)
 
     def kept(self, p: int) -> int:
@@ -156,6 +157,9 @@ class Member:
         if self.planes is None:
             return 1
         return 2 if WIDTH[self.dtype] - self.planes.drop - 8 * self.planes.count - self.symbols.raw_bits > 8 else 1
+
+    def stored_bits(self) -> int:
+        return self.symbols.raw_bits - (self.planes is not None and bool(self.planes.cuts))
 
     def panels(self) -> int:
         return -(-self.rows // 64)
@@ -264,17 +268,29 @@ def read_mapped(r: Bytes, member: Member, tables: int, pool: bool) -> None:
     read_symbols(r, member, tables, pool)
 
 
+def read_cuts(r: Bytes) -> list[int]:
+    code = r.u8()
+    first, count = code & 15, code >> 4
+    require(first + count <= 16, 1, "cuts")
+    own = list(r.take(count))
+    require(all(own), 1, "a cut of 0")
+    return [128] * first + own + [128] * (16 - first - count)
+
+
 def read_planes(r: Bytes, member: Member, tables: int, pool: bool) -> None:
     require(member.dtype in WIDTH, 1, "dtype of Planes")
-    flags = r.u8(0, 7)
+    flags = r.u8(0, 15)
     require(bool(flags & 1) == (member.dtype not in EXPONENT) and (flags & 1 or not flags & 4), 1, "flags of Planes")
+    require(not (flags & 1 and flags & 8), 1, "cuts of integers")
     base = int.from_bytes(r.take(8), "little") if flags & 1 else 0
     drop, count = r.u8(0, 63), r.u8(0, 7)
     rows = member.batch * member.rows
     short = r.u8(1, 8 * count) if flags & 2 else 0
     short_row = r.codes(rows, 2) if flags & 2 else [0] * rows
-    member.planes = Planes(bool(flags & 1), bool(flags & 4), base, drop, count, short, short_row)
+    cuts = [read_cuts(r) for _ in range(tables)] if flags & 8 else []
+    member.planes = Planes(bool(flags & 1), bool(flags & 4), base, drop, count, short, short_row, cuts)
     read_symbols(r, member, tables, pool)
+    require(not flags & 8 or member.symbols.raw_bits > 0, 1, "no raw bit is there to be coded")
     require(drop + 8 * count + member.symbols.raw_bits < WIDTH[member.dtype], 1, "no bits for symbols")
 
 
@@ -336,6 +352,13 @@ class Stream:
         self.states[lane] = self.states[lane] << 8 | self.rans[self.at]
         self.at += 1
 
+    def bit(self, lane: int, cut: int) -> int:
+        """A bit that is coded with its cut; the lane may then need a byte."""
+        x = self.states[lane]
+        t = int((x & 255) >= cut)
+        self.states[lane] = (256 - cut if t else cut) * (x >> 8) + (x & 255) - (cut if t else 0)
+        return t
+
     def class_value(self, table: Table, index: int, escape_base: int) -> int:
         if table.escape and index == len(table.frequency) - 1:
             require(self.escape_at < len(self.escapes), 3, "escapes")
@@ -391,9 +414,18 @@ def decode_group(stream: Stream, member: Member, batch: int, first_row: int, lan
     symbols = member.symbols
     for column in range(member.k):
         places = [(batch, first_row + lane, column) for lane in range(lanes)]
-        found = stream.step([symbols.table(b * member.panels() + o // 64, (b, o, c)) for b, o, c in places])
+        numbers = [symbols.table(b * member.panels() + o // 64, (b, o, c)) for b, o, c in places]
+        found = stream.step(numbers)
+        coded = [0] * lanes
+        if member.planes is not None and member.planes.cuts:
+            coded = [stream.bit(lane, member.planes.cuts[number][i]) for lane, (number, (_, i)) in enumerate(zip(numbers, found, strict=True))]
+            for lane in range(lanes):
+                if stream.states[lane] < 256:
+                    stream.feed(lane)
         classes = [stream.class_value(table, i, symbols.escape_base) for table, i in found]
-        raws = [part for at in range(0, lanes, 64) for part in stream.planes(min(64, lanes - at), symbols.raw_bits)]
+        stored = member.stored_bits()
+        raws = [part for at in range(0, lanes, 64) for part in stream.planes(min(64, lanes - at), stored)]
+        raws = [t << stored | part for t, part in zip(coded, raws, strict=True)]
         if member.planes is not None:
             rows = [b * member.rows + o for b, o, _ in places]
             low = [number for at in range(0, lanes, 64) for number in stream.low(member.planes, rows[at : at + 64])]
@@ -419,7 +451,7 @@ def word(member: Member, place: tuple[int, int, int], u: int) -> int:
     if planes.integers:
         before = planes.words[(*place[:2], place[2] - 1)] if planes.delta and place[2] else 0
         return (before + u + planes.base) % 2**n
-    mantissa = n - 1 - EXPONENT[member.dtype]
+    mantissa = n - 1 - EXPONENT[member.dtype] - bool(planes.cuts)
     return (u >> mantissa & 1) << (n - 1) | (u >> (mantissa + 1)) << mantissa | (u & ((1 << mantissa) - 1))
 
 
@@ -450,7 +482,7 @@ def read_chunks(r: Bytes, member: Member) -> list[tuple[int, int, int, int, list
             escapes *= member.escape_bytes()
             values = r.varint() * VALUE_BYTES[member.sparse] if member.sparse is not None else planes_bytes(member, batch * member.rows + first_row, g, lanes)
             panels = [min(64, lanes - at) for at in range(0, lanes, 64)]
-            raw = g * member.k * sum(member.symbols.raw_bits * -(-panel // 8) for panel in panels)
+            raw = g * member.k * sum(member.stored_bits() * -(-panel // 8) for panel in panels)
             chunks.append((batch, first_row, lanes, g, [rans, 2 * lanes, raw, escapes, values], r.take(4)))
     return chunks
 
@@ -538,7 +570,7 @@ def decode_with_dtypes(data: bytes) -> list[tuple[int, NDArray]]:
     """(dtype number, tensor) of all members of a payload."""
     r = Bytes(data)
     require(r.take(2) == b"OC", 1, "magic")
-    require(r.u8() == 3, 4, "draft")
+    require(r.u8() == 4, 4, "draft")
     kind = r.u8(0, 1)
     header_bytes = int.from_bytes(r.take(4), "little")
     require(header_bytes <= len(data), 2, "header_bytes")

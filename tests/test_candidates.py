@@ -64,13 +64,14 @@ def tried(made: Layer, technique: Technique) -> Candidate:
 def written(made: Layer, technique: Technique) -> int:
     """Bytes of the payload."""
     member = made.member(technique)
-    return len(writer.write_pool([member]) if member.view.size < writer.POOL_BELOW else writer.write(member))
+    return len(writer.write_pool([member]) if made.is_pooled else writer.write(member))
 
 
 @pytest.mark.parametrize(("rows", "k"), [(256, 300), (130, 400), (64, 900), (1000, 128)])
 @pytest.mark.parametrize("technique", TRIED, ids=repr)
-def test_predicted_bytes_are_those_of_the_payload(tmp_path: Path, technique: Technique, rows: int, k: int) -> None:
-    made = layer(tmp_path, rows, k)
+@pytest.mark.parametrize("pool_values", [0, 65536])
+def test_predicted_bytes_are_those_of_the_payload(tmp_path: Path, technique: Technique, rows: int, k: int, pool_values: int) -> None:
+    made = replace(layer(tmp_path, rows, k), pool_values=pool_values)
     assert tried(made, technique).bytes == pytest.approx(written(made, technique), rel=0.01, abs=150)
 
 

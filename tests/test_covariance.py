@@ -277,3 +277,19 @@ def test_factors_come_back_from_disk_as_they_were(tmp_path: Path, monkeypatch: p
     assert "other" not in kept
     with pytest.raises(KeyError):
         kept.get("other")
+
+
+def test_shrinkages_are_tried_until_two_in_a_row_are_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = dict(zip(shrinkage.CHOICES, (5.0, 3.0, 4.0, 2.0, 2.5, 2.1, 1.0, 1.0, 1.0), strict=True))
+    tried: list[float] = []
+
+    def made(seen: NDArray[np.float32], unseen: NDArray[np.float32], rows: NDArray[np.float32], share: float) -> tuple[float, float]:
+        tried.append(share)
+        return 1.0, errors[share]
+
+    monkeypatch.setattr(shrinkage, "_errors", made)
+    half = np.eye(4, dtype=np.float32)[None]
+    share, optimism = shrinkage.cross_validated([half, half], normal(1, 3, 4))
+    assert tried[::2] == list(shrinkage.CHOICES[:6])
+    assert share == pytest.approx(0.15 / (2 - 0.15))
+    assert optimism == pytest.approx(1.5)

@@ -61,7 +61,7 @@ def follow(read: ir.Model, choices: dict[str, Choice], changed: dict[str, Floats
 
 def settled(choice: Choice) -> Floats:
     """What the weight decodes to, in its own dims."""
-    assert choice.layer.settled is not None
+    assert choice.layer.remade is not None
     return choice.weight.view.unsee(viewed_values(choice.made()[1]))
 
 
@@ -89,9 +89,9 @@ def test_a_bias_takes_up_the_mean_of_the_drift_and_the_weight_stays(tmp_path: Pa
     read.graph.initializers["b1"].const_value = ir.Tensor(high)
     found = follow(read, choices, {"b1": high + 1}, feeds)["w2"]
     np.testing.assert_allclose(settled(found), original(read, "w2"), atol=0.01)
-    assert found.layer.settled is not None
-    assert found.layer.settled.bias is not None
-    np.testing.assert_allclose(found.layer.settled.bias, original(read, "b2") - original(read, "w2").sum(axis=0), atol=0.5)
+    assert found.layer.remade is not None
+    assert found.layer.remade.bias is not None
+    np.testing.assert_allclose(found.layer.remade.bias, original(read, "b2") - original(read, "w2").sum(axis=0), atol=0.5)
 
 
 def test_what_meets_the_inputs_of_the_model_stays_as_it_is(tmp_path: Path) -> None:

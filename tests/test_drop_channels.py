@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 from onnx_compress.optimizer import Request, compress
-from onnx_compress.optimizer.covariances import Covariance, measure_sums
+from onnx_compress.optimizer.covariances import Covariance, measure_halves
 from onnx_compress.optimizer.drop_channels import Drop, drop_channels
 from onnx_compress.optimizer.elimination import Elimination, refit, weights_of
 from onnx_compress.optimizer.errors import UsageError
@@ -179,8 +179,8 @@ def test_covariances_are_those_of_what_the_filters_meet() -> None:
     model = TWINS["padded"]
     loaded, (chain,) = chains_of(model)
     inputs = data(model, 2)
-    (sums,) = measure_sums(loaded, chain.readers, inputs, 0)
-    found = sums.covariance(is_centred=True)
+    (half,) = measure_halves(loaded, chain.readers, inputs)
+    found = Covariance.of(half, 0.25, is_centred=True)
     identity = np.eye(16 * 9, dtype=np.float32).reshape(144, 16, 3, 3)
     unfolding = onnx.ModelProto()
     unfolding.CopyFrom(model)
@@ -189,8 +189,7 @@ def test_covariances_are_those_of_what_the_filters_meet() -> None:
     unfolding.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in constants.items())
     del unfolding.graph.output[0].type.tensor_type.shape.dim[:]
     vectors = np.concatenate([np.moveaxis(run(unfolding, feed)[0], 1, -1).reshape(-1, 144) for feed in inputs]).astype(np.float64)
-    share = 1 / (1 + 2 * (144 / (16 * 8)) ** 1.5)  # 8 samples of 16 vectors that count
-    expected = np.cov(vectors.T, bias=True) * share
+    expected = np.cov(vectors.T, bias=True) * 0.75
     np.testing.assert_allclose(found.mean, vectors.mean(axis=0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.square - np.diag(np.diag(found.square)), expected - np.diag(np.diag(expected)), atol=1e-4 * expected.max())
 

@@ -17,10 +17,9 @@ from onnx_compress.optimizer import preference
 from onnx_compress.optimizer.emit import FOLDED_KEY
 from onnx_compress.optimizer.errors import CompressError
 from onnx_compress.optimizer.inspect import inspect
-from onnx_compress.optimizer.preference import Pace
+from onnx_compress.optimizer.preference import POOL_VALUES, Pace
 from onnx_compress.optimizer.report import WeightReport
 from onnx_compress.optimizer.restore import restore
-from onnx_compress.passes.pool import POOL_BELOW
 from onnx_compress.runtime import library_path
 
 from models.network import Network, tensor
@@ -119,23 +118,24 @@ def test_memory_folds_nothing(tmp_path: Path) -> None:
     assert not folded_names(compressed(tmp_path, convolutions(), 3, prefer="memory"))
 
 
-def pooled_bytes(weight: WeightReport) -> int:
+def pooled_bytes(weight: WeightReport, prefer: str) -> int:
     """What a session keeps of the decoded levels of a weight that is small enough for a pool."""
-    return 2 * int(np.prod(weight.dims)) if np.prod(weight.dims) < POOL_BELOW else 0
+    return 2 * int(np.prod(weight.dims)) if np.prod(weight.dims) <= POOL_VALUES[prefer] else 0
 
 
-def test_sessions_keep_what_pools_hold_in_sixteen_bits(tmp_path: Path) -> None:
-    report = compressed(tmp_path, convolutions(), 3, prefer="memory").report
-    small = [weight for weight in report.weights if pooled_bytes(weight)]
-    assert small
-    assert all(weight.resident_bytes == weight.bytes_after + pooled_bytes(weight) for weight in small)
+@pytest.mark.parametrize("prefer", POOL_VALUES)
+def test_sessions_keep_what_pools_hold_in_sixteen_bits(tmp_path: Path, prefer: str) -> None:
+    report = compressed(tmp_path, STRUCTURES["plain"](0), 6, prefer=prefer).report
+    fused = [weight for weight in report.weights if weight.placement != "folded"]
+    assert {bool(pooled_bytes(weight, prefer)) for weight in fused} == ({True, False} if prefer == "memory" else {True})
+    assert all(weight.resident_bytes == weight.bytes_after + pooled_bytes(weight, prefer) for weight in fused)
 
 
 def test_the_report_tells_placement_times_and_memory(tmp_path: Path) -> None:
     outcome = compressed(tmp_path, convolutions(), 3, prefer="speed")
     for weight in outcome.report.weights:
         dense = int(np.prod(weight.dims)) * 4
-        assert weight.resident_bytes == (dense if weight.placement == "folded" else weight.bytes_after + pooled_bytes(weight))
+        assert weight.resident_bytes == (dense if weight.placement == "folded" else weight.bytes_after + pooled_bytes(weight, "speed"))
         assert weight.fused_us > 0 and weight.folded_us > 0
         assert weight.microseconds == (weight.folded_us if weight.placement == "folded" else weight.fused_us)
 

@@ -62,7 +62,7 @@ def test_a_payload_may_arrive_at_the_run() -> None:
 @pytest.mark.parametrize(("change", "message"), [
     (lambda data: data[: len(data) // 2], "truncated error"),
     (lambda data: data[:0], "truncated error"),
-    (lambda data: np.concatenate([data[:2], [9], data[3:]]).astype(np.uint8), r"draft 9; this library reads draft 3 only.*unsupported version error"),
+    (lambda data: np.concatenate([data[:2], [9], data[3:]]).astype(np.uint8), r"draft 9; this library reads draft 4 only.*unsupported version error"),
     (lambda data: np.concatenate([[7], data[1:]]).astype(np.uint8), "magic.*format error"),
 ])  # fmt: skip
 def test_bad_bytes_at_the_run_are_an_error_that_names_the_node(change: Any, message: str) -> None:

@@ -17,7 +17,7 @@ from onnx_compress.runtime import library, library_path, session
 from onnx_compress.runtime.errors import CorruptionError, FormatError, TruncatedError, UnsupportedVersionError
 from onnx_compress.runtime.form import Member, Symbols, View
 from onnx_compress.runtime.reader import read_header
-from onnx_compress.runtime.session import FORMAT_KEY
+from onnx_compress.runtime.session import FORMAT_KEY, FORMAT_VERSION
 from operator_models import linear, model, node, weight
 
 EXPORTED = {"RegisterCustomOps", "onnx_compress_version", "onnx_compress_decode"}
@@ -95,12 +95,12 @@ def saved(folder: Path, version: str) -> Path:
 
 
 def test_session_runs_a_compressed_model_twice_with_the_same_options(tmp_path: Path) -> None:
-    path, options = saved(tmp_path, "0.3"), onnxruntime.SessionOptions()
+    path, options = saved(tmp_path, FORMAT_VERSION), onnxruntime.SessionOptions()
     for _ in range(2):
         outputs = session(path, options, verify_checksums=True).run(None, {"x": np.ones((2, 40), np.float32)})
         assert outputs[0].shape == (2, 70)
 
 
 def test_session_refuses_another_draft_with_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedVersionError, match=r"payload format 0.7, this onnx-compress reads 0.3: install"):
+    with pytest.raises(UnsupportedVersionError, match=rf"payload format 0.7, this onnx-compress reads {FORMAT_VERSION}: install"):
         session(saved(tmp_path, "0.7"))

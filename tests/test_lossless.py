@@ -431,4 +431,4 @@ def test_the_recipe_survives_its_text(tmp_path: Path) -> None:
 
     _, target, _ = pressed(tmp_path, gather_model().SerializeToString())
     recipe = read_recipe(target)
-    assert unpack(pack(recipe)) == recipe
+    assert unpack(pack(recipe, b"w0w1"), b"w0w1") == recipe

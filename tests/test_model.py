@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_compress.optimizer.errors import CompressError, UsageError
 from onnx_compress.optimizer.model import Found, Rules, Weight, find_weights, load, unwanted
 from onnx_compress.passes.simplify import simplify
+from onnx_compress.runtime.header import FORMAT_VERSION
 
 from models.network import Network, tensor
 from models.storage import plain, write_external
@@ -87,7 +88,7 @@ def test_external_data_that_is_missing_or_too_short_is_named(tmp_path: Path) -> 
 
 def test_a_compressed_file_is_refused(tmp_path: Path) -> None:
     model = plain(0)
-    helper.set_model_props(model, {"onnx_compress.format": "0.3"})
+    helper.set_model_props(model, {"onnx_compress.format": FORMAT_VERSION})
     with pytest.raises(CompressError, match="compressed already"):
         load(saved(model, tmp_path))
 

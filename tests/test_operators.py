@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 from onnx_compress.runtime.form import Grid, Member, Symbols, View
+from onnx_compress.runtime.header import read_header
 from operator_models import (
     BOTH,
     FLOATS,
@@ -84,6 +85,11 @@ CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((2, 24, 9, 8), (36, 4, 3, 3), {"group": 6, "pads": [1, 1, 1, 1]}),
     ((2, 8, 9, 8), (128, 4, 3, 3), {"group": 2, "pads": [1, 1, 1, 1]}),
     ((1, 300, 4, 4), (10, 300, 3, 3), {"pads": [1, 1, 1, 1]}),
+    ((2, 21, 25, 5), (21, 1, 3, 3), {"group": 21, "pads": [1, 1, 1, 1]}),  # rows shorter than a vector
+    ((1, 21, 7, 3), (21, 1, 2, 3), {"group": 21, "pads": [0, 2, 3, 1]}),
+    ((1, 6, 4, 5, 3), (6, 1, 3, 2, 3), {"group": 6, "pads": [1, 0, 1, 1, 1, 1]}),
+    ((1, 8, 9, 4), (16, 2, 3, 3), {"group": 4, "pads": [1, 1, 1, 1]}),
+    ((1, 8, 9, 4), (8, 1, 2, 1), {"group": 8}),
 ]
 
 
@@ -115,14 +121,38 @@ def test_conv_adds_residual_and_relu(group: int) -> None:
     assert_close(run(model(ours, feeds, {"w": made.payload}, TensorProto.FLOAT), feeds), expected)
 
 
-@pytest.mark.parametrize("op_type", ["MatMul", "Conv"])
-def test_any_number_of_threads_gives_the_same_bits(op_type: str) -> None:
-    if op_type == "MatMul":
-        made, x = weight(linear(1000, 512)), normal(900, 512)
-    else:
-        made, x = weight(conv_view((300, 16, 3, 3), 1)), normal(1, 16, 60, 60)
-    one, two = (compare(op_type, made, {"x": x}, threads=threads) for threads in (1, 2))
-    assert np.array_equal(one, two)
+SHARED: tuple[tuple[str, View, tuple[int, ...], dict[str, Any]], ...] = (
+    ("MatMul", linear(1000, 512), (900, 512), {}),
+    ("MatMul", linear(128, 384), (333, 384), {}),  # one piece, several tiles
+    ("MatMul", linear(500, 2048), (16, 2048), {}),
+    ("Conv", conv_view((300, 16, 3, 3), 1), (1, 16, 60, 60), {}),
+    ("Conv", conv_view((64, 64, 3, 3), 1), (1, 64, 30, 30), {}),  # all steps in one tile
+    ("Conv", conv_view((64, 200, 3, 3), 1), (2, 200, 20, 20), {}),  # sums go from tile to tile
+    ("Conv", conv_view((500, 1, 3, 3), 500), (2, 500, 40, 40), {"group": 500}),
+)
+"""Operator, view of its weight, shape of x, attributes: all large enough to be shared between threads."""
+
+
+@pytest.mark.parametrize("case", SHARED)
+@pytest.mark.parametrize("residency", ["tile", "dense"])
+def test_any_number_of_threads_gives_the_same_bits(case: tuple[str, View, tuple[int, ...], dict[str, Any]], residency: str) -> None:
+    op_type, view, shape, attributes = case
+    made, feeds = weight(view), {"x": normal(*shape)}
+    expected = compare(op_type, made, dict(feeds), attributes)
+    ours = model([node(f"Compressed{op_type}", ["x", "w"], attributes)], feeds, {"w": made.payload}, TensorProto.FLOAT)
+    for threads in (1, 2, 3, 8):
+        assert np.array_equal(run(ours, feeds, threads, {"onnx_compress.residency": residency}), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_damaged_stream_of_a_shared_weight_is_refused_with_its_first_chunk(threads: int) -> None:
+    made, feeds = weight(linear(1000, 512)), {"x": normal(300, 512)}
+    damaged = made.payload.copy()
+    for chunk in read_header(made.payload).chunks[1:3]:
+        damaged[chunk.offset + 40] ^= 0x55
+    ours = model([node("CompressedMatMul", ["x", "w"])], feeds, {"w": damaged}, TensorProto.FLOAT)
+    with pytest.raises(Exception, match="chunk 1"):
+        run(ours, feeds, threads)
 
 
 def test_one_scale_may_serve_all_rows() -> None:

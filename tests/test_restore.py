@@ -16,6 +16,7 @@ from onnx_compress.optimizer.errors import CompressError, UsageError
 from onnx_compress.optimizer.restore import restore
 from onnx_compress.passes import writer
 from onnx_compress.runtime.form import Dense, Grid, Member, Symbols, View
+from onnx_compress.runtime.header import FORMAT_VERSION
 
 from models.network import Network, tensor
 from models.storage import plain, write_external
@@ -39,7 +40,7 @@ def save(
     data = numpy_helper.from_array(np.frombuffer(payload, np.uint8), "payload")
     graph = helper.make_graph([node], "g", [tensor("x", x)], [tensor("y", y)], [data, *more])
     made = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("onnx_compress", 1)])
-    helper.set_model_props(made, {"onnx_compress.format": "0.3"})
+    helper.set_model_props(made, {"onnx_compress.format": FORMAT_VERSION})
     onnx.save(made, path)
     return path
 
@@ -178,6 +179,7 @@ def test_a_plain_model_is_refused(tmp_path: Path) -> None:
         ("payload", "the file is damaged"),
         ("operator", "CompressedRNN .*install the onnx-compress that wrote the file"),
         ("draft", "draft"),
+        ("parts", "no record of an original"),
         ("cut", "copy the file again"),
     ],
 )
@@ -195,6 +197,8 @@ def test_damage_is_named(tmp_path: Path, damage: str, sentence: str) -> None:
             made.graph.input.append(tensor(payload.name, list(payload.dims), TensorProto.UINT8))
         case "operator":
             node.op_type = "CompressedRNN"
+        case "parts":
+            node.attribute.append(helper.make_attribute("parts", [1, 4]))
         case "draft":
             payload.raw_data = payload.raw_data[:2] + b"\x63" + payload.raw_data[3:]
         case _:

@@ -148,7 +148,7 @@ def test_a_replacement_without_a_data_file_takes_the_old_one_away(tmp_path: Path
 def test_the_metadata_says_what_wrote_the_file(tmp_path: Path) -> None:
     outcome = compressed(tmp_path, plain(0), 4)
     found = {entry.key: entry.value for entry in onnx.load(outcome.target).metadata_props}
-    assert found["onnx_compress.format"] == "0.3"
+    assert found["onnx_compress.format"] == "0.4"
     assert found["onnx_compress.package"].startswith("pip install onnx-compress")
     assert all(opset.version == 1 for opset in onnx.load(outcome.target).opset_import if opset.domain == "onnx_compress")
     assert any(node.domain for node in nodes(onnx.load(outcome.target).graph))

@@ -1,7 +1,7 @@
-"""Large models of plausible weights, and what they cost: `python -m benchmarks.lossless.big FOLDER bf16|fp32 GIGABYTES`.
+"""Large models of plausible weights, and what they cost: `python -m benchmarks.lossless.big FOLDER bf16|fp32 GIGABYTES [THREADS]`.
 
 Writes FOLDER/big.onnx (an embedding, then layers of two matrices, external data in one file), then compresses, restores and runs it, each in a process of its
-own whose peak memory is taken. Prints one line a step. The tests run the same with a few hundred megabytes of small weights.
+own whose peak memory is taken. Prints one line a step, and adds it to big.csv. The tests run the same with a few hundred megabytes of small weights.
 """
 
 from __future__ import annotations
@@ -81,28 +81,50 @@ def sha(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def step(name: str, code: str) -> tuple[float, int]:
-    """(seconds, peak MB) of a process that runs `code`."""
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step took, and what it printed."""
+
+    name: str
+    seconds: float
+    peak_mb: int
+    text: str
+
+
+def step(name: str, code: str) -> Step:
+    """Runs `code` in a process of its own."""
     since = time.monotonic()
     done = subprocess.run([sys.executable, "-c", PEAK.format(code)], check=True, capture_output=True, text=True)
     seconds, peak = time.monotonic() - since, int(done.stderr.splitlines()[-1])
     print(f"{name}: {seconds:.1f} s, peak {peak} MB {done.stdout.strip()}", flush=True)
-    return seconds, peak
+    return Step(name, seconds, peak, done.stdout.strip())
 
 
-def measure(folder: Path, case: Case, threads: int = 0) -> dict[str, int]:
-    """Peak memory in MB of each step; raises AssertionError where what comes back is not what was given."""
+def measure(folder: Path, case: Case, threads: int = 0) -> tuple[Step, Step, Step]:
+    """Compressing, restoring, and running a layer; raises AssertionError where what comes back is not what was given."""
     source, target, back = write(folder, case), folder / "out.onnx", folder / "back"
     back.mkdir()
     bytes_before = sum((folder / name).stat().st_size for name in ("big.onnx", "big.bin"))
     print(f"{case.kind}: {bytes_before:,} bytes", flush=True)
-    peaks = {"compress": step("compress", COMPRESS.format(source, target, threads))[1]}
-    peaks["restore"] = step("restore", RESTORE.format(target, back / "again.onnx", threads))[1]
-    peaks["run a layer"] = step("load and run the first layer", RUN.format(target))[1]
+    compressed = step("compress", COMPRESS.format(source, target, threads))
+    restored = step("restore", RESTORE.format(target, back / "again.onnx", threads))
+    ran = step("load and run the first layer", RUN.format(target))
     assert sha(back / "again.onnx") == sha(source)
     assert sha(back / "big.bin") == sha(folder / "big.bin")
-    return peaks
+    return compressed, restored, ran
+
+
+def main() -> None:
+    """One model; its steps go to the end of big.csv."""
+    folder, kind, gigabytes, threads = Path(sys.argv[1]), sys.argv[2], sys.argv[3], (sys.argv[4:] or ["0"])[0]
+    steps = measure(folder, Case(kind, float(gigabytes)), int(threads))
+    out = Path(__file__).with_name("big.csv")
+    rows = [] if out.exists() else ["kind,gigabytes,threads,step,seconds,peak_mb,share"]
+    share = steps[0].text.split()[0]
+    rows += [f"{kind},{gigabytes},{threads},{one.name},{one.seconds:.1f},{one.peak_mb},{share}" for one in steps]
+    with out.open("a") as file:
+        file.write("\n".join(rows) + "\n")
 
 
 if __name__ == "__main__":
-    measure(Path(sys.argv[1]), Case(sys.argv[2], float(sys.argv[3])))
+    main()

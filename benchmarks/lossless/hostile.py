@@ -29,7 +29,7 @@ def sha(path: Path) -> str:
 
 
 def kills(model: Path, folder: Path, count: int, seed: int = 0) -> dict[str, int]:
-    """Kills `count` runs at random moments, compressing and restoring in turn; gives how many of them had finished, or were killed. Raises AssertionError."""
+    """Runs until `count` were killed at random moments, compressing and restoring in turn; gives how many had finished before, and were killed. Raises AssertionError."""
     rng, wanted = random.Random(seed), sha(model)  # noqa: S311  (moments, no secrets)
     source, good = folder / "in.onnx", folder / "good.onnx"
     shutil.copy(model, source)
@@ -37,9 +37,9 @@ def kills(model: Path, folder: Path, count: int, seed: int = 0) -> dict[str, int
     subprocess.run([*PROGRAM, str(source), str(good), "--lossless", "-q"], check=True)
     longest, whole = 1.2 * (time.monotonic() - since), sha(good)
     found = {"finished": 0, "killed": 0}
-    for number in range(count):
+    while found["killed"] < count:
         target = folder / "target.onnx"
-        restoring = number % 2 == 1
+        restoring = sum(found.values()) % 2 == 1
         arguments = ["restore", str(good), str(target), "-q"] if restoring else [str(source), str(target), "--lossless", "-q"]
         with subprocess.Popen([*PROGRAM, *arguments], stderr=subprocess.DEVNULL) as process:
             try:
@@ -112,12 +112,16 @@ def mutations(model: Path, folder: Path, count: int, seed: int = 0) -> dict[str,
 
 
 def main() -> None:
-    """All three on one model."""
+    """All three on one model; the counts go into hostile.csv."""
     model, many = Path(sys.argv[1]), [int(argument) for argument in sys.argv[2:]] or [200, 10_000]
-    for name, run in {"kills": lambda folder: kills(model, folder, many[0]), "full disk": lambda folder: full_disk(model, folder),
+    rows = ["model,what,outcome,count"]
+    for name, run in {"kills": lambda folder: kills(model, folder, many[0]), "full disk": lambda folder: {"refused": full_disk(model, folder)},
                       "mutations": lambda folder: mutations(model, folder, many[-1])}.items():  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
-            print(name, run(Path(folder)), flush=True)
+            found = run(Path(folder))
+        print(name, found, flush=True)
+        rows += [f"{model.stem},{name},{outcome},{count}" for outcome, count in found.items()]
+        Path(__file__).with_name("hostile.csv").write_text("\n".join(rows) + "\n")
 
 
 if __name__ == "__main__":

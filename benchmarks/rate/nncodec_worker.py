@@ -4,7 +4,7 @@
 
 usage: ENV/bin/python nncodec_worker.py IN.npz OUT.npz --qp QP [--opt-qp]
 
-IN.npz has float32 matrices, OUT.npz gets the decoded ones under the same names. Prints `BYTES SECONDS`: the bitstream's length, and how long encoding took.
+IN.npz has float32 matrices (or int32 ones, which are coded as they are), OUT.npz gets the decoded ones under the same names. Prints `BYTES SECONDS`: the bitstream's length, and how long encoding took.
 This file imports no sibling.
 """
 
@@ -81,7 +81,7 @@ def main() -> None:
         bitstream = encode(dict(arrays), args=settings, incremental=True)
         seconds = time.monotonic() - begun
         decoded = decode(bitstream)
-    np.savez(arguments.target, **{name: np.asarray(decoded[name], np.float32).reshape(array.shape) for name, array in arrays.items()})  # type: ignore[arg-type]
+    np.savez(arguments.target, **{name: np.asarray(decoded[name], array.dtype).reshape(array.shape) for name, array in arrays.items()})  # type: ignore[arg-type]
     print(len(bitstream), f"{seconds:.2f}")
 
 

@@ -24,10 +24,10 @@ void throw_fault(int fault, const std::string& where) {
   }
 }
 
-TileSource::TileSource(const Weight& weight, int64_t piece, float* memory)
-    : weight_(weight), member_(weight.member()), piece_(piece), memory_(memory) {
+TileSource::TileSource(const Weight& weight, int64_t piece) : weight_(weight), member_(weight.member()), piece_(piece) {
   if (member_.form == FORM_PLANES) {
-    planes_ = std::make_shared<PlanesSource>(weight, piece, memory, true);
+    planes_ = std::make_shared<PlanesSource>(weight, piece, true);
+    lanes_ = weight.payload().chunks[static_cast<size_t>(piece)].lanes;
     return;
   }
   batch_ = piece / weight.pieces_per_batch();
@@ -140,48 +140,49 @@ bool TileSource::next_group() {
   return true;
 }
 
-// The tile of the steps that come next, as many as have room in so many floats.
-Tile TileSource::begin_tile(int64_t floats, int64_t steps) const {
+// The tile of the steps that come next; the same where all are kept, so that sums are the same.
+Tile TileSource::begin_tile(const Room& room) const {
   const int64_t panels = (lanes_ + PANEL_ROWS - 1) / PANEL_ROWS;
-  const int64_t many = std::clamp<int64_t>(steps, 1, floats / (panels * PANEL_ROWS));
-  const int64_t last = std::min(member_.k, step_ + many);
+  const int64_t last = std::min(member_.k, step_ + std::clamp<int64_t>(room.steps, 1, room.floats / (panels * PANEL_ROWS)));
   if (weight_.values_) {
     const float* values = weight_.values_ + weight_.dense_place(batch_, row_) + step_ * PANEL_ROWS;
     return {values, member_.k * PANEL_ROWS, batch_, row_, lanes_, step_, last, weight_.kernels_};
   }
-  return {memory_, (last - step_) * PANEL_ROWS, batch_, row_, lanes_, step_, last, weight_.kernels_};
+  return {room.memory, (last - step_) * PANEL_ROWS, batch_, row_, lanes_, step_, last, weight_.kernels_};
 }
 
-bool TileSource::next(Tile& tile, int64_t steps) {
-  if (planes_) return planes_->next(tile, TILE_FLOATS, steps);
+bool TileSource::next(Tile& tile, const Room& room) {
+  if (planes_) return planes_->next(tile, room);
   if (!next_group()) return false;
-  tile = begin_tile(TILE_FLOATS, steps);
-  fill(tile);
+  tile = begin_tile(room);
+  fill(tile, room.memory);
   return true;
 }
 
-bool TileSource::next_together(TileSource* const* sources, Tile* tiles) {
+bool TileSource::next_together(TileSource* const* sources, Tile* tiles, float* memory) {
+  Room rooms[TOGETHER];
+  for (int i = 0; i < TOGETHER; ++i) rooms[i] = {memory + i * SHARED_FLOATS, SHARED_FLOATS};
   bool going = true, side_by_side = true;
   if (sources[0]->planes_) {
-    for (int i = 0; i < TOGETHER; ++i) going = sources[i]->planes_->next(tiles[i], SHARED_FLOATS, SHARED_FLOATS) && going;
+    for (int i = 0; i < TOGETHER; ++i) going = sources[i]->planes_->next(tiles[i], rooms[i]) && going;
     return going;
   }
   for (int i = 0; i < TOGETHER; ++i) {
     TileSource& source = *sources[i];
     going = source.next_group() && going;
     if (!going) continue;
-    tiles[i] = source.begin_tile(SHARED_FLOATS, SHARED_FLOATS);
+    tiles[i] = source.begin_tile(rooms[i]);
     side_by_side = side_by_side && source.chunk_ && source.plan_.direct && source.plan_.panels == 1 && source.member_.block == 0 &&
                    !source.form_.round_first && !source.form_.round_then;
   }
   if (!going) return false;
-  if (side_by_side) decode_side_by_side(sources, tiles);
-  for (int i = 0; i < TOGETHER; ++i) sources[i]->fill(tiles[i]);
+  if (side_by_side) decode_side_by_side(sources, tiles, memory);
+  for (int i = 0; i < TOGETHER; ++i) sources[i]->fill(tiles[i], rooms[i].memory);
   return true;
 }
 
 // What `fill` has to do is less afterwards.
-void TileSource::decode_side_by_side(TileSource* const* sources, const Tile* tiles) {
+void TileSource::decode_side_by_side(TileSource* const* sources, const Tile* tiles, float* memory) {
   Stream* streams[TOGETHER];
   const Group* groups[TOGETHER];
   const Evaluation* forms[TOGETHER];
@@ -190,7 +191,7 @@ void TileSource::decode_side_by_side(TileSource* const* sources, const Tile* til
   for (int i = 0; i < TOGETHER; ++i) {
     TileSource& source = *sources[i];
     streams[i] = &source.stream_, groups[i] = &source.plan_, forms[i] = &source.form_;
-    ranges[i] = {tiles[i].first, tiles[i].last, source.memory_, tiles[i].panel_stride, nullptr, nullptr};
+    ranges[i] = {tiles[i].first, tiles[i].last, memory + i * SHARED_FLOATS, tiles[i].panel_stride, nullptr, nullptr};
   }
   sources[0]->weight_.kernels_->decode_together(streams, groups, forms, ranges, faults);
   for (int i = 0; i < TOGETHER; ++i) {
@@ -200,12 +201,12 @@ void TileSource::decode_side_by_side(TileSource* const* sources, const Tile* til
 }
 
 // Decodes what is left of a tile.
-void TileSource::fill(const Tile& tile) {
+void TileSource::fill(const Tile& tile, float* memory) {
   if (weight_.values_) step_ = tile.last;
   while (step_ < tile.last) {  // a range at a time in which every lane has one scale
     const int64_t block_end = member_.block ? (step_ / member_.block + 1) * member_.block : member_.k;
     if (member_.block && step_ % member_.block == 0 && step_) load_scales(step_ / member_.block);
-    const Range range = {step_,  std::min(tile.last, block_end), memory_ + (step_ - tile.first) * PANEL_ROWS, tile.panel_stride, nullptr,
+    const Range range = {step_,  std::min(tile.last, block_end), memory + (step_ - tile.first) * PANEL_ROWS, tile.panel_stride, nullptr,
                          nullptr};
     load_columns(range.first, range.last);
     chunk_ ? decode_range(range) : pooled_range(range);

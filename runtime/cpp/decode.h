@@ -74,18 +74,25 @@ class Weight {
   const float* values_ = nullptr;  // of dense_, once they are all there
 };
 
+// Where a tile goes, and what has room there.
+struct Room {
+  float* memory;
+  int64_t floats = TILE_FLOATS, steps = TILE_FLOATS;
+};
+
 class PlanesSource;
 
 // Yields the tiles of one piece, groups ascending, k ascending inside a group. At its end it checks that the stream ended as it should.
 class TileSource {
  public:
-  // `memory` holds TILE_FLOATS floats and outlives the source.
-  TileSource(const Weight& weight, int64_t piece, float* memory);
-  // `steps`: how many at most; fewer where the memory has no room for more.
-  bool next(Tile& tile, int64_t steps = TILE_FLOATS);
-  // The next tiles of TOGETHER sources of one weight that are in step, decoded side by side where they are of one panel each; their
-  // memories hold SHARED_FLOATS. False where they have ended, all at once.
-  static bool next_together(TileSource* const* sources, Tile* tiles);
+  TileSource(const Weight& weight, int64_t piece);
+  // Of its tiles.
+  int64_t lanes() const { return lanes_; }
+  // As many steps as have room.
+  bool next(Tile& tile, const Room& room);
+  // The next tiles of TOGETHER sources of one weight that are in step, decoded side by side where they are of one panel each, into
+  // SHARED_FLOATS each from `memory` on. False where they have ended, all at once.
+  static bool next_together(TileSource* const* sources, Tile* tiles, float* memory);
   // The whole piece multiplied with one row of x as it is decoded: y[row] = sum over k of x[k] * value. For weights that `multiplies`.
   void multiply(const float* x, float* y);
 
@@ -98,9 +105,9 @@ class TileSource {
   void load_groups();
   void load_columns(int64_t first, int64_t last);
   bool next_group();
-  Tile begin_tile(int64_t floats, int64_t steps) const;
-  void fill(const Tile& tile);
-  static void decode_side_by_side(TileSource* const* sources, const Tile* tiles);
+  Tile begin_tile(const Room& room) const;
+  void fill(const Tile& tile, float* memory);
+  static void decode_side_by_side(TileSource* const* sources, const Tile* tiles, float* memory);
   void check(int fault) const;
   void decode_range(const Range& range);
   void pooled_range(const Range& range);
@@ -110,7 +117,6 @@ class TileSource {
   const Weight& weight_;
   const Member& member_;
   int64_t piece_;
-  float* memory_;
   int64_t batch_ = 0, row_ = 0, lanes_ = 0, group_ = 0, groups_ = 1, step_ = 0;
   const Chunk* chunk_ = nullptr;
   Stream stream_{};

@@ -16,11 +16,52 @@ Phases::Phases(const Geometry& geometry, const Kernels& kernels) : geometry_(geo
   channel_size_ = phases * phase_size_;
   for (int64_t z = 0; z < geometry.in[0]; ++z)
     for (int64_t y = 0; y < geometry.in[1]; ++y) add_row(z, y);
-  const int64_t width = geometry.out[2], vector = kernels.vector;
-  for (int64_t z = 0; z < geometry.out[0]; ++z)
-    for (int64_t y = 0; y < geometry.out[1]; ++y)
+  outputs_ = row_by_row();
+  // Narrow planes fill a fraction of a vector with each row.
+  std::vector<Patch> fewer = across_rows({0, 0, 0}, geometry.out);
+  fewer.erase(std::remove_if(fewer.begin(), fewer.end(), [](const Patch& patch) { return patch.lanes == 0; }), fewer.end());
+  if (fewer.size() * 5 < outputs_.size() * 4) outputs_ = std::move(fewer);
+  int64_t ends[3];
+  bool all = phases == 1;  // and no tap leaves out what lies at the end of a row
+  for (int axis = 0; axis < 3; ++axis) {
+    ends[axis] = geometry.before[axis] + geometry.in[axis];
+    all = all && ends[axis] <= extent_[axis];
+  }
+  if (all) inputs_ = across_rows(geometry.before, ends);
+  int64_t vectors = 0;
+  for (const Span& row : rows_) vectors += (row.count + kernels.vector - 1) / kernels.vector;
+  if (static_cast<int64_t>(inputs_.size()) * 4 > vectors * 5) inputs_.clear();
+}
+
+std::vector<Patch> Phases::row_by_row() const {
+  std::vector<Patch> patches;
+  const int64_t vector = kernels_.vector, width = geometry_.out[2];
+  for (int64_t z = 0; z < geometry_.out[0]; ++z)
+    for (int64_t y = 0; y < geometry_.out[1]; ++y)
       for (int64_t x = 0; x < width; x += vector)
-        outputs_.push_back({(z * extent_[1] + y) * extent_[2] + x, (z * geometry.out[1] + y) * width + x, std::min(vector, width - x)});
+        patches.push_back({(z * extent_[1] + y) * extent_[2] + x, (z * geometry_.out[1] + y) * width + x,
+                           static_cast<uint32_t>((uint64_t{1} << std::min(vector, width - x)) - 1)});
+  return patches;
+}
+
+// All positions of a phase one after the other, those between the rows too.
+std::vector<Patch> Phases::across_rows(const int64_t (&first)[3], const int64_t (&last)[3]) const {
+  std::vector<Patch> patches;
+  int64_t found = 0;
+  for (int64_t position = 0; position < phase_size_; position += kernels_.vector) {
+    Patch patch = {position, found, 0};
+    for (int64_t lane = 0; lane < kernels_.vector; ++lane) {
+      const int64_t row = (position + lane) / extent_[2];
+      const int64_t at[3] = {row / extent_[1], row % extent_[1], (position + lane) % extent_[2]};
+      bool inside = true;
+      for (int axis = 0; axis < 3; ++axis) inside = inside && at[axis] >= first[axis] && at[axis] < last[axis];
+      if (!inside) continue;
+      patch.lanes |= uint32_t{1} << lane;
+      ++found;
+    }
+    patches.push_back(patch);
+  }
+  return patches;
 }
 
 // One row of a plane, of which each phase takes its share.
@@ -41,9 +82,15 @@ void Phases::add_row(int64_t z, int64_t y) {
 }
 
 void Phases::fill(const float* x, float* planes) const {
-  for (int64_t channel = 0; channel < geometry_.group_channels(); ++channel)
-    kernels_.copy_spans(x + channel * geometry_.plane(), rows_.data(), static_cast<int64_t>(rows_.size()), geometry_.stride[2],
-                        planes + channel * channel_size_);
+  for (int64_t channel = 0; channel < geometry_.group_channels(); ++channel) {
+    const float* from = x + channel * geometry_.plane();
+    float* to = planes + channel * channel_size_;
+    if (!inputs_.empty()) {
+      kernels_.spread(from, inputs_.data(), static_cast<int64_t>(inputs_.size()), to);
+    } else {
+      kernels_.copy_spans(from, rows_.data(), static_cast<int64_t>(rows_.size()), geometry_.stride[2], to);
+    }
+  }
 }
 
 int64_t Phases::source(int64_t channel, const Tap& tap) const {
@@ -56,8 +103,9 @@ int64_t Phases::source(int64_t channel, const Tap& tap) const {
   return channel * channel_size_ + number * phase_size_ + offset;
 }
 
-void convolve_directly(const Phases& phases, const Tile& tile, const float* x, const float* bias, float* y) {
+void convolve_directly(const Phases& phases, const Lanes& lanes, const float* x, const float* bias, float* y) {
   const Geometry& g = phases.geometry();
+  const Tile& tile = lanes.tile;
   float* planes = pack_memory(phases.floats());
   std::fill(planes, planes + phases.floats(), 0.0f);
   const int64_t taps = tile.last - tile.first;
@@ -67,16 +115,15 @@ void convolve_directly(const Phases& phases, const Tile& tile, const float* x, c
   Correlation correlation = {
       sources.data(), weights.data(), taps, phases.outputs().data(), static_cast<int64_t>(phases.outputs().size()), nullptr, 0,
       tile.first > 0};
-  for (int64_t image = 0; image < g.images; ++image)
-    for (int64_t lane = 0, filled = -1; lane < tile.lanes; ++lane) {
-      const int64_t output = tile.batch * g.group_outputs() + tile.row + lane, group = output / g.group_outputs();
-      if (group != filled) phases.fill(x + (image * g.channels + group * g.group_channels()) * g.plane(), planes);
-      filled = group;
-      for (int64_t tap = 0; tap < taps; ++tap) weights[static_cast<size_t>(tap)] = tile.lane(lane)[tap * PANEL_ROWS];
-      correlation.y = y + (image * g.outputs + output) * g.positions();
-      correlation.bias = bias && tile.first == 0 ? bias[output] : 0.0f;
-      tile.kernels->correlate(&correlation);
-    }
+  for (int64_t lane = lanes.first, filled = -1; lane < lanes.last; ++lane) {
+    const int64_t output = tile.batch * g.group_outputs() + tile.row + lane, group = output / g.group_outputs();
+    if (group != filled) phases.fill(x + (lanes.image * g.channels + group * g.group_channels()) * g.plane(), planes);
+    filled = group;
+    for (int64_t tap = 0; tap < taps; ++tap) weights[static_cast<size_t>(tap)] = tile.lane(lane)[tap * PANEL_ROWS];
+    correlation.y = y + (lanes.image * g.outputs + output) * g.positions();
+    correlation.bias = bias && tile.first == 0 ? bias[output] : 0.0f;
+    tile.kernels->correlate(&correlation);
+  }
 }
 
 }  // namespace onnx_compress

@@ -13,24 +13,33 @@ class Phases {
   Phases(const Geometry& geometry, const Kernels& kernels);
 
   int64_t floats() const { return channel_size_ * geometry_.group_channels() + kernels_.vector; }
-  // The group's channels [channels, plane] into `planes`, whose padding is zero already.
+  // The group's channels [channels, plane] into `planes`, whose padding is zero before the first.
   void fill(const float* x, float* planes) const;
   // Where a tap's phase begins.
   int64_t source(int64_t channel, const Tap& tap) const;
-  // The outputs of a plane, a vector at a time.
-  const std::vector<Span>& outputs() const { return outputs_; }
+  // The outputs of a plane.
+  const std::vector<Patch>& outputs() const { return outputs_; }
   const Geometry& geometry() const { return geometry_; }
 
  private:
   void add_row(int64_t z, int64_t y);
+  std::vector<Patch> row_by_row() const;
+  // The patches of a plane of these extents whose values are a box of it.
+  std::vector<Patch> across_rows(const int64_t (&first)[3], const int64_t (&last)[3]) const;
   const Geometry& geometry_;
   const Kernels& kernels_;
   int64_t extent_[3], phase_size_, channel_size_;
-  std::vector<Span> rows_, outputs_;  // of a plane: what `fill` copies, and outputs
+  std::vector<Span> rows_;               // of a plane, which `fill` copies
+  std::vector<Patch> inputs_, outputs_;  // or spreads, where that is less
 };
 
-// Adds the products of a tile to y, [images, outputs, positions], and the bias (a value an output, or null) to its first. `lane`s of the
-// tile are outputs.
-void convolve_directly(const Phases& phases, const Tile& tile, const float* x, const float* bias, float* y);
+// Some lanes of a tile, which are outputs, and an image.
+struct Lanes {
+  const Tile& tile;
+  int64_t image, first, last;
+};
+
+// Adds their products to y, [images, outputs, positions], and the bias (a value an output, or null) to the first.
+void convolve_directly(const Phases& phases, const Lanes& lanes, const float* x, const float* bias, float* y);
 
 }  // namespace onnx_compress

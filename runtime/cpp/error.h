@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -33,5 +35,34 @@ template <class... Parts>
   (message.append(text(parts)), ...);
   throw Error(fault, message);
 }
+
+// Of errors in parts of a job that run at the same time, the one of the lowest part, so that the message is always the same.
+class FirstError {
+ public:
+  // No exception may cross the runtime's own frames: it is kept.
+  template <class Work>
+  void guard(int64_t part, const Work& work) {
+    try {
+      work();
+    } catch (const Error& problem) {
+      keep(part, problem);
+    } catch (const std::exception& problem) {
+      keep(part, Error(Fault::argument, problem.what()));
+    }
+  }
+  // Once all parts have ended.
+  void rethrow() const {
+    if (error_) throw *error_;
+  }
+
+ private:
+  void keep(int64_t part, const Error& problem) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!error_ || part < part_) error_.emplace(problem), part_ = part;
+  }
+  std::mutex mutex_;
+  std::optional<Error> error_;
+  int64_t part_ = 0;
+};
 
 }  // namespace onnx_compress

@@ -18,10 +18,11 @@ void check_end(uint64_t expected, uint64_t actual) {
   if (expected < actual) fail(Fault::format, actual - expected, " unexpected bytes behind the payload's last stream");
 }
 
-// "raw: g * k * (sum over the panels of the group of r * ceil(lanes of the panel / 8))"; below 2^40 symbols, so below 2^45.
+// "raw: g * k * (sum over the panels of the group of r' * ceil(lanes of the panel / 8))"; below 2^40 symbols, so below 2^45.
 uint64_t raw_bytes(const Member& member, const Chunk& chunk) {
   const int64_t full = chunk.lanes / PANEL_ROWS, rest = chunk.lanes % PANEL_ROWS;
-  return static_cast<uint64_t>(chunk.groups * member.k * member.symbols.raw_bits * (full * 8 + (rest + 7) / 8));
+  const int raw_bits = member.symbols.raw_bits - member.split.coded_bits();
+  return static_cast<uint64_t>(chunk.groups * member.k * raw_bits * (full * 8 + (rest + 7) / 8));
 }
 
 void read_chunk(Cursor& cursor, Payload& payload, Chunk chunk, uint64_t& offset) {

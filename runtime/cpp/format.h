@@ -51,12 +51,21 @@ struct Symbols {
   std::vector<uint8_t> column_class;  // a column; or empty: all 0
 };
 
+// Of each class index of a table, 256 times the probability that the top raw bit is 0; as long as `look_up` wants it.
+struct Cuts {
+  uint8_t of_index[32];
+};
+
 // How the bits of a Planes weight are split.
 struct Split {
   int planes = 0, drop = 0, short_bits = 0;
   bool delta = false;
   uint64_t base = 0;
   std::vector<uint8_t> short_row;  // a row; or empty: none is short
+  std::vector<Cuts> cuts;          // a table; or empty: the top raw bit is not coded
+
+  // Bits of a raw part that are coded.
+  int coded_bits() const { return cuts.empty() ? 0 : 1; }
 };
 
 struct Member {

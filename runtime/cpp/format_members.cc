@@ -172,11 +172,27 @@ void read_mapped(Cursor& cursor, Member& member, const Scope& scope) {
   member.symbols = read_leaf(cursor, scope);
 }
 
-// "u8 flags (bit 0: integers, bit 1: short rows, bit 2: delta, with bit 0 only), base, drop, planes, short bits, short_row, form tops"
+// "a u8, f + 16 m (f, m = 0..15; f + m <= 16, else R1), then m times a u8, 1..255 (else R1): the cuts of the table's class indices f .. f +
+// m - 1; the others have 128"
+void read_cuts(Cursor& cursor, Split& split, int tables) {
+  for (int table = 0; table < tables; ++table) {
+    const int code = cursor.u8("cuts"), first = code & 15, count = code >> 4;
+    if (first + count > 16) fail(Fault::format, "cuts of ", count, " classes from ", first, " on: a table has 16");
+    Cuts cuts;
+    std::fill_n(cuts.of_index, sizeof cuts.of_index, uint8_t{128});
+    const uint8_t* own = cursor.take(static_cast<uint64_t>(count), "cuts");
+    if (std::find(own, own + count, uint8_t{0}) != own + count) fail(Fault::format, "a cut is 0, legal is 1..255");
+    std::copy_n(own, count, cuts.of_index + first);
+    split.cuts.push_back(cuts);
+  }
+}
+
+// "u8 flags (bit 0: integers, bit 1: short rows, bit 2: delta, with bit 0 only, bit 3: cuts, without bit 0 only), base, drop, planes, short
+// bits, short_row, cuts, form tops"
 void read_planes(Cursor& cursor, Member& member, const Scope& scope) {
-  const int flags = cursor.byte_in("Planes flags", 0, 7), width = planes_width(member.dtype);
+  const int flags = cursor.byte_in("Planes flags", 0, 15), width = planes_width(member.dtype);
   const bool integers = flags & 1;
-  if (integers == (planes_exponent(member.dtype) > 0) || (flags & 4 && !integers))
+  if (integers == (planes_exponent(member.dtype) > 0) || (flags & 4 && !integers) || (flags & 8 && integers))
     fail(Fault::format, "Planes flags ", flags, " do not fit dtype ", member.dtype);
   Split& split = member.split;
   split.delta = flags & 4;
@@ -190,7 +206,9 @@ void read_planes(Cursor& cursor, Member& member, const Scope& scope) {
     split.short_bits = cursor.byte_in("short bits", 1, static_cast<uint8_t>(8 * split.planes));
     split.short_row = read_codes(cursor, scope.rows(), 2, "a short row");
   }
+  if (flags & 8) read_cuts(cursor, split, scope.tables);
   member.symbols = read_leaf(cursor, scope);
+  if (member.symbols.raw_bits < split.coded_bits()) fail(Fault::format, "cuts of raw parts that have no bits");
   if (split.drop + 8 * split.planes + member.symbols.raw_bits >= width)
     fail(Fault::format, split.drop, " + 8 x ", split.planes, " + ", member.symbols.raw_bits, " bits leave none of the ", width,
          " of dtype ", member.dtype, " to symbols");

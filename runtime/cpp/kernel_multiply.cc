@@ -123,6 +123,50 @@ void multiply(const Product* product) {
 
 namespace {
 
+#if VECTOR_BYTES == 64
+// Up to sixteen lanes of up to sixteen rows: pairs, fours and so on of rows exchange halves, in registers.
+void transpose_some(const float* from, int64_t m, int64_t lanes, __m512 bias, float* to, int64_t to_row) {
+  __m512 rows[16], pairs[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) rows[i] = _mm512_add_ps(i < m ? _mm512_loadu_ps(from + i * PANEL) : _mm512_setzero_ps(), bias);
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2)
+    pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]), pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4)
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      const __m512d low = _mm512_castps_pd(pairs[i + j]), high = _mm512_castps_pd(pairs[i + j + 2]);
+      rows[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
+                   rows[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+    }
+  // rows[4 * g + c] has, in quarter q, lane 4 * q + c of the rows 4 * g to 4 * g + 3.
+  const __mmask16 some = static_cast<__mmask16>((1u << m) - 1);
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) {
+    const __m512 even_low = _mm512_shuffle_f32x4(rows[c], rows[4 + c], 0x88), odd_low = _mm512_shuffle_f32x4(rows[c], rows[4 + c], 0xDD);
+    const __m512 even_high = _mm512_shuffle_f32x4(rows[8 + c], rows[12 + c], 0x88),
+                 odd_high = _mm512_shuffle_f32x4(rows[8 + c], rows[12 + c], 0xDD);
+    const __m512 quarters[4] = {_mm512_shuffle_f32x4(even_low, even_high, 0x88), _mm512_shuffle_f32x4(odd_low, odd_high, 0x88),
+                                _mm512_shuffle_f32x4(even_low, even_high, 0xDD), _mm512_shuffle_f32x4(odd_low, odd_high, 0xDD)};
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q)
+      if (4 * q + c < lanes) _mm512_mask_storeu_ps(to + (4 * q + c) * to_row, some, quarters[q]);
+  }
+}
+
+}  // namespace
+
+void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, float* to, int64_t to_row) {
+  for (int64_t lane = 0; lane < lanes; lane += FLOATS) {
+    const int64_t many = lanes - lane < FLOATS ? lanes - lane : FLOATS;
+    const __mmask16 some = static_cast<__mmask16>((1u << many) - 1);
+    const __m512 added = bias ? _mm512_maskz_loadu_ps(some, bias + lane) : _mm512_setzero_ps();
+    for (int64_t row = 0; row < m; row += 16)
+      transpose_some(from + row * PANEL + lane, m - row < 16 ? m - row : 16, many, added, to + lane * to_row + row, to_row);
+  }
+}
+#else
 typedef float Four __attribute__((vector_size(16)));
 
 inline Four load_four(const float* from) {
@@ -156,20 +200,26 @@ void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, f
   for (; lane < lanes; ++lane)
     for (int64_t row = 0; row < m; ++row) to[lane * to_row + row] = from[row * PANEL + lane] + (bias ? bias[lane] : 0.0f);
 }
+#endif
 
 namespace {
 
-// The first `count` floats.
-inline void store_part(float* to, Floats floats, int64_t count) {
+constexpr uint32_t ALL_LANES = (1u << FLOATS) - 1;
+
+// The floats of these lanes, next to each other.
+inline void store_lanes(float* to, Floats floats, uint32_t lanes) {
+  if (lanes == ALL_LANES) return store(to, floats);
 #if VECTOR_BYTES == 64
-  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), (__m512)floats);
+  const __m512 together = _mm512_maskz_compress_ps(static_cast<__mmask16>(lanes), (__m512)floats);
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << _mm_popcnt_u32(lanes)) - 1), together);
 #else
-  for (int64_t i = 0; i < count; ++i) to[i] = floats[i];
+  for (int lane = 0; lane < FLOATS; ++lane)
+    if (lanes >> lane & 1) *to++ = floats[lane];
 #endif
 }
 
 template <int MANY>
-inline void correlate_spans(const Correlation& c, int64_t first) {
+inline void correlate_patches(const Correlation& c, int64_t first) {
   Floats sum[MANY];
 #pragma GCC unroll 4
   for (int i = 0; i < MANY; ++i) sum[i] = Floats{} + c.bias;
@@ -177,17 +227,15 @@ inline void correlate_spans(const Correlation& c, int64_t first) {
     const float* source = c.sources[tap];
     const float weight = c.weights[tap];
 #pragma GCC unroll 4
-    for (int i = 0; i < MANY; ++i) sum[i] += weight * load(source + c.spans[first + i].from);
+    for (int i = 0; i < MANY; ++i) sum[i] += weight * load(source + c.patches[first + i].position);
   }
 #pragma GCC unroll 4
   for (int i = 0; i < MANY; ++i) {
-    const Span span = c.spans[first + i];
-    float* to = c.y + span.to;
-    if (c.accumulate) {
-      for (int64_t at = 0; at < span.count; ++at) to[at] += sum[i][at];
-    } else {
-      span.count == FLOATS ? store(to, sum[i]) : store_part(to, sum[i], span.count);
-    }
+    const Patch patch = c.patches[first + i];
+    float* to = c.y + patch.index;
+    for (int lane = 0; c.accumulate && lane < FLOATS; ++lane)
+      if (patch.lanes >> lane & 1) *to++ += sum[i][lane];
+    if (!c.accumulate) store_lanes(to, sum[i], patch.lanes);
   }
 }
 
@@ -195,9 +243,9 @@ inline void correlate_spans(const Correlation& c, int64_t first) {
 
 void correlate(const Correlation* correlation) {
   const Correlation c = *correlation;
-  int64_t span = 0;
-  for (; span + 4 <= c.span_count; span += 4) correlate_spans<4>(c, span);
-  for (; span < c.span_count; ++span) correlate_spans<1>(c, span);
+  int64_t patch = 0;
+  for (; patch + 4 <= c.patch_count; patch += 4) correlate_patches<4>(c, patch);
+  for (; patch < c.patch_count; ++patch) correlate_patches<1>(c, patch);
 }
 
 namespace {
@@ -221,6 +269,19 @@ inline void copy_vector(const float* from, int64_t stride, int64_t count, float*
 #endif
 
 }  // namespace
+
+void spread(const float* from, const Patch* patches, int64_t patch_count, float* to) {
+  for (int64_t i = 0; i < patch_count; ++i) {
+    const Patch patch = patches[i];
+    const float* values = from + patch.index;
+#if VECTOR_BYTES == 64
+    const __m512 together = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << _mm_popcnt_u32(patch.lanes)) - 1), values);
+    _mm512_storeu_ps(to + patch.position, _mm512_maskz_expand_ps(static_cast<__mmask16>(patch.lanes), together));
+#else
+    for (int lane = 0; lane < FLOATS; ++lane) to[patch.position + lane] = patch.lanes >> lane & 1 ? *values++ : 0.0f;
+#endif
+  }
+}
 
 void copy_spans(const float* from, const Span* spans, int64_t span_count, int64_t stride, float* to) {
   for (int64_t i = 0; i < span_count; ++i) {

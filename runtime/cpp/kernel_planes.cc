@@ -21,6 +21,25 @@ struct Parts {
   const uint8_t* low;  // [planes, 64], here or in the payload
 };
 
+// "slot = x & 255;  t = 1 where slot >= cut, else 0
+//  x = (t ? 256 - cut : cut) * (x >> 8) + slot - (t ? cut : 0)"
+//
+// t becomes bit `bit` of the raw parts. Lanes without a row get states that nobody looks at.
+inline void step_cuts(uint16_t* states, const uint8_t* cuts, const uint8_t* index, int bit, uint8_t* raw) {
+  alignas(64) uint8_t cut[PANEL];
+  look_up(cuts, index, cut);
+  for (int at = 0; at < PANEL; at += WORDS) {
+    Bytes bytes;
+    std::memcpy(&bytes, cut + at, sizeof bytes);
+    const Words c = __builtin_convertvector(bytes, Words), x = load_words(states + at), slot = x & 255;
+    const Words above = (Words)((SignedWords)slot >= (SignedWords)c), start = c & above;
+    const Words frequency = ((256 - 2 * c) & above) + c;
+    store_words(states + at, frequency * (x >> 8) + slot - start);
+    const Bytes found = __builtin_convertvector((above & 1) << bit, Bytes);
+    std::memcpy(raw + at, &found, sizeof found);
+  }
+}
+
 // "for the escape, escape_base + e with e the next number of the escape section", in ascending lane order.
 int take_escapes(Stream& stream, const Group& group, int bytes, uint64_t lanes, uint16_t* top) {
   for (; lanes; lanes &= lanes - 1) {
@@ -37,7 +56,6 @@ int take_escapes(Stream& stream, const Group& group, int bytes, uint64_t lanes, 
 // each"
 int take_raw(Stream& stream, int raw_bits, int lanes, uint8_t* parts) {
   const size_t bytes = static_cast<size_t>(lanes + 7) / 8;
-  std::memset(parts, 0, PANEL);
   uint64_t unused = 0;
   for (int bit = 0; bit < raw_bits; ++bit, stream.raw += bytes) {
     const uint64_t plane = load_plane(stream.raw, bytes);
@@ -49,8 +67,9 @@ int take_raw(Stream& stream, int raw_bits, int lanes, uint8_t* parts) {
 
 // "plane by plane, the most significant first: the bytes of the rows that store whole ones, in ascending order, then the kept bits of the
 // short rows as one bit string, least significant bit first, in ascending order, unused bits 0"
-int take_planes(Stream& stream, const PlanesPlan& split, int first, int lanes, Parts& parts) {
-  if (split.short_row == nullptr) {
+int take_planes(Stream& stream, const PlanesPlan& split, int panel, int lanes, Parts& parts) {
+  const uint64_t shorts = split.shorts[panel];
+  if (shorts == 0) {
     parts.low = stream.values;
     stream.values += split.planes * lanes;
     if (lanes == PANEL) return STREAM_OK;
@@ -60,21 +79,24 @@ int take_planes(Stream& stream, const PlanesPlan& split, int first, int lanes, P
     return STREAM_OK;
   }
   parts.low = parts.held;
-  const uint8_t* flags = split.short_row + first;
   for (int plane = 0; plane < split.planes; ++plane) {
     uint8_t* out = parts.held + plane * PANEL;
     const int kept = kept_bits(split.planes, split.short_bits, plane);
-    for (int lane = 0; lane < lanes; ++lane) {
-      const bool whole = kept == 8 || !flags[lane];
-      out[lane] = whole ? *stream.values : uint8_t{0};
-      stream.values += whole;
+    const uint64_t packed = kept == 8 ? 0 : shorts;
+    int at = 0;
+    for (uint64_t left = packed; left; left &= left - 1) {  // whole bytes go in runs between the short rows
+      const int lane = __builtin_ctzll(left);
+      std::memcpy(out + at, stream.values, static_cast<size_t>(lane - at));
+      stream.values += lane - at, at = lane + 1, out[lane] = 0;
     }
+    std::memcpy(out + at, stream.values, static_cast<size_t>(lanes - at));
+    stream.values += lanes - at;
+    if (kept == 8 || kept == 0) continue;
     unsigned held = 0;
     int bits = 0;
-    for (int lane = 0; lane < lanes && kept < 8 && kept > 0; ++lane) {
-      if (!flags[lane]) continue;
+    for (uint64_t left = packed; left; left &= left - 1) {
       if (bits < kept) held |= static_cast<unsigned>(*stream.values++) << bits, bits += 8;
-      out[lane] = static_cast<uint8_t>(held << (8 - kept));
+      out[__builtin_ctzll(left)] = static_cast<uint8_t>(held << (8 - kept));
       held >>= kept, bits -= kept;
     }
     if (held) return STREAM_UNUSED_BIT;
@@ -84,14 +106,14 @@ int take_planes(Stream& stream, const PlanesPlan& split, int first, int lanes, P
 
 // "u = ((c << r) + b) * 2^(8 planes) + low, times 2^drop, modulo 2^width"
 template <class Word, int Planes>
-inline Word joined(const Parts& parts, int lane, int raw_bits, int planes, int drop) {
+inline Word joined(const Parts& parts, const uint8_t* low, int lane, int raw_bits, int planes, int drop) {
   uint64_t wide = (static_cast<uint64_t>(parts.top[lane]) << raw_bits) + parts.raw[lane];
   if constexpr (sizeof(Word) < 8) {
     uint32_t word = static_cast<uint32_t>(wide);
-    for (int plane = 0; plane < Planes; ++plane) word = word << 8 | parts.low[plane * PANEL + lane];
+    for (int plane = 0; plane < Planes; ++plane) word = word << 8 | low[plane * PANEL + lane];
     return static_cast<Word>(word << drop);
   }
-  for (int plane = 0; plane < planes; ++plane) wide = wide << 8 | parts.low[plane * PANEL + lane];
+  for (int plane = 0; plane < planes; ++plane) wide = wide << 8 | low[plane * PANEL + lane];
   return static_cast<Word>(wide << drop);
 }
 
@@ -107,16 +129,18 @@ inline Word unfolded(Word folded, int mantissa) {
 }
 
 template <class Word, int Planes>
-void words_of(const Parts& parts, const Group& group, const PlanesPlan& split, Word* out) {
+void words_of(const Parts& __restrict parts, const Group& group, const PlanesPlan& split, Word* __restrict out) {
+  const uint8_t* __restrict low = parts.low;  // without this, words are put together one by one
   const int raw_bits = group.raw_bits, planes = split.planes, drop = split.drop;
   if (split.exponent) {
-    const int mantissa = static_cast<int>(8 * sizeof(Word)) - 1 - split.exponent;
+    // "the sign stands behind the exponent and its cut"
+    const int mantissa = static_cast<int>(8 * sizeof(Word)) - 1 - split.exponent - split.cut;
     for (int lane = 0; lane < PANEL; ++lane)
-      out[lane] = unfolded<Word>(joined<Word, Planes>(parts, lane, raw_bits, planes, drop), mantissa);
+      out[lane] = unfolded<Word>(joined<Word, Planes>(parts, low, lane, raw_bits, planes, drop), mantissa);
     return;
   }
   for (int lane = 0; lane < PANEL; ++lane)
-    out[lane] = static_cast<Word>(joined<Word, Planes>(parts, lane, raw_bits, planes, drop) + split.base);
+    out[lane] = static_cast<Word>(joined<Word, Planes>(parts, low, lane, raw_bits, planes, drop) + split.base);
 }
 
 // "with delta, the sum of the row's values so far"
@@ -134,23 +158,26 @@ void to_floats(const Word* words, int dtype, int lanes, float* out) {
   if (lanes < PANEL) std::memset(out + lanes, 0, sizeof(float) * static_cast<size_t>(PANEL - lanes));
 }
 
+inline int lanes_in(const Group& group, int panel) {
+  const int left = group.lanes - panel * PANEL;
+  return left < PANEL ? left : PANEL;
+}
+
+inline uint64_t active_lanes(int lanes) { return lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << lanes) - 1; }
+
+// What is left of a step of a panel, once its classes and cuts are there.
 template <class Word, int Planes>
-int panel_step(Stream& stream, const Group& group, const PlanesPlan& split, const Lookup& table, int panel, void* to) {
-  const int first = panel * PANEL, lanes = group.lanes - first < PANEL ? group.lanes - first : PANEL;
-  const uint64_t active = lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << lanes) - 1;
-  alignas(64) uint8_t index[PANEL];
-  Parts parts;
-  step_classes(stream.states + first, table, stream.trellis + first, index);
-  feed(stream, stream.states + first, active);
+int panel_step(Stream& stream, const Group& group, const PlanesPlan& split, const Lookup& table, int panel, const uint8_t* index,
+               Parts& parts, void* to) {
+  const int first = panel * PANEL, lanes = lanes_in(group, panel);
   for (int lane = 0; lane < PANEL; ++lane) parts.top[lane] = static_cast<uint16_t>(table.first + index[lane]);
   int fault = STREAM_OK;
   if (table.escape) {
-    const uint64_t escaping = lanes_of(static_cast<uint8_t>(table.index[table.count - 1]), index) & active;
+    const uint64_t escaping = lanes_of(static_cast<uint8_t>(table.index[table.count - 1]), index) & active_lanes(lanes);
     fault = take_escapes(stream, group, split.escape_bytes, escaping, parts.top);
   }
-  std::memset(parts.raw, 0, PANEL);
-  if (group.raw_bits && fault == STREAM_OK) fault = take_raw(stream, group.raw_bits, lanes, parts.raw);
-  if (fault == STREAM_OK) fault = take_planes(stream, split, first, lanes, parts);
+  if (fault == STREAM_OK) fault = take_raw(stream, group.raw_bits - split.cut, lanes, parts.raw);
+  if (fault == STREAM_OK) fault = take_planes(stream, split, panel, lanes, parts);
   if (fault != STREAM_OK) return fault;
   alignas(64) Word held[PANEL];
   Word* words = split.floats ? held : static_cast<Word*>(to);
@@ -164,11 +191,25 @@ template <class Word, int Planes>
 int steps(Stream& stream, const Group& group, const PlanesPlan& split, const PlanesRange& range) {
   const size_t bytes = PANEL * (split.floats ? sizeof(float) : sizeof(Word)), apart = bytes * static_cast<size_t>(range.last - range.first);
   uint8_t* to = static_cast<uint8_t*>(range.to);
+  alignas(64) uint8_t index[4][PANEL];
+  Parts parts[4];
+  for (int panel = 0; panel < group.panels; ++panel) std::memset(parts[panel].raw, 0, PANEL);
   for (int64_t step = range.first; step < range.last; ++step, to += bytes) {
     const int column = group.column_class ? group.column_class[step] : 0;
     for (int panel = 0; panel < group.panels; ++panel) {
-      const int fault =
-          panel_step<Word, Planes>(stream, group, split, *group.tables[panel][column], panel, to + static_cast<size_t>(panel) * apart);
+      step_classes(stream.states + panel * PANEL, *group.tables[panel][column], stream.trellis + panel * PANEL, index[panel]);
+      feed(stream, stream.states + panel * PANEL, active_lanes(lanes_in(group, panel)));
+    }
+    // "In a Planes member with cuts, all lanes then take the top bit t of their raw parts by the cut of the class index that they found, and
+    // lanes that need a byte take it"
+    for (int panel = 0; panel < group.panels && split.cut; ++panel) {
+      step_cuts(stream.states + panel * PANEL, split.cuts[panel][column], index[panel], group.raw_bits - 1, parts[panel].raw);
+      feed(stream, stream.states + panel * PANEL, active_lanes(lanes_in(group, panel)));
+    }
+    for (int panel = 0; panel < group.panels; ++panel) {
+      if (!split.cut && group.raw_bits) std::memset(parts[panel].raw, 0, PANEL);
+      const int fault = panel_step<Word, Planes>(stream, group, split, *group.tables[panel][column], panel, index[panel], parts[panel],
+                                                 to + static_cast<size_t>(panel) * apart);
       if (fault != STREAM_OK) return fault;
     }
     // "one comparison after each step bounds every read (position > rans_bytes: R3)"; the header counts the bytes of raw and planes.

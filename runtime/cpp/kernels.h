@@ -31,13 +31,20 @@ struct Span {
   int64_t from, to, count;
 };
 
-// y[span.to + i] (+)= sum over taps of weights[tap] * sources[tap][span.from + i] + bias, for spans of at most a vector.
+// A vector of neighbours in a padded plane, of which only the lanes whose bits are set are values, next to each other elsewhere: outputs,
+// or what is not padding.
+struct Patch {
+  int64_t position, index;  // of its first neighbour, of its first value
+  uint32_t lanes;
+};
+
+// y[index ...] (+)= sum over taps of weights[tap] * sources[tap][position + lane] + bias, for the lanes of each patch.
 struct Correlation {
-  const float* const* sources;  // readable for a vector behind every span
+  const float* const* sources;  // readable for a vector from every patch on
   const float* weights;
   int64_t taps;
-  const Span* spans;
-  int64_t span_count;
+  const Patch* patches;
+  int64_t patch_count;
   float* y;
   float bias;
   int accumulate;
@@ -123,6 +130,7 @@ struct GruCell {
 // decode: a range of steps of a group; gives a StreamFault.
 // decode_together: TOGETHER ranges of one weight's streams, each of one panel, as many steps of all as it can: ranges become what is left.
 // transpose: to[lane * to_row + m] = from[m * 64 + lane] + bias[lane] of a panel; without bias where it is null.
+// spread: to[position ...] = a vector with the values from[index ...] in a patch's lanes, and zeros between them.
 // copy_spans: to[span.to + i] = from[span.from + i * stride], for i below span.count.
 // planes: a range of steps of a Planes weight; gives a StreamFault.
 // pack_levels: 1 where a level has more than eight bits, else 0.
@@ -133,6 +141,7 @@ struct GruCell {
   void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, float* to, int64_t to_row);                            \
   void correlate(const Correlation* correlation);                                                                                       \
   void copy_spans(const float* from, const Span* spans, int64_t span_count, int64_t stride, float* to);                                 \
+  void spread(const float* from, const Patch* patches, int64_t patch_count, float* to);                                                 \
   void end_rows(const Sums* sums, const Ending* ending);                                                                                \
   int pack_levels(const LevelPack* pack);                                                                                               \
   void multiply_levels(const LevelProduct* product);                                                                                    \
@@ -152,6 +161,7 @@ struct Kernels {
   void (*transpose)(const float*, int64_t, int64_t, const float*, float*, int64_t);
   void (*correlate)(const Correlation*);
   void (*copy_spans)(const float*, const Span*, int64_t, int64_t, float*);
+  void (*spread)(const float*, const Patch*, int64_t, float*);
   void (*end_rows)(const Sums*, const Ending*);
   int (*pack_levels)(const LevelPack*);
   void (*multiply_levels)(const LevelProduct*);

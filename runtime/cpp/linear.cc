@@ -2,80 +2,101 @@
 
 #include <algorithm>
 
+#include "share.h"
+
 namespace onnx_compress {
 namespace {
 
-struct Slice {
-  const LinearJob* job;
-  int64_t first, last;  // rows of m
+// Few rows of x read a tile once, while it is in the first-level cache; many read it again and again, so many steps at once.
+constexpr int64_t FEW_ROWS = 12, FEW_STEPS = 32, MANY_STEPS = 128;
+
+// Rows of a job, and a panel of a tile from `lane` on.
+struct Block {
+  const LinearJob& job;
+  int64_t first, last, lane;
 };
 
-// The rows of x that one call of a micro-kernel sees, and where their steps are.
-constexpr int64_t ROWS_AT_ONCE = 96;
+class Linear {
+ public:
+  Linear(const Weight& weight, const std::vector<LinearJob>& jobs, LinearStrides strides, const Tail& tail)
+      : member_(weight.member()), strides_(strides), tail_(tail), m_(jobs.empty() ? 0 : jobs[0].m), few_(m_ <= FEW_ROWS) {
+    by_batch_.resize(static_cast<size_t>(member_.batch));
+    for (const LinearJob& job : jobs) by_batch_[static_cast<size_t>(job.batch)].push_back(&job);
+    for (int64_t k = 0; k < MANY_STEPS; ++k) offsets_[k] = k * strides.step;
+    rows_ = part_rows(std::max<int64_t>(m_, 1), MANY_STEPS * PANEL_ROWS);
+  }
 
-// Multiplies rows `first` to `last` of a job with the panel from `lane` on. The last panel of a weight may have fewer than 64 lanes, and y
-// has no room for more: it is multiplied into a block of its own.
-void multiply_panel(const Tile& tile, const Slice& slice, const int64_t* offsets, LinearStrides strides, int64_t rows, int64_t lane) {
-  const float* x[ROWS_AT_ONCE];
-  alignas(64) float block[ROWS_AT_ONCE * PANEL_ROWS];
-  const int64_t lanes = std::min(PANEL_ROWS, tile.lanes - lane);
-  for (int64_t first = slice.first; first < slice.last; first += ROWS_AT_ONCE) {
-    const int64_t m = std::min(ROWS_AT_ONCE, slice.last - first);
-    for (int64_t row = 0; row < m; ++row) x[row] = slice.job->x + (first + row) * strides.row + tile.first * strides.step;
-    float* y = slice.job->y + first * rows + tile.row + lane;
+  TileWork work(size_t jobs) const {
+    return {static_cast<int64_t>(jobs) * m_ * member_.rows * member_.k, few_ ? FEW_STEPS : MANY_STEPS, 0,
+            [this](const Tile& tile) { return few_ ? 1 : blocks(tile); },
+            [this](const Tile& tile, int64_t block, float*) {
+              for (int64_t i = block; i < (few_ ? blocks(tile) : block + 1); ++i) multiply(tile, block_of(tile, i));
+            }};
+  }
+
+ private:
+  const std::vector<const LinearJob*>& jobs_of(const Tile& tile) const { return by_batch_[static_cast<size_t>(tile.batch)]; }
+  int64_t parts() const { return (m_ + rows_ - 1) / rows_; }
+  int64_t panels(const Tile& tile) const { return (tile.lanes + PANEL_ROWS - 1) / PANEL_ROWS; }
+  int64_t blocks(const Tile& tile) const { return static_cast<int64_t>(jobs_of(tile).size()) * panels(tile) * parts(); }
+
+  Block block_of(const Tile& tile, int64_t index) const {
+    const int64_t first = index % parts() * rows_, panel = index / parts() % panels(tile);
+    return {*jobs_of(tile)[static_cast<size_t>(index / parts() / panels(tile))], first, std::min(m_, first + rows_), panel * PANEL_ROWS};
+  }
+
+  void multiply(const Tile& tile, const Block& block) const {
+    multiply_lanes(tile, block);
+    const int64_t row = tile.row + block.lane, end = std::min(tile.row + tile.lanes, row + PANEL_ROWS);
+    if (tile.last == member_.k) tail_(block.job, block.first, block.last, row, end);
+  }
+
+  // The last panel of a weight may have fewer than 64 lanes, and y has no room for more: it is multiplied into memory of its own.
+  void multiply_lanes(const Tile& tile, const Block& block) const {
+    const float* x[PART_ROWS];
+    alignas(64) float apart[PART_ROWS * PANEL_ROWS];
+    const int64_t m = block.last - block.first, lanes = std::min(PANEL_ROWS, tile.lanes - block.lane), rows = member_.rows;
+    for (int64_t row = 0; row < m; ++row) x[row] = block.job.x + (block.first + row) * strides_.row + tile.first * strides_.step;
+    float* y = block.job.y + block.first * rows + tile.row + block.lane;
     const bool whole = lanes == PANEL_ROWS;
     const Product product = {x,
-                             offsets,
+                             offsets_,
                              m,
                              tile.last - tile.first,
-                             tile.lane(lane),
+                             tile.lane(block.lane),
                              lanes,
-                             whole ? y : block,
+                             whole ? y : apart,
                              whole ? rows : PANEL_ROWS,
                              whole && tile.first > 0};
     tile.kernels->multiply(&product);
     for (int64_t row = 0; !whole && row < m; ++row)
       for (int64_t i = 0; i < lanes; ++i) {
         float& to = y[row * rows + i];
-        to = block[row * PANEL_ROWS + i] + (tile.first > 0 ? to : 0.0f);
+        to = apart[row * PANEL_ROWS + i] + (tile.first > 0 ? to : 0.0f);
       }
   }
-}
 
-// Rows of m are split between threads only where multiplying costs far more than the decoding that each of them repeats.
-constexpr int64_t SPLIT_ROWS = 384;
-// Steps of a tile: few rows of x read it once, from the first-level cache; many read it again and again.
-constexpr int64_t FEW_ROWS = 12, FEW_STEPS = 32, MANY_STEPS = 128;
+  const Member& member_;
+  LinearStrides strides_;
+  const Tail& tail_;
+  int64_t m_, rows_;
+  bool few_;
+  std::vector<std::vector<const LinearJob*>> by_batch_;
+  int64_t offsets_[MANY_STEPS];
+};
 
 }  // namespace
 
 void multiply_weight(const Run& run, const Weight& weight, const std::vector<LinearJob>& jobs, LinearStrides strides, const Tail& tail) {
-  const Member& member = weight.member();
-  int64_t longest = 0;
-  for (const LinearJob& job : jobs) longest = std::max(longest, job.m);
-  const int64_t splits = std::clamp<int64_t>(longest / SPLIT_ROWS, 1, 8);
-  const int64_t steps = longest <= FEW_ROWS ? FEW_STEPS : MANY_STEPS;
-  int64_t offsets[MANY_STEPS];
-  for (int64_t k = 0; k < steps; ++k) offsets[k] = k * strides.step;
-  run.parallel(weight.pieces() * splits, [&](int64_t index) {
-    const int64_t piece = index / splits, split = index % splits, batch = piece / weight.pieces_per_batch();
-    std::vector<Slice> slices;
-    for (const LinearJob& job : jobs)
-      if (job.batch == batch) slices.push_back({&job, job.m * split / splits, job.m * (split + 1) / splits});
-    if (slices.empty()) return;
-    TileSource source(weight, piece, tile_memory());
-    if (slices.size() == 1 && longest == 1 && strides.step == 1 && weight.multiplies()) {
-      const LinearJob& job = *slices[0].job;
-      source.multiply(job.x, job.y);
+  // One row for each batch of the weight, in the order of its batches.
+  if (jobs.size() == static_cast<size_t>(weight.member().batch) && jobs[0].m == 1 && strides.step == 1 && weight.multiplies())
+    return run.parallel(weight.pieces(), [&](int64_t piece) {
+      const LinearJob& job = jobs[static_cast<size_t>(piece / weight.pieces_per_batch())];
+      TileSource(weight, piece).multiply(job.x, job.y);
       tail(job, 0, 1, weight.piece_row(piece), weight.piece_end(piece));
-      return;
-    }
-    for (Tile tile; source.next(tile, steps);)
-      for (const Slice& slice : slices) {
-        for (int64_t lane = 0; lane < tile.lanes; lane += PANEL_ROWS) multiply_panel(tile, slice, offsets, strides, member.rows, lane);
-        if (tile.last == member.k) tail(*slice.job, slice.first, slice.last, tile.row, tile.row + tile.lanes);
-      }
-  });
+    });
+  const Linear linear(weight, jobs, strides, tail);
+  share_tiles(run, weight, linear.work(jobs.size()));
 }
 
 }  // namespace onnx_compress

@@ -86,8 +86,8 @@ class Gather : public WeightOperator {
   // "A stream can only be read from its start", so a piece is decoded from its head to the last asked row, and no further.
   void gather_piece(const Weight& weight, Part part, void* out) const {
     if (wants_words(weight.member(), type_)) return gather_words(weight, part, out);
-    TileSource source(weight, part.piece, tile_memory());
-    for (Tile tile; part.next != part.end && source.next(tile);) store_rows(tile, weight.member().k, part, out);
+    TileSource source(weight, part.piece);
+    for (Tile tile; part.next != part.end && source.next(tile, {tile_memory()});) store_rows(tile, weight.member().k, part, out);
   }
 
   void gather_together(const Weight& weight, const Part* first, void* out) const {
@@ -97,17 +97,17 @@ class Gather : public WeightOperator {
     Part parts[TOGETHER];
     for (int i = 0; i < TOGETHER; ++i) {
       parts[i] = first[i];
-      sources[i] = &made.emplace_back(weight, parts[i].piece, tile_memory() + i * SHARED_FLOATS);
+      sources[i] = &made.emplace_back(weight, parts[i].piece);
     }
-    for (Tile tiles[TOGETHER]; parts[0].next != parts[0].end && TileSource::next_together(sources, tiles);)
+    for (Tile tiles[TOGETHER]; parts[0].next != parts[0].end && TileSource::next_together(sources, tiles, tile_memory());)
       for (int i = 0; i < TOGETHER; ++i) store_rows(tiles[i], weight.member().k, parts[i], out);
   }
 
   // The exact bits of a Planes weight.
   void gather_words(const Weight& weight, Part part, void* out) const {
     const int64_t k = weight.member().k, bytes = element_bytes(type_);
-    PlanesSource source(weight, part.piece, tile_memory(), false);
-    for (Tile tile; part.next != part.end && source.next(tile);)
+    PlanesSource source(weight, part.piece, false);
+    for (Tile tile; part.next != part.end && source.next(tile, {tile_memory()});)
       take_rows(tile, k, part, [&](int64_t lane, int64_t to) { store_lane_words(tile, lane, bytes, out, to); });
   }
 

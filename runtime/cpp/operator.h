@@ -27,6 +27,7 @@ class HeldWeight {
   // `validate` checks what the operator needs of its weight; called once for each weight.
   HeldWeight(WeightPlace place, const Options& options, std::function<void(const Weight&)> validate);
   void keep_constant(const Attributes& attributes);
+  bool constant() const { return constant_ != nullptr; }
   std::shared_ptr<const Weight> of(const Run& run) const;
 
  private:
@@ -52,6 +53,7 @@ class WeightOperator : public Operator {
   std::shared_ptr<const Weight> weight(const Run& run) const { return held_.of(run); }
   virtual void validate(const Weight&) const {}
   void keep_constant(const Attributes& attributes) { held_.keep_constant(attributes); }
+  bool constant() const { return held_.constant(); }
 
  private:
   HeldWeight held_;
@@ -83,7 +85,7 @@ class Output {
 
 std::optional<Floats> optional_floats(const Run& run, size_t index, const char* what, const Shape& shape);
 
-// The memory of this thread for one tile, and for whatever the operator packs beside it.
+// The memory of this thread for tiles, TILE_FLOATS, and for whatever the operator packs beside it.
 float* tile_memory();
 float* pack_memory(int64_t floats);
 float* input_memory(int64_t floats);

@@ -5,9 +5,9 @@
 namespace onnx_compress {
 namespace {
 
-Case multiplication(const Member& member) {
+Case multiplication(const Member& member, int64_t times) {
   Shape x = member.dims.size() < 2 ? Shape{} : Shape(member.dims.begin(), member.dims.end() - 2);
-  x.insert(x.end(), {3, member.k});
+  x.insert(x.end(), {3 * times, member.k});
   return {make_matmul, {}, {1}, {fake_floats(x), fake_floats({member.rows})}};
 }
 
@@ -19,9 +19,9 @@ Case recurrence(decltype(Case::make) make, int64_t gates, const Member& member) 
   return {make, node, {1, 2}, {fake_floats({3, 2, member.k})}};
 }
 
-Case convolution(const Member& member) {
+Case convolution(const Member& member, int64_t times) {
   const int64_t group = member.batch > 1 ? member.batch : member.dims[1] == 1 ? member.dims[0] : 1;
-  Shape x = {2, member.dims[1] * group};
+  Shape x = {2 * times, member.dims[1] * group};
   for (size_t axis = 2; axis < member.dims.size(); ++axis) x.push_back(member.dims[axis] + 3);
   OrtKernelInfo node;
   node.integers["group"] = group;
@@ -52,14 +52,14 @@ std::vector<const OrtValue*> Case::inputs(const OrtValue& payload) const {
   return all;
 }
 
-std::vector<Case> cases_for(const Member& member) {
-  std::vector<Case> cases = {multiplication(member),
+std::vector<Case> cases_for(const Member& member, int64_t times) {
+  std::vector<Case> cases = {multiplication(member, times),
                              {make_gemm, {}, {1}, {fake_floats({7, member.k})}},
                              lookup(member),
                              {decompress, {}, {0}, {}},
                              recurrence(make_lstm, 4, member),
                              recurrence(make_gru, 3, member)};
-  if (member.dims.size() >= 3 && member.dims.size() <= 5) cases.push_back(convolution(member));
+  if (member.dims.size() >= 3 && member.dims.size() <= 5) cases.push_back(convolution(member, times));
   return cases;
 }
 

@@ -14,7 +14,8 @@ struct Case {
   std::vector<const OrtValue*> inputs(const OrtValue& payload) const;
 };
 
-// Every operator, with activations whose shapes are right for this member if the operator can take it at all.
-std::vector<Case> cases_for(const Member& member);
+// Every operator, with activations whose shapes are right for this member if the operator can take it at all, and so many times larger than
+// they need be.
+std::vector<Case> cases_for(const Member& member, int64_t times = 1);
 
 }  // namespace onnx_compress

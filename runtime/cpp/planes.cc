@@ -85,11 +85,10 @@ uint64_t planes_bytes(const Member& member, int64_t first, int64_t groups, int64
   return step * static_cast<uint64_t>(member.k);
 }
 
-PlanesSource::PlanesSource(const Weight& weight, int64_t piece, float* memory, bool floats)
+PlanesSource::PlanesSource(const Weight& weight, int64_t piece, bool floats)
     : weight_(weight),
       member_(weight.member()),
       piece_(piece),
-      memory_(memory),
       chunk_(weight.payload().chunks[static_cast<size_t>(piece)]),
       row_(chunk_.first_row) {
   const Split& split = member_.split;
@@ -98,7 +97,7 @@ PlanesSource::PlanesSource(const Weight& weight, int64_t piece, float* memory, b
   split_.width = planes_width(member_.dtype), split_.exponent = planes_exponent(member_.dtype);
   split_.planes = split.planes, split_.drop = split.drop, split_.short_bits = split.short_bits;
   split_.base = split.base, split_.delta = split.delta, split_.escape_bytes = escape_bytes(member_);
-  split_.floats = floats ? member_.dtype : 0;
+  split_.floats = floats ? member_.dtype : 0, split_.cut = !split.cuts.empty();
   sums_.resize(split.delta ? static_cast<size_t>(chunk_.lanes) : 0);
   open_chunk();
   open_group();
@@ -130,16 +129,23 @@ void PlanesSource::open_group() {
   const int64_t panel = chunk_.batch * member_.panels_per_batch() + row_ / PANEL_ROWS;
   for (int i = 0; i < plan_.panels; ++i) {
     const int row_class = symbols.row_class.empty() ? 0 : symbols.row_class[static_cast<size_t>(panel + i)];
-    for (int c = 0; c < symbols.column_classes; ++c) plan_.tables[i][c] = &table_of(weight_.payload(), symbols, row_class, c, 0);
+    for (int c = 0; c < symbols.column_classes; ++c) {
+      const Lookup& table = table_of(weight_.payload(), symbols, row_class, c, 0);
+      plan_.tables[i][c] = &table;
+      if (split_.cut) split_.cuts[i][c] = member_.split.cuts[static_cast<size_t>(&table - weight_.payload().tables.data())].of_index;
+    }
   }
   const Split& split = member_.split;
-  split_.short_row = split.short_row.empty() ? nullptr : split.short_row.data() + chunk_.batch * member_.rows + row_;
+  std::fill(split_.shorts, split_.shorts + 4, uint64_t{0});
+  for (int64_t lane = 0; lane < chunk_.lanes && !split.short_row.empty(); ++lane)
+    split_.shorts[lane / PANEL_ROWS] |= uint64_t{split.short_row[static_cast<size_t>(chunk_.batch * member_.rows + row_ + lane)]}
+                                        << lane % PANEL_ROWS;
   std::fill(sums_.begin(), sums_.end(), uint64_t{0});
   split_.sums = sums_.data();
   step_ = 0;
 }
 
-bool PlanesSource::next(Tile& tile, int64_t floats, int64_t steps) {
+bool PlanesSource::next(Tile& tile, const Room& room) {
   if (step_ == member_.k) {
     if (++group_ == chunk_.groups) {
       finish();
@@ -148,12 +154,12 @@ bool PlanesSource::next(Tile& tile, int64_t floats, int64_t steps) {
     row_ += chunk_.lanes;
     open_group();
   }
-  const int64_t words = floats * 4 / (split_.floats ? 4 : split_.width / 8) / (plan_.panels * PANEL_ROWS);
-  const int64_t last = std::min(member_.k, step_ + std::clamp<int64_t>(std::min(steps, TILE_STEPS), 1, words));
-  const PlanesRange range{step_, last, memory_};
+  const int64_t words = room.floats * 4 / (split_.floats ? 4 : split_.width / 8) / (plan_.panels * PANEL_ROWS);
+  const int64_t last = std::min(member_.k, step_ + std::clamp<int64_t>(std::min(room.steps, TILE_STEPS), 1, words));
+  const PlanesRange range{step_, last, room.memory};
   const int fault = weight_.kernels().planes(&stream_, &plan_, &split_, &range);
   if (fault != STREAM_OK) throw_fault(fault, "chunk " + std::to_string(piece_) + ", rows from " + std::to_string(row_));
-  tile = Tile{memory_, (last - step_) * PANEL_ROWS, chunk_.batch, row_, chunk_.lanes, step_, last, &weight_.kernels()};
+  tile = Tile{room.memory, (last - step_) * PANEL_ROWS, chunk_.batch, row_, chunk_.lanes, step_, last, &weight_.kernels()};
   step_ = last;
   return true;
 }

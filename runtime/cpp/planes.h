@@ -9,10 +9,8 @@ namespace onnx_compress {
 // (`floats`, for the dtypes that a fused operator takes) with the values that they are.
 class PlanesSource {
  public:
-  // `memory` holds TILE_FLOATS floats and outlives the source.
-  PlanesSource(const Weight& weight, int64_t piece, float* memory, bool floats);
-  // At most `steps` steps, as many as have room in so many floats.
-  bool next(Tile& tile, int64_t floats = TILE_FLOATS, int64_t steps = TILE_FLOATS);
+  PlanesSource(const Weight& weight, int64_t piece, bool floats);
+  bool next(Tile& tile, const Room& room);
 
  private:
   void open_chunk();
@@ -22,7 +20,6 @@ class PlanesSource {
   const Weight& weight_;
   const Member& member_;
   int64_t piece_;
-  float* memory_;
   const Chunk& chunk_;
   int64_t row_, group_ = 0, step_ = 0;
   Stream stream_;

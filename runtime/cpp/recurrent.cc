@@ -45,8 +45,8 @@ bool RecurrentMatrix::read_scales(const Weight& weight) {
 bool RecurrentMatrix::decode(const Run& run, const Weight& weight) {
   std::atomic<bool> fits{true};
   run.parallel(weight.pieces(), [&](int64_t piece) {
-    TileSource source(weight, piece, tile_memory());
-    for (Tile tile; fits && source.next(tile, STEPS);)
+    TileSource source(weight, piece);
+    for (Tile tile; fits && source.next(tile, {tile_memory(), TILE_FLOATS, STEPS});)
       if (!place(tile)) fits = false;
   });
   return fits;

@@ -22,6 +22,9 @@ enum class Kind { matmul, gemm, conv, gather, decompress, lstm, gru };
 
 // One operator for one combination of types. onnxruntime merges all of one name into one schema, and takes the output's type from the one
 // whose input types fit: this is how an operator gets its output's type (from X, or from `like`), on every runtime since 1.17.
+// "Decompress with `parts` has as many outputs, at most 64"
+constexpr size_t DECOMPRESS_OUTPUTS = 64;
+
 struct Definition : OrtCustomOp {
   Kind kind;
   const char* name;
@@ -94,7 +97,7 @@ Definition define(Kind kind, const char* name, std::initializer_list<int> inputs
   def.version = ort::API_VERSION;
   def.kind = kind, def.name = name, def.output = output, def.options = options;
   def.required = kind == Kind::decompress ? 1 : is_recurrent(kind) ? 3 : 2;
-  def.output_count = kind == Kind::lstm ? 3 : kind == Kind::gru ? 2 : 1;
+  def.output_count = kind == Kind::lstm ? 3 : kind == Kind::gru ? 2 : kind == Kind::decompress ? DECOMPRESS_OUTPUTS : 1;
   for (const int type : inputs) def.inputs[def.input_count++] = type;
   def.GetName = [](const OrtCustomOp* op) { return definition(op).name; };
   def.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return "CPUExecutionProvider"; };
@@ -106,8 +109,8 @@ Definition define(Kind kind, const char* name, std::initializer_list<int> inputs
   def.GetInputCharacteristic = [](const OrtCustomOp* op, size_t i) -> int {
     return i < definition(op).required ? ort::REQUIRED : ort::OPTIONAL;
   };
-  def.GetOutputCharacteristic = [](const OrtCustomOp* op, size_t) -> int {
-    return is_recurrent(definition(op).kind) ? ort::OPTIONAL : ort::REQUIRED;
+  def.GetOutputCharacteristic = [](const OrtCustomOp* op, size_t i) -> int {
+    return i > 0 || is_recurrent(definition(op).kind) ? ort::OPTIONAL : ort::REQUIRED;
   };
   def.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return 0; };
   def.GetVariadicInputMinArity = def.GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };

@@ -108,8 +108,8 @@ void store_words(const Member& member, const Places& places, const Tile& tile, v
 void restore_words(const Weight& weight, void* out, const Parallel& parallel) {
   const Places places(weight.member());
   parallel(weight.pieces(), [&](int64_t piece) {
-    PlanesSource source(weight, piece, tile_memory(), false);
-    for (Tile tile; source.next(tile);) store_words(weight.member(), places, tile, out);
+    PlanesSource source(weight, piece, false);
+    for (Tile tile; source.next(tile, {tile_memory()});) store_words(weight.member(), places, tile, out);
   });
 }
 
@@ -119,8 +119,8 @@ void restore(const Weight& weight, int type, void* out, const Parallel& parallel
   if (wants_words(weight.member(), type)) return restore_words(weight, out, parallel);
   const Places places(weight.member());
   parallel(weight.pieces(), [&](int64_t piece) {
-    TileSource source(weight, piece, tile_memory());
-    for (Tile tile; source.next(tile);) store_tile(weight.member(), places, tile, type, out);
+    TileSource source(weight, piece);
+    for (Tile tile; source.next(tile, {tile_memory()});) store_tile(weight.member(), places, tile, type, out);
   });
 }
 

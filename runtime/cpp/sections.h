@@ -6,7 +6,7 @@
 
 namespace onnx_compress {
 
-constexpr int DRAFT = 3;
+constexpr int DRAFT = 4;
 
 Lookup read_table(Cursor& cursor);
 Member read_member(Cursor& cursor, int tables, bool pooled);

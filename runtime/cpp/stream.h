@@ -133,8 +133,10 @@ struct PlanesPlan {
   int delta;
   int floats;  // a dtype: tiles of floats instead of words; 0: words
   uint64_t base;
-  uint64_t* sums;            // a lane
-  const uint8_t* short_row;  // of the first lane, or null: no row is short
+  uint64_t* sums;              // a lane
+  uint64_t shorts[4];          // of each panel: a bit a lane, set where its row is short
+  bool cut;                    // the top raw bit is coded
+  const uint8_t* cuts[4][16];  // [panel, column class]: where, by class index (32 bytes)
 };
 
 // Steps of a group into a tile [panels][last - first][64] of words or floats.

@@ -116,37 +116,24 @@ namespace {
 
 struct Job {
   const std::function<void(int64_t)>& work;
-  std::mutex mutex;
-  std::optional<Error> error;
-  size_t failed = 0;
+  FirstError error;
 
-  // No exception may cross the runtime's own frames: the first is kept. The lowest index wins, so that the message is always the same.
-  void call(size_t index) {
-    std::optional<Error> caught;
-    try {
-      work(static_cast<int64_t>(index));
-    } catch (const Error& problem) {
-      caught = problem;
-    } catch (const std::exception& problem) {
-      caught = Error(Fault::argument, problem.what());
-    }
-    if (!caught) return;
-    const std::lock_guard<std::mutex> lock(mutex);
-    if (!error || index < failed) error.emplace(*caught), failed = index;
+  void call(int64_t index) {
+    error.guard(index, [&] { work(index); });
   }
 };
 
 }  // namespace
 
 void Run::parallel(int64_t count, const std::function<void(int64_t)>& work) const {
-  Job job{work, {}, {}, 0};
+  Job job{work, {}};
   if (count == 1) {
     job.call(0);
   } else if (count > 1) {
-    const auto call = [](void* data, size_t index) { static_cast<Job*>(data)->call(index); };
+    const auto call = [](void* data, size_t index) { static_cast<Job*>(data)->call(static_cast<int64_t>(index)); };
     check(api_, ort::KernelContext_ParallelFor(api_, context_, call, static_cast<size_t>(count), 0, &job));
   }
-  if (job.error) throw *job.error;
+  job.error.rethrow();
 }
 
 }  // namespace onnx_compress

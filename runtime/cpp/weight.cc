@@ -113,8 +113,8 @@ void Weight::decode_once() {
   Buffer memory;
   float* room = memory.floats(TILE_FLOATS);
   for (int64_t piece = 0; piece < pieces(); ++piece) {
-    TileSource source(*this, piece, room);
-    for (Tile tile; source.next(tile);)
+    TileSource source(*this, piece);
+    for (Tile tile; source.next(tile, {room});)
       for (int64_t lane = 0; lane < tile.lanes; lane += PANEL_ROWS)
         std::copy_n(tile.lane(lane), (tile.last - tile.first) * PANEL_ROWS,
                     values + dense_place(tile.batch, tile.row + lane) + tile.first * PANEL_ROWS);
