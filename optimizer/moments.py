@@ -149,7 +149,7 @@ def measure(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed], t
 
 def _runs(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed], inner: Sequence[str]) -> Iterator[tuple[Feed, Feed]]:
     """Each feed, and it again with the inner values; the session is gone before that of the next group is made: both hold all weights."""
-    rig = Rig(model, (weight.value for weight in weights if weight.is_float), inner) if inner else None
+    rig = Rig(model, (weight.value for weight in weights if weight.is_float), inner, whole=False) if inner else None
     for feed in feeds:
         yield feed, feed | rig.run(feed, inner) if rig else feed
 
@@ -174,7 +174,7 @@ def _groups(sought: Sequence[tuple[Weight, list[Tap]]], inputs: set[str], matric
 
 def _taps(model: ir.Model, weight: Weight) -> Iterator[Tap]:
     """Where the weight's multipliers can be seen; a constant operand (positions) is no less a multiplier, but is not data."""
-    found = [(use, _multiplier(use)) for use in weight.uses]
+    found = [(use, multiplier(use)) for use in weight.uses]
     visible = [(use, value) for use, value in found if value is not None and _is_visible(model, value)]
     multiplies = [(use, value) for use, value in visible if use.node.op_type != "Gather"]
     for use, value in multiplies or visible:
@@ -187,7 +187,7 @@ def _is_visible(model: ir.Model, value: ir.Value) -> bool:
     return (value.is_graph_input() and value in model.graph.inputs) or (node is not None and node.graph is model.graph)
 
 
-def _multiplier(use: Use) -> ir.Value | None:
+def multiplier(use: Use) -> ir.Value | None:
     """The value that a use multiplies its weight with, or looks it up by."""
     node, index = use.node, use.index
     if node.domain not in ("", "ai.onnx"):
@@ -206,10 +206,20 @@ def _multiplier(use: Use) -> ir.Value | None:
     return None
 
 
+def counted(use: Use, x: Array, mask: NDArray[np.bool_] | None) -> Array:
+    """What a mask leaves of the positions of x, where it speaks of them."""
+    speaks = mask is not None and x.shape[: mask.ndim] == mask.shape and (x.ndim > mask.ndim or use.node.op_type == "Gather")
+    return x[mask] if speaks else x
+
+
+def each(k: int, batches: int) -> int:
+    """Vectors of k values that one of so many batches adds, at most."""
+    return max(max(LEAST_VECTORS, VECTORS_PER_COLUMN * k) // max(batches, 1), 64)
+
+
 def _collect(tap: Tap, x: Array, mask: NDArray[np.bool_] | None, batches: int) -> None:
     """Adds one batch; `batches` is how many there are where matrices are wanted, 0 where not."""
-    if mask is not None and x.shape[: mask.ndim] == mask.shape and (x.ndim > mask.ndim or tap.use.node.op_type == "Gather"):
-        x = x[mask]
+    x = counted(tap.use, x, mask)
     if not x.size:
         return
     total, view = tap.total, tap.weight.view
@@ -218,9 +228,8 @@ def _collect(tap: Tap, x: Array, mask: NDArray[np.bool_] | None, batches: int) -
         total.second = total.second + np.bincount(np.where(rows < 0, rows + view.rows, rows), minlength=view.rows).astype(np.float64)
         total.count += x.size
         return
-    most = max(LEAST_VECTORS, VECTORS_PER_COLUMN * view.k)
     with np.errstate(over="ignore", invalid="ignore"):  # infinite activations: no moments
-        found = vectors(tap.use, view, x.astype(np.float32, copy=False), max(most // max(batches, 1), 64))
+        found = vectors(tap.use, view, x.astype(np.float32, copy=False), each(view.k, batches))
         if not found.shape[1]:
             return
         total.first = total.first + found.sum(axis=1, dtype=np.float64)
@@ -247,7 +256,7 @@ def _moments(weight: Weight, taps: Sequence[Tap]) -> Moments | None:
         return Moments(np.zeros((1, 1, 1), np.float32), asked.reshape(1, -1, 1).astype(np.float32), count)
     first = np.asarray(sum(total.first for total in seen)) / count
     repeats = weight.view.k // first.shape[1]  # the kernel positions of a ConvTranspose
-    mean, square = (_arranged(np.repeat(one, repeats, axis=1), weight) for one in (first, second))
+    mean, square = (arranged(np.repeat(one, repeats, axis=1), weight) for one in (first, second))
     if mean is None or square is None or not (np.isfinite(mean).all() and np.isfinite(square).all()):
         return None
     moments = Moments(mean.astype(np.float32), square.astype(np.float32), count, apart=repeats)
@@ -255,7 +264,7 @@ def _moments(weight: Weight, taps: Sequence[Tap]) -> Moments | None:
     return _with_covariance(moments, halves[0], halves[1], weight)
 
 
-def _arranged(values: Sums, weight: Weight) -> Sums | None:
+def arranged(values: Sums, weight: Weight) -> Sums | None:
     """[m, k] to what broadcasts against [batch, rows, k]; None where the rows are no multiple of m."""
     many, view = len(values), weight.view
     if many in (1, view.batch):
