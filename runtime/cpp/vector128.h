@@ -69,6 +69,8 @@ inline Vector bits_as_bytes(uint32_t bits) {
   const Vector spread = _mm_shuffle_epi8(_mm_cvtsi32_si128(static_cast<int>(bits)), _mm_set_epi64x(0x0101010101010101, 0));
   return _mm_cmpeq_epi8(_mm_and_si128(spread, own), own);
 }
+// Bit i: the highest bit of byte i, whatever the others are.
+inline uint32_t high_bits(Vector v) { return byte_bits(v); }
 inline Vector load_aligned(const void* from) { return _mm_load_si128(static_cast<const __m128i*>(from)); }
 inline void store_aligned(void* to, Vector v) { _mm_store_si128(static_cast<__m128i*>(to), v); }
 inline Vector no_bytes() { return _mm_setzero_si128(); }
@@ -186,6 +188,8 @@ inline Vector bits_as_bytes(uint32_t bits) {
   const uint8x16_t spread = vcombine_u8(vdup_n_u8(static_cast<uint8_t>(bits)), vdup_n_u8(static_cast<uint8_t>(bits >> 8)));
   return vtstq_u8(spread, own);
 }
+// Bit i: the highest bit of byte i, whatever the others are.
+inline uint32_t high_bits(Vector v) { return byte_bits(vcltzq_s8(vreinterpretq_s8_u8(v))); }
 inline Vector load_aligned(const void* from) { return load_vector(from); }
 inline void store_aligned(void* to, Vector v) { store_vector(to, v); }
 inline Vector no_bytes() { return vdupq_n_u8(0); }

@@ -43,6 +43,9 @@ ONNX_COMPRESS_INLINE Vector interleave_words_low(Vector a, Vector b) { return _m
 ONNX_COMPRESS_INLINE Vector interleave_words_high(Vector a, Vector b) { return _mm256_unpackhi_epi16(a, b); }
 ONNX_COMPRESS_INLINE uint32_t byte_bits(Vector v) { return static_cast<uint32_t>(_mm256_movemask_epi8(v)); }
 
+// Bit i: the highest bit of byte i, whatever the others are.
+ONNX_COMPRESS_INLINE uint32_t high_bits(Vector v) { return byte_bits(v); }
+
 struct Two {
   Vector first, second;
 };

@@ -241,7 +241,7 @@ ONNX_COMPRESS_INLINE LaneBits find_multiples(uint8_t* trellis_states, const Look
     // "level = (c << r) - ((1 << r) >> 1) + b": (c << r) is even, and so is the half but for r = 1.
     parity = planes.count == 1 ? without(eight, lowest) : both(eight, lowest);
   } else {
-    parity = at_leaves(pair.place_parity, leaves), escaping = static_cast<LaneBits>(byte_bits(parity));
+    parity = at_leaves(pair.place_parity, leaves), escaping = static_cast<LaneBits>(high_bits(parity));
   }
   to_floats(level, constants, found);
   store_aligned(states.before + at, trellis);
