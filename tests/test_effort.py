@@ -170,6 +170,9 @@ class FakeStudy:
     def sharpen(self, budget: float) -> None:
         pass
 
+    def settle(self, budget: float) -> None:
+        pass
+
     def market(self) -> Market:
         """Steps in quarters of an octave around the rates that were asked for; a bit for each octave."""
         quarters = sorted({round(4 * (bits + offset / 4)) for bits in self.extended for offset in range(-12, 17) if bits + offset / 4 > 0.2})
