@@ -32,11 +32,12 @@ from .bias import correction
 from .calibrate import Feed, masked
 from .evidence import informed
 from .model import Weight
-from .moments import Half, Moments, arranged, counted, each, multiplier
+from .moments import Moments, arranged, counted, each, multiplier
 from .parallel import spread
 from .plan import Choice, Layer, Remade
 from .rig import Rig, as_input
 from .shrinkage import MANY_COLUMNS, shrunk
+from .sums import Half
 from .trial import Sample, coded_bits
 from .vectors import vectors
 

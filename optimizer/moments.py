@@ -24,6 +24,7 @@ from .calibrate import Feed, masked
 from .model import Use, Weight
 from .rig import Rig
 from .shrinkage import cross_validated, shrunk
+from .sums import Half, Sums, Total
 from .vectors import vectors
 
 WATCHED = 32
@@ -35,11 +36,7 @@ MATRIX_BYTES = 192 << 20
 LEAST_VECTORS, VECTORS_PER_COLUMN = 16384, 8
 """Vectors that a matrix of k columns is made of, at most: max(16384, 8 k), spread evenly over batches and positions."""
 
-LEAST_VARIANCE = 0.01
-"""Of E[x^2]: a covariance has at least this much left on its diagonal."""
-
 Array = NDArray[np.generic]
-Sums = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,55 +55,6 @@ class Moments:
     shrinkage: float = 1.0
     apart: int = 1
     optimism: float = 1.0
-
-
-@dataclass(slots=True)
-class Half:
-    """Sums over `count` vectors of one half of the data: of x [m, k] and of x x^T [m, k, k]."""
-
-    first: Sums | float = 0.0
-    matrix: NDArray[np.float32] | None = None
-    count: int = 0
-
-    def add(self, found: NDArray[np.float32]) -> None:
-        """Adds vectors [m, n, k]."""
-        product = np.matmul(found.transpose(0, 2, 1), found)
-        self.matrix = product if self.matrix is None else np.add(self.matrix, product, out=self.matrix)
-        self.first = self.first + found.sum(axis=1, dtype=np.float64)
-        self.count += found.shape[1]
-
-    def plus(self, other: Half) -> Half:
-        """Over both."""
-        assert self.matrix is not None
-        assert other.matrix is not None
-        return Half(np.asarray(self.first) + other.first, self.matrix + other.matrix, self.count + other.count)
-
-    @property
-    def mean(self) -> Sums:
-        """E[x], [m, k]."""
-        return np.asarray(self.first) / self.count
-
-    def covariance(self) -> NDArray[np.float32]:
-        """E[x x^T] - E[x] E[x]^T, [m, k, k], with at least LEAST_VARIANCE of E[x^2] on the diagonal."""
-        assert self.matrix is not None
-        found, mean = self.matrix / np.float32(self.count), self.mean.astype(np.float32)
-        square = np.einsum("mkk->mk", found).copy()
-        for number, centre in enumerate(mean):
-            found[number] -= np.outer(centre, centre)
-        diagonal = np.einsum("mkk->mk", found)
-        np.maximum(diagonal, LEAST_VARIANCE * square, out=diagonal)
-        return found
-
-
-@dataclass(slots=True)
-class Total:
-    """Sums over `count` vectors so far, in `batches`: of x [m, k] and of x^2 [m, k]; of x x^T over the two halves of the data."""
-
-    first: Sums | float = 0.0
-    second: Sums | float = 0.0
-    count: int = 0
-    batches: int = 0
-    halves: tuple[Half, Half] = field(default_factory=lambda: (Half(), Half()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -298,4 +246,3 @@ def _with_covariance(moments: Moments, one: Half | None, other: Half | None, wei
     if repeats > 1:  # each kernel position has the inputs for itself
         whole = np.kron(whole, np.eye(repeats, dtype=np.float32)[None])
     return replace(moments, covariance=whole, shrinkage=share, optimism=optimism)
-

@@ -170,8 +170,8 @@ class FakeStudy:
     def sharpen(self, budget: float) -> None:
         pass
 
-    def settle(self, budget: float) -> None:
-        pass
+    def settle(self, budget_bytes: float) -> None:
+        """Nothing is small."""
 
     def market(self) -> Market:
         """Steps in quarters of an octave around the rates that were asked for; a bit for each octave."""
@@ -225,6 +225,7 @@ def test_sensitivities_between_probes_are_interpolated_and_never_fall_with_the_e
     class Probed:
         optimism = 1.0
         work = ()
+        is_pooled = False
 
         def __init__(self) -> None:
             self.weight = type("W", (), {"view": type("V", (), {"size": 10})})

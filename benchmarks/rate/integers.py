@@ -2,7 +2,7 @@
 
 usage, in the checkout: python -m benchmarks.rate.integers --nncodec PYTHON [--models FOLDER] [--only REGEX] [--out FILE.csv]
 
-Files are those of the bars, with plain grids and with trellises. Ours are all bytes of the payloads but scales and the dims of the weights: streams, start
+Files are those of the bars. Ours are all bytes of the payloads but scales and the dims of the weights: streams, start
 states, escapes, tables, classes. NNCodec gets the levels of each weight as an int32 matrix [rows, k] in one bitstream, as its `encode` codes integers: it
 knows nothing of the states of our trellis, of which both quantizers have tables of their own, so only the plain rows compare like with like.
 """
@@ -29,8 +29,12 @@ from onnx_compress.runtime.members import class_bits
 from .cases import CASES, HERE, MODELS, Case
 from .ours import calibration
 
-TECHNIQUES = {"plain grids": ("--technique", "quantize", "--effort", "fast"), "trellises": ()}
-"""Options of the command line."""
+FILES = {
+    "plain grids, tables by panel": ("--technique", "quantize", "--effort", "fast", "--prefer", "memory"),
+    "plain grids, tables by row": ("--technique", "quantize", "--effort", "fast"),
+    "trellises, tables by row": (),
+}
+"""Options of the command line. Weights of up to 65,536 values, or of 16,383 where memory comes first, have tables by row; folded ones do not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for case in (case for case in CASES if re.search(arguments.only, case.model)):
-            for name in TECHNIQUES:
+            for name in FILES:
                 rows.append(measured(case, name, arguments, Path(folder)))
                 print(rows[-1], flush=True)
     with arguments.out.open("w", newline="") as file:
@@ -71,7 +75,7 @@ def measured(case: Case, levels: str, arguments: argparse.Namespace, folder: Pat
     target = folder / "made.onnx"
     data = calibration(arguments.models, case, folder)
     command = [sys.executable, "-m", "onnx_compress.optimizer.cli", str(arguments.models / f"{case.model}.onnx"), str(target), "--target-ratio", f"{case.bar:g}"]
-    command += ["--inline-data", "-f", "-q", "--prefer", "memory", "--calibration", str(data), *TECHNIQUES[levels]]
+    command += ["--inline-data", "-f", "-q", "--calibration", str(data), *FILES[levels]]
     subprocess.run(command, check=True, capture_output=True, text=True)
     payloads = [np.frombuffer(tensor.tobytes(), np.uint8) for tensor in _tensors(target) if tensor.dtype == ir.DataType.UINT8 and tensor.tobytes()[:2] == b"OC"]
     read = [reader.read(payload) for payload in payloads]
