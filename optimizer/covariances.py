@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from ..passes.channels import Reader
 from .calibrate import Feed, masked
-from .moments import WATCHED, Half
+from .moments import WATCHED
 from .rig import Rig
 from .shrinkage import cross_validated, shrunk
+from .sums import Half
 from .vectors import Geometry, patches, spread
 from .views import plain
 

@@ -34,9 +34,10 @@ def decide(task: Task, evidence: Evidence, request: Request, confirm: Callable[[
         study.sharpen(budget)
         study.settle(budget)
         emitted = fit(study.market(), study.sizer, task.target_bytes, start("fitting the size"))
-    else:
-        assert request.max_divergence is not None
-        emitted = smallest_within(study, request.max_divergence, confirm, start)
+        measured = study.divergences_alone(emitted) if request.per_weight else {}
+        return Decision(study.followed(emitted), study.refused(), measured)
+    assert request.max_divergence is not None
+    emitted = smallest_within(study, request.max_divergence, confirm, start)
     return Decision(emitted, study.refused(), study.divergences_alone(emitted) if request.per_weight else {})
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..passes.feedback import factorize
+from ..passes.feedback import Factor, factorize
 from .bias import bias_of, centred
 from .calibrate import Feed, load_calibration, samples
 from .factors import Factors
@@ -34,11 +33,12 @@ PROBE_VALUES = 1 << 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
-    """Feeds for probes and verification, the layers with what was measured of their inputs, and a description for the report."""
+    """Feeds for probes and verification, the layers with what was measured of their inputs, a description for the report, and the calibration data, if any."""
 
     probes: tuple[Feed, ...]
     layers: tuple[Layer, ...]
     description: str
+    calibration: tuple[Feed, ...] = ()
 
 
 def observe(model: ir.Model, layers: Sequence[Layer], untouchable: frozenset[str], request: Request, scratch: Path, tick: Callable[[float], None]) -> Evidence:
@@ -48,7 +48,7 @@ def observe(model: ir.Model, layers: Sequence[Layer], untouchable: frozenset[str
     factors = Factors(scratch)
 
     def take(weight: Weight, moments: Moments) -> None:
-        known[weight.name] = informed(known[weight.name], moments, untouchable, factors)
+        known[weight.name] = informed(known[weight.name], moments, untouchable, factors.hold)
 
     probes = subset(feeds, request.level.probes * probe_samples(feeds, len(layers)))
     measure(model, [layer.weight for layer in layers], feeds, take, bool(request.calibration) and request.level.feedback, tick)
@@ -56,26 +56,29 @@ def observe(model: ir.Model, layers: Sequence[Layer], untouchable: frozenset[str
     count, used = samples(feeds), samples(probes)
     share = f"{used} of {count}" if used < count else f"{count}"
     description = f"{share} {'calibration' if request.calibration else 'synthetic'} sample{'s' * (count != 1)}"
-    return Evidence(probes, tuple(replace(layer, work=work[name]) for name, layer in known.items()), description)
+    layers = tuple(replace(layer, work=work[name]) for name, layer in known.items())
+    return Evidence(probes, layers, description, tuple(feeds) if request.calibration else ())
 
 
-def informed(layer: Layer, moments: Moments, untouchable: frozenset[str], factors: Factors) -> Layer:
+Hold = Callable[[str, Factor], Callable[[], Factor]]
+"""Keeps the factor of a weight, by its name, and gives what fetches it."""
+
+
+def informed(layer: Layer, moments: Moments, untouchable: frozenset[str], hold: Hold) -> Layer:
     """A layer with what was measured: errors count by the second moments, centred where a bias takes up the mean."""
     if moments.square.shape[1:] == (layer.weight.view.rows, 1):  # an embedding: how often each row is asked for
         return replace(layer, context=replace(layer.context, rows=moments.square.reshape(-1) / moments.square.mean()))
     bias = bias_of(layer.weight)
     corrected = bias is not None and bias.name not in untouchable and bool(moments.mean.any())
     square = centred(moments) if corrected else moments.square
-    name, matrix = layer.weight.name, moments.covariance
+    matrix = moments.covariance
     if matrix is not None and not corrected:
         matrix = np.add(matrix, outer := _outer(moments), out=outer)
     factor = None if matrix is None else factorize(matrix)
-    if factor is not None:
-        factors.hold(name, factor)
-    context = replace(layer.context, square=square, factor=partial(factors.get, name) if factor is not None else None)
+    context = replace(layer.context, square=square, factor=None if factor is None else hold(layer.weight.name, factor))
     if corrected:
-        return replace(layer, context=context, bias=bias, moments=replace(moments, covariance=None), optimism=moments.optimism)
-    return replace(layer, context=context, optimism=moments.optimism)
+        return replace(layer, context=context, bias=bias, moments=replace(moments, covariance=None), optimism=moments.optimism, shrinkage=moments.shrinkage)
+    return replace(layer, context=context, optimism=moments.optimism, shrinkage=moments.shrinkage)
 
 
 def _outer(moments: Moments) -> NDArray[np.float32]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +24,18 @@ class Factors:
         self._files: dict[str, Path] = {}
         self._lock = threading.Lock()
 
-    def hold(self, name: str, factor: Factor) -> None:
-        """Keeps a factor."""
+    def hold(self, name: str, factor: Factor) -> Callable[[], Factor]:
+        """Keeps a factor; gives what fetches it."""
         size = factor.gains.nbytes + factor.variances.nbytes
         with self._lock:
             if self._bytes + size <= HELD_BYTES:
                 self._held[name] = factor
                 self._bytes += size
-                return
+                return partial(self.get, name)
             self._scratch.mkdir(parents=True, exist_ok=True)
             path = self._files[name] = self._scratch / f"{len(self._files)}.npz"
         np.savez(path, gains=factor.gains, variances=factor.variances)
+        return partial(self.get, name)
 
     def __contains__(self, name: str) -> bool:
         return name in self._held or name in self._files

@@ -25,7 +25,10 @@ LEAST_VALUES = 32
 MOST_PARTS = 64
 """Outputs of a node."""
 
-LANES = (8, 16, 32, 64)
+FEW_LANES, MANY_LANES = (8, 32), (32, 64)
+MANY_FROM = 1 << 14
+"""Values from which on a bundle has many lanes: each costs two bytes, and all are decoded at once."""
+
 LEAST_DROPPED = 8
 LEAST_GROUP_BYTES = 2048
 """A smaller group of weights that end with zeros joins those that do not."""
@@ -68,7 +71,7 @@ def grouped(found: Sequence[tuple[Key, int, One]]) -> Iterator[tuple[Key, list[O
 def write_bundle(parts: list[NDArray], dtype: int) -> list[bytes]:
     """The payload of weights, each given by its bits [values], in pieces; behind the last value, it is repeated to fill the lanes."""
     joined = np.concatenate(parts)
-    return min((_in_lanes(joined, dtype, lanes) for lanes in LANES), key=lambda pieces: sum(map(len, pieces)))
+    return min((_in_lanes(joined, dtype, lanes) for lanes in (MANY_LANES if len(joined) >= MANY_FROM else FEW_LANES)), key=lambda pieces: sum(map(len, pieces)))
 
 
 def _in_lanes(bits: NDArray, dtype: int, lanes: int) -> list[bytes]:

@@ -24,6 +24,7 @@ from .calibrate import Feed, masked
 from .model import Use, Weight
 from .rig import Rig
 from .shrinkage import cross_validated, shrunk
+from .sums import Half, Sums, Total
 from .vectors import vectors
 
 WATCHED = 32
@@ -35,11 +36,7 @@ MATRIX_BYTES = 192 << 20
 LEAST_VECTORS, VECTORS_PER_COLUMN = 16384, 8
 """Vectors that a matrix of k columns is made of, at most: max(16384, 8 k), spread evenly over batches and positions."""
 
-LEAST_VARIANCE = 0.01
-"""Of E[x^2]: a covariance has at least this much left on its diagonal."""
-
 Array = NDArray[np.generic]
-Sums = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,55 +55,6 @@ class Moments:
     shrinkage: float = 1.0
     apart: int = 1
     optimism: float = 1.0
-
-
-@dataclass(slots=True)
-class Half:
-    """Sums over `count` vectors of one half of the data: of x [m, k] and of x x^T [m, k, k]."""
-
-    first: Sums | float = 0.0
-    matrix: NDArray[np.float32] | None = None
-    count: int = 0
-
-    def add(self, found: NDArray[np.float32]) -> None:
-        """Adds vectors [m, n, k]."""
-        product = np.matmul(found.transpose(0, 2, 1), found)
-        self.matrix = product if self.matrix is None else np.add(self.matrix, product, out=self.matrix)
-        self.first = self.first + found.sum(axis=1, dtype=np.float64)
-        self.count += found.shape[1]
-
-    def plus(self, other: Half) -> Half:
-        """Over both."""
-        assert self.matrix is not None
-        assert other.matrix is not None
-        return Half(np.asarray(self.first) + other.first, self.matrix + other.matrix, self.count + other.count)
-
-    @property
-    def mean(self) -> Sums:
-        """E[x], [m, k]."""
-        return np.asarray(self.first) / self.count
-
-    def covariance(self) -> NDArray[np.float32]:
-        """E[x x^T] - E[x] E[x]^T, [m, k, k], with at least LEAST_VARIANCE of E[x^2] on the diagonal."""
-        assert self.matrix is not None
-        found, mean = self.matrix / np.float32(self.count), self.mean.astype(np.float32)
-        square = np.einsum("mkk->mk", found).copy()
-        for number, centre in enumerate(mean):
-            found[number] -= np.outer(centre, centre)
-        diagonal = np.einsum("mkk->mk", found)
-        np.maximum(diagonal, LEAST_VARIANCE * square, out=diagonal)
-        return found
-
-
-@dataclass(slots=True)
-class Total:
-    """Sums over `count` vectors so far, in `batches`: of x [m, k] and of x^2 [m, k]; of x x^T over the two halves of the data."""
-
-    first: Sums | float = 0.0
-    second: Sums | float = 0.0
-    count: int = 0
-    batches: int = 0
-    halves: tuple[Half, Half] = field(default_factory=lambda: (Half(), Half()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,7 +97,7 @@ def measure(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed], t
 
 def _runs(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed], inner: Sequence[str]) -> Iterator[tuple[Feed, Feed]]:
     """Each feed, and it again with the inner values; the session is gone before that of the next group is made: both hold all weights."""
-    rig = Rig(model, (weight.value for weight in weights if weight.is_float), inner) if inner else None
+    rig = Rig(model, (weight.value for weight in weights if weight.is_float), inner, whole=False) if inner else None
     for feed in feeds:
         yield feed, feed | rig.run(feed, inner) if rig else feed
 
@@ -174,7 +122,7 @@ def _groups(sought: Sequence[tuple[Weight, list[Tap]]], inputs: set[str], matric
 
 def _taps(model: ir.Model, weight: Weight) -> Iterator[Tap]:
     """Where the weight's multipliers can be seen; a constant operand (positions) is no less a multiplier, but is not data."""
-    found = [(use, _multiplier(use)) for use in weight.uses]
+    found = [(use, multiplier(use)) for use in weight.uses]
     visible = [(use, value) for use, value in found if value is not None and _is_visible(model, value)]
     multiplies = [(use, value) for use, value in visible if use.node.op_type != "Gather"]
     for use, value in multiplies or visible:
@@ -187,7 +135,7 @@ def _is_visible(model: ir.Model, value: ir.Value) -> bool:
     return (value.is_graph_input() and value in model.graph.inputs) or (node is not None and node.graph is model.graph)
 
 
-def _multiplier(use: Use) -> ir.Value | None:
+def multiplier(use: Use) -> ir.Value | None:
     """The value that a use multiplies its weight with, or looks it up by."""
     node, index = use.node, use.index
     if node.domain not in ("", "ai.onnx"):
@@ -206,10 +154,20 @@ def _multiplier(use: Use) -> ir.Value | None:
     return None
 
 
+def counted(use: Use, x: Array, mask: NDArray[np.bool_] | None) -> Array:
+    """What a mask leaves of the positions of x, where it speaks of them."""
+    speaks = mask is not None and x.shape[: mask.ndim] == mask.shape and (x.ndim > mask.ndim or use.node.op_type == "Gather")
+    return x[mask] if speaks else x
+
+
+def each(k: int, batches: int) -> int:
+    """Vectors of k values that one of so many batches adds, at most."""
+    return max(max(LEAST_VECTORS, VECTORS_PER_COLUMN * k) // max(batches, 1), 64)
+
+
 def _collect(tap: Tap, x: Array, mask: NDArray[np.bool_] | None, batches: int) -> None:
     """Adds one batch; `batches` is how many there are where matrices are wanted, 0 where not."""
-    if mask is not None and x.shape[: mask.ndim] == mask.shape and (x.ndim > mask.ndim or tap.use.node.op_type == "Gather"):
-        x = x[mask]
+    x = counted(tap.use, x, mask)
     if not x.size:
         return
     total, view = tap.total, tap.weight.view
@@ -218,9 +176,8 @@ def _collect(tap: Tap, x: Array, mask: NDArray[np.bool_] | None, batches: int) -
         total.second = total.second + np.bincount(np.where(rows < 0, rows + view.rows, rows), minlength=view.rows).astype(np.float64)
         total.count += x.size
         return
-    most = max(LEAST_VECTORS, VECTORS_PER_COLUMN * view.k)
     with np.errstate(over="ignore", invalid="ignore"):  # infinite activations: no moments
-        found = vectors(tap.use, view, x.astype(np.float32, copy=False), max(most // max(batches, 1), 64))
+        found = vectors(tap.use, view, x.astype(np.float32, copy=False), each(view.k, batches))
         if not found.shape[1]:
             return
         total.first = total.first + found.sum(axis=1, dtype=np.float64)
@@ -247,7 +204,7 @@ def _moments(weight: Weight, taps: Sequence[Tap]) -> Moments | None:
         return Moments(np.zeros((1, 1, 1), np.float32), asked.reshape(1, -1, 1).astype(np.float32), count)
     first = np.asarray(sum(total.first for total in seen)) / count
     repeats = weight.view.k // first.shape[1]  # the kernel positions of a ConvTranspose
-    mean, square = (_arranged(np.repeat(one, repeats, axis=1), weight) for one in (first, second))
+    mean, square = (arranged(np.repeat(one, repeats, axis=1), weight) for one in (first, second))
     if mean is None or square is None or not (np.isfinite(mean).all() and np.isfinite(square).all()):
         return None
     moments = Moments(mean.astype(np.float32), square.astype(np.float32), count, apart=repeats)
@@ -255,7 +212,7 @@ def _moments(weight: Weight, taps: Sequence[Tap]) -> Moments | None:
     return _with_covariance(moments, halves[0], halves[1], weight)
 
 
-def _arranged(values: Sums, weight: Weight) -> Sums | None:
+def arranged(values: Sums, weight: Weight) -> Sums | None:
     """[m, k] to what broadcasts against [batch, rows, k]; None where the rows are no multiple of m."""
     many, view = len(values), weight.view
     if many in (1, view.batch):
@@ -289,4 +246,3 @@ def _with_covariance(moments: Moments, one: Half | None, other: Half | None, wei
     if repeats > 1:  # each kernel position has the inputs for itself
         whole = np.kron(whole, np.eye(repeats, dtype=np.float32)[None])
     return replace(moments, covariance=whole, shrinkage=share, optimism=optimism)
-

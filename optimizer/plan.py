@@ -24,11 +24,20 @@ GATES = {"LSTM": 4, "GRU": 3}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Remade:
+    """What a weight becomes, once that is no longer asked of a technique, and its bias, where it has one to correct."""
+
+    form: Form
+    bias: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Layer:
     """A weight with all that is known about it: the bias that can take up its mean error, and the moments of its inputs.
 
-    `optimism` is how many times more an error costs on new inputs than on those that it was made and probed with. `work` is what one run does with it.
-    A weight of at most `pool_values` values shares a pool.
+    `optimism` is how many times more an error costs on new inputs than on those that it was made and probed with. `shrinkage` is that of the matrix
+    that errors are fed back by. `work` is what one run does with it. A weight of at most `pool_values` values shares a pool. Once it is `remade`,
+    techniques are not asked any more (`drift.py`).
     """
 
     weight: Weight
@@ -36,8 +45,10 @@ class Layer:
     bias: ir.Value | None = None
     moments: Moments | None = None
     optimism: float = 1.0
+    shrinkage: float = 1.0
     work: tuple[Work, ...] = ()
     pool_values: int = 0
+    remade: Remade | None = None
 
     @property
     def is_pooled(self) -> bool:
@@ -55,6 +66,8 @@ class Layer:
 
     def form(self, technique: Technique | None) -> Form | Refusal:
         """What the technique makes of the weight; integers stay as they are (no technique)."""
+        if self.remade is not None:
+            return self.remade.form
         if technique is None:
             return Symbols(self.weight.view.see(np.asarray(self.weight.array())).astype(np.int32))
         return technique.apply(self.weight.viewed(), self.context)
@@ -65,6 +78,8 @@ class Layer:
 
     def corrected_bias(self, made: Member) -> NDArray[np.float32] | None:
         """The bias, in its own dims, that takes up the mean of W - W'; None where there is none."""
+        if self.remade is not None:
+            return self.remade.bias
         if self.bias is None or self.moments is None or self.bias.const_value is None:
             return None
         old = self.bias.const_value.numpy()

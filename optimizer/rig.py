@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnx_ir.passes import common
 
 from .errors import CompressError
 
@@ -39,14 +40,17 @@ class RunError(CompressError):
 class Rig:
     """`Rig(model, fed, watched)`: `fed` are initializers that runs may replace, `watched` inner values that runs can ask for.
 
+    What is not `whole` computes nothing but the watched values, and has no other outputs.
+
     The model itself is left as it is. Raises CompressError where onnxruntime cannot load it.
     """
 
-    def __init__(self, model: ir.Model, fed: Iterable[ir.Value] = (), watched: Sequence[str] = ()) -> None:
+    def __init__(self, model: ir.Model, fed: Iterable[ir.Value] = (), watched: Sequence[str] = (), whole: bool = True) -> None:
         names = {value.name for value in fed} | {name for name, value in model.graph.initializers.items() if _is_large(value)}
         held = {name: model.graph.initializers[name] for name in names if name and _is_feedable(model.graph.initializers.get(name))}
         self._constants = {name: as_input(_tensor(value).numpy(), int(_tensor(value).dtype)) for name, value in held.items()}
-        self._session = _session(_bare(model, set(held), watched))
+        bare = _bare(model, set(held), watched)
+        self._session = _session(bare if whole else _cut(bare, watched))
         self._inputs = {one.name for one in self._session.get_inputs()}
         self.outputs = tuple(one.name for one in self._session.get_outputs()[: len(model.graph.outputs)] if one.type.startswith("tensor("))
 
@@ -122,6 +126,13 @@ def _bare(model: ir.Model, held: set[str], watched: Sequence[str]) -> ir.Model:
     values = {value.name: value for value in (*bare.graph.inputs, *(v for node in bare.graph for v in node.outputs))}
     bare.graph.outputs.extend(values[name] for name in watched if name not in present)
     return bare
+
+
+def _cut(model: ir.Model, watched: Sequence[str]) -> ir.Model:
+    """The same with the watched values as its only outputs."""
+    model.graph.outputs[:] = [value for value in model.graph.outputs if value.name in watched]
+    common.RemoveUnusedNodesPass()(model)
+    return model
 
 
 def _load_external(model: ir.Model) -> None:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from ..passes.byte_floats import eligible, rounded
 from ..passes.quantize import Quantize
+from . import drift
 from .candidates import CALIBRATED_ONLY, TECHNIQUES, Wanted, offers, refined
 from .coding import Coder, decoded
 from .cost import times
@@ -30,6 +31,12 @@ from .trial import Candidate
 
 LEAST_BITS = 0.05
 """Candidates are made around this rate where the target leaves less."""
+
+FOLLOWINGS = 3
+"""Rounds of following the drift; all but the first are rare, where the file came out too large."""
+
+SPARED = 0.0005
+"""Of the bits: what a file that follows may come out larger than it was meant to."""
 
 PRICED_SHARE = 0.05
 """The price of a byte is that of a budget this share smaller and larger."""
@@ -56,6 +63,7 @@ class Study:
 
     def __init__(self, task: Task, evidence: Evidence, request: Request, start: Start) -> None:
         self._task, self._start, self._effort = task, start, request.level
+        self._calibration = evidence.calibration
         self._families = [name for name in TECHNIQUES[request.technique] if request.calibration or name not in CALIBRATED_ONLY]
         self.sizer = Sizer(task.model, task.untouchable, request.external_data, Coder(task.threads), task.bytes_before, task.data_name)
         self.skeleton_bytes = self.sizer.skeleton_bytes(evidence.layers, task.fixed)
@@ -146,6 +154,21 @@ class Study:
         weights = {name: array for arrays in self._decoded(emitted) for name, array in arrays.items()}
         small = {name: weights.get(name, array) for name, array in self._small.arrays(emitted.in_bytes).items()}
         return self._prober.divergence(weights | {name: rounded(array) for name, array in small.items()})
+
+    def followed(self, emitted: Emitted) -> Emitted:
+        """A file of the target's size whose weights make up for what those before them do (drift.py), where the effort asks for it and the outputs move less."""
+        if not self._effort.follows or len(self._calibration) < 2:
+            return emitted
+        choices, share = [choice for payload in emitted.payloads for choice in payload.choices], 1 - SPARED
+        road = drift.Road(self._task.model, self._calibration, self._task.untouchable, self._task.threads)
+        arrays = {name: array for one in self._decoded(emitted) for name, array in one.items()}
+        for _ in range(FOLLOWINGS):
+            found = drift.followed(choices, arrays, road, share, self._start("following the drift"))
+            anew, size = replace(self.sizer, coder=Coder(self._task.threads)).emit(found)
+            if size <= self._task.target_bytes:
+                return anew if self.divergence(anew) < self.divergence(emitted) else emitted
+            share *= 1 - 1.1 * (size - self._task.target_bytes) / sum(payload.bytes for payload in anew.payloads)
+        return emitted
 
     def divergences_alone(self, emitted: Emitted) -> dict[str, float]:
         """The same for each weight alone, by name: the others are the original's."""

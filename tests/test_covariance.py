@@ -222,7 +222,7 @@ def test_memory_does_not_grow_with_the_number_of_matrices(tmp_path: Path, monkey
     known, kept = {weight.name: Layer(weight, Context()) for weight in weights}, Factors(tmp_path / "scratch")
 
     def take(weight: Weight, found: Moments) -> None:
-        known[weight.name] = informed(known[weight.name], found, frozenset(), kept)
+        known[weight.name] = informed(known[weight.name], found, frozenset(), kept.hold)
 
     tracemalloc.start()
     moments.measure(model, weights, cut(normal(60, k)), take, matrices=True)
@@ -243,7 +243,7 @@ def test_the_factor_is_of_the_covariance_where_a_bias_takes_up_the_mean_else_of_
     model, weights = loaded(finished(net, net.add("Gemm", inputs), [tensor("x", ["n", 16])], 2), tmp_path)
     x = correlated(600, 16)
     found = collected(model, weights, cut(x), matrices=True)["w"]
-    layer = informed(Layer(weights[0], Context()), found, frozenset(), Factors(tmp_path))
+    layer = informed(Layer(weights[0], Context()), found, frozenset(), Factors(tmp_path).hold)
     assert (layer.bias is not None) == biased
     assert found.covariance is not None
     assert layer.context.factor is not None
@@ -256,7 +256,7 @@ def test_means_at_different_positions_of_a_transposed_convolution_do_not_meet(tm
     model, weights = loaded(transposed_convolution(), tmp_path)
     layer = Layer(weights[0], Context())
     found = collected(model, weights, cut(correlated(40, 12, 5, 6)), matrices=True)["w"]
-    factor = informed(layer, found, frozenset(), Factors(tmp_path)).context.factor
+    factor = informed(layer, found, frozenset(), Factors(tmp_path).hold).context.factor
     assert factor is not None
     matrix = whole(factor())[0].reshape(12, 4, 12, 4)
     assert np.abs(matrix[:, 0, :, 1]).max() < 1e-5

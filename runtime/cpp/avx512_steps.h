@@ -41,21 +41,6 @@ ONNX_COMPRESS_INLINE __m512i step_states(States& states, const Table& table, uin
   return place;
 }
 
-// The bit planes of a step of a panel, least significant first.
-struct Planes {
-  uint64_t bits[8];
-  int count;
-};
-
-// "The raw section has, for each step and each panel of the group, r bit planes, least significant bit first, of ceil(lanes / 8) bytes
-// each ... Unused bits are 0."
-ONNX_COMPRESS_INLINE int take_planes(Stream& stream, uint64_t active, Planes& planes) {
-  const size_t bytes = static_cast<size_t>(64 - __builtin_clzll(active) + 7) / 8;
-  uint64_t all = 0;
-  for (int bit = 0; bit < planes.count; ++bit, stream.raw += bytes) all |= planes.bits[bit] = load_plane(stream.raw, bytes);
-  return all & ~active ? STREAM_UNUSED_BIT : STREAM_OK;
-}
-
 ONNX_COMPRESS_INLINE __m512 with_raw(__m512 value, const Planes& planes, int quarter) {
   for (int bit = 0; bit < planes.count; ++bit) {
     const __mmask16 set = static_cast<__mmask16>(planes.bits[bit] >> (16 * quarter));

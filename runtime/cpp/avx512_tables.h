@@ -3,10 +3,7 @@
 // Included by fast_avx512.h only.
 #pragma once
 
-#include "rans.h"
-#include "trellis.h"
-
-#define ONNX_COMPRESS_INLINE inline __attribute__((always_inline))
+#include "direct.h"
 
 namespace onnx_compress {
 namespace {
@@ -69,15 +66,6 @@ struct PlainTable {
   ONNX_COMPRESS_INLINE __m512 values(__m512i place) const { return _mm512_permutexvar_ps(place, value); }
   ONNX_COMPRESS_INLINE __mmask64 escaping(__m512i place) const { return _mm512_cmpeq_epi8_mask(place, escape); }
 };
-
-// "s = NEXT[s][level & 1]": by s + 8 * parity.
-struct NextStates {
-  alignas(16) uint8_t by_parity[16];
-  constexpr NextStates() : by_parity() {
-    for (int i = 0; i < 16; ++i) by_parity[i] = NEXT[i & 7][i >> 3];
-  }
-};
-constexpr NextStates NEXT_STATES;
 
 struct PairTable {
   Slots even, odd;

@@ -5,6 +5,8 @@
 
 #include <cstring>
 
+#include "controls.h"
+
 #if defined(__AVX512VBMI2__) && defined(__AVX512VL__)
 #include <immintrin.h>
 #define ONNX_COMPRESS_EXPAND 1
@@ -14,6 +16,11 @@
 #elif defined(__SSE4_1__) || defined(ONNX_COMPRESS_NEON)
 #include "vector128.h"
 #define ONNX_COMPRESS_VECTOR128 1
+#endif
+
+// Whether weights of `Group::direct` have a decoder of their own.
+#if defined(ONNX_COMPRESS_EXPAND) || defined(ONNX_COMPRESS_SHUFFLE) || defined(ONNX_COMPRESS_VECTOR128)
+#define ONNX_COMPRESS_DIRECT 1
 #endif
 
 #if defined(__AVX512BW__)

@@ -86,7 +86,8 @@ void TileSource::open_group() {
 void TileSource::load_tables() {
   const Symbols& symbols = member_.symbols;
   plan_.quantizers = symbols.quantizers;
-  plan_.direct = weight_.direct_, plan_.sharing = symbols.column_classes == 1 ? SHARED_BY_ALL : SHARED_IN_STEP;
+  plan_.direct = weight_.direct_, plan_.narrow = weight_.narrow_, plan_.half_values = weight_.half_values_;
+  plan_.small_levels = weight_.small_levels_, plan_.sharing = symbols.column_classes == 1 ? SHARED_BY_ALL : SHARED_IN_STEP;
   plan_.column_class = symbols.column_class.empty() ? nullptr : symbols.column_class.data();
   // "each row has a state s in 0..7, which is 0 before the row's first symbol"
   std::fill(stream_.trellis, stream_.trellis + LANES_MAX, uint8_t{0});

@@ -69,7 +69,8 @@ class Weight {
   int round_then_;
   std::vector<int16_t> pooled_;    // [panel][k][lanes of the panel]: levels, or multiples where they are trellis-coded
   std::vector<LookupPair> pairs_;  // [row class, column class] of trellis-coded levels
-  bool direct_ = false;            // Group::direct
+  // As in Group.
+  bool direct_ = false, narrow_ = true, half_values_ = true, small_levels_ = true;
   Buffer dense_;                   // the tiles of all steps
   const float* values_ = nullptr;  // of dense_, once they are all there
 };

@@ -4,24 +4,24 @@
 
 namespace onnx_compress {
 
-#define ONNX_COMPRESS_SET(isa, bytes)                                                                                          \
-  namespace isa {                                                                                                              \
-  ONNX_COMPRESS_DECLARE_KERNELS                                                                                                \
-  }                                                                                                                            \
-  namespace {                                                                                                                  \
-  constexpr Kernels isa##_set = {#isa,          bytes / 4,        bytes == 64,          isa::decode,     isa::decode_together, \
-                                 isa::multiply, isa::transpose,   isa::correlate,       isa::copy_spans, isa::spread,          \
-                                 isa::end_rows, isa::pack_levels, isa::multiply_levels, isa::lstm_cell,  isa::gru_gates,       \
-                                 isa::gru_cell, isa::planes,      isa::turn_words};                                            \
+#define ONNX_COMPRESS_SET(isa, bytes, direct)                                                                                   \
+  namespace isa {                                                                                                               \
+  ONNX_COMPRESS_DECLARE_KERNELS                                                                                                 \
+  }                                                                                                                             \
+  namespace {                                                                                                                   \
+  constexpr Kernels isa##_set = {                                                                                               \
+      #isa,           bytes / 4,       direct,      isa::decode,    isa::decode_together, isa::multiply,        isa::transpose, \
+      isa::correlate, isa::copy_spans, isa::spread, isa::end_rows,  isa::pack_levels,     isa::multiply_levels, isa::lstm_cell, \
+      isa::gru_gates, isa::gru_cell,   isa::planes, isa::turn_words};                                                           \
   }
 
-ONNX_COMPRESS_SET(baseline, 16)
+ONNX_COMPRESS_SET(baseline, 16, false)
 #if defined(ONNX_COMPRESS_X86)
-ONNX_COMPRESS_SET(sse4, 16)
-ONNX_COMPRESS_SET(avx2, 32)
-ONNX_COMPRESS_SET(avx512, 64)
+ONNX_COMPRESS_SET(sse4, 16, true)
+ONNX_COMPRESS_SET(avx2, 32, true)
+ONNX_COMPRESS_SET(avx512, 64, true)
 #elif defined(ONNX_COMPRESS_ARM)
-ONNX_COMPRESS_SET(neon, 16)
+ONNX_COMPRESS_SET(neon, 16, true)
 #endif
 
 const std::vector<const Kernels*>& machine_kernels() {

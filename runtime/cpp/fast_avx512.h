@@ -26,54 +26,6 @@ inline PlainTable<LESS> table_at(const Group& group, int panel, int column, cons
 
 inline PairTable table_at(const Group& group, int panel, int column, const PairTable*) { return PairTable(*group.pairs[panel][column]); }
 
-// Steps whose escapes are seen to at once.
-constexpr int64_t STRIDE = 64;
-
-// Escapes of plain levels, found in up to STRIDE steps: `steps` has a bit for each step that has any, `lanes` [steps, panels] are in the
-// order of bytes.
-template <int PANELS>
-struct Escapes {
-  uint64_t steps = 0, lanes[STRIDE * PANELS];
-};
-
-// Puts escaped values in the place of what was stored for them, after their steps; `raw` is where the raw part of the first step begins.
-template <int PANELS>
-__attribute__((noinline)) int patch_escapes(Stream& stream, const Group& group, const Evaluation& form, const Range& done,
-                                            Escapes<PANELS>& escapes, const uint8_t* raw) {
-  const int last_lanes = group.lanes - (PANELS - 1) * PANEL;
-  const int64_t last_bytes = (last_lanes + 7) / 8, step_bytes = group.raw_bits * ((PANELS - 1) * 8 + last_bytes);
-  for (; escapes.steps; escapes.steps &= escapes.steps - 1) {
-    const int64_t step = __builtin_ctzll(escapes.steps);
-    for (int p = 0; p < PANELS; ++p) {
-      uint64_t lanes = lanes_in_order(escapes.lanes[step * PANELS + p]);
-      if (p == PANELS - 1 && last_lanes < PANEL) lanes &= (uint64_t{1} << last_lanes) - 1;
-      const int64_t plane_bytes = p < PANELS - 1 ? 8 : last_bytes;
-      const uint8_t* planes = raw + step * step_bytes + p * 8 * group.raw_bits;
-      for (; lanes; lanes &= lanes - 1) {
-        if (stream.escapes_left == 0) return STREAM_ESCAPES;
-        --stream.escapes_left;
-        const int lane = __builtin_ctzll(lanes);
-        int32_t level = escaped_level(group, *stream.escapes++);
-        float* to = done.tile + p * done.panel_stride + lane;
-        if (done.x) {  // the raw part is in the sum already
-          *to += done.x[step] * static_cast<float>(level);
-          continue;
-        }
-        for (int bit = 0; bit < group.raw_bits; ++bit) level += (planes[bit * plane_bytes + lane / 8] >> (lane % 8) & 1) << bit;
-        to[step * PANEL] = form.scale[p * PANEL + lane] * static_cast<float>(level);
-      }
-    }
-  }
-  return STREAM_OK;
-}
-
-// The last place in the rans section where a step of so many lanes may begin, which may lie before the section: then none may. A step takes
-// at most a byte a lane, and its last load is of 32 bytes behind those of the 32 lanes before.
-inline const uint8_t* last_start(const Stream& stream, int64_t lanes) {
-  const int64_t room = static_cast<int64_t>(stream.readable) - lanes, end = static_cast<int64_t>(stream.rans_bytes);
-  return stream.bytes + (room < end ? room : end);
-}
-
 // Steps from `first` on, as many as cannot read beyond the payload; gives the step that comes next.
 template <class Table, int PANELS, Sharing SHARED, bool RAW>
 int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, Range range, int& result) {
@@ -119,7 +71,7 @@ int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, R
     }
     if (range.x) range.x += step - range.first;
     done.last = step, range.first = step, range.tile = out;
-    if (escapes.steps && fault == STREAM_OK) fault = patch_escapes(stream, group, form, done, escapes, raw);
+    if (escapes.steps && fault == STREAM_OK) fault = patch_escapes<PANELS, lanes_in_order>(stream, group, form, done, escapes, raw);
   }
   stream.position = static_cast<uint64_t>(bytes - stream.bytes);
   if (bytes > end) fault = STREAM_OVERRUN;
@@ -172,7 +124,7 @@ void fast_streams(Stream* const* streams, const Group* const* groups, const Eval
       Range done = ranges[i];
       done.last = done.first + step;
       if (escapes[i].steps && faults[i] == STREAM_OK)
-        faults[i] = patch_escapes(*streams[i], *groups[i], *forms[i], done, escapes[i], raw[i]);
+        faults[i] = patch_escapes<1, lanes_in_order>(*streams[i], *groups[i], *forms[i], done, escapes[i], raw[i]);
       ranges[i].first += step, ranges[i].tile += step * PANEL;
     }
   }

@@ -41,6 +41,8 @@ Lookup read_table(Cursor& cursor) {
     table.bytes.biased[table.count] = static_cast<uint8_t>(start ^ 128);
     table.bytes.start[table.count] = static_cast<uint8_t>(start);
     table.bytes.index[table.count] = static_cast<uint8_t>(index);
+    table.bytes.turned[table.count] = static_cast<uint8_t>(127 - start);
+    table.bytes.frequency[table.count] = static_cast<uint8_t>(frequency);
     std::fill_n(table.bytes.place + start, frequency, static_cast<uint8_t>(table.count++));
     start += frequency;
   }

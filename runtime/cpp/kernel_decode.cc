@@ -6,6 +6,8 @@
 #include "trellis.h"
 #if defined(ONNX_COMPRESS_EXPAND)
 #include "fast_avx512.h"
+#elif defined(ONNX_COMPRESS_SHUFFLE) || defined(ONNX_COMPRESS_VECTOR128)
+#include "fast_vector.h"
 #endif
 
 namespace onnx_compress {
@@ -218,7 +220,7 @@ int any_panel_step(Stream& stream, const Group& group, const Evaluation& form, i
   return panel_step(stream, group, form, *group.tables[panel][column], panel, step, first, out);
 }
 
-#if defined(ONNX_COMPRESS_EXPAND)
+#if defined(ONNX_COMPRESS_DIRECT)
 // Rounds what was decoded directly, steps range.first to `last`.
 void round_all(const Evaluation& form, const Range& range, int64_t last, int panels) {
   for (int panel = 0; panel < panels; ++panel)
@@ -241,6 +243,8 @@ void decode_together(Stream* const* streams, const Group* const* groups, const E
   else
     first.raw_bits ? fast_streams<PlainTable<true>, true>(streams, groups, forms, ranges, faults)
                    : fast_streams<PlainTable<true>, false>(streams, groups, forms, ranges, faults);
+#elif defined(ONNX_COMPRESS_DIRECT)
+  fast_streams(streams, groups, forms, ranges, faults);
 #else
   static_cast<void>(streams), static_cast<void>(groups), static_cast<void>(forms), static_cast<void>(ranges), static_cast<void>(faults);
 #endif
@@ -248,7 +252,7 @@ void decode_together(Stream* const* streams, const Group* const* groups, const E
 
 int decode(Stream* stream, const Group* group, const Evaluation* form, const Range* range) {
   int64_t step = range->first;
-#if defined(ONNX_COMPRESS_EXPAND)
+#if defined(ONNX_COMPRESS_DIRECT)
   if (group->direct) {
     int fault = STREAM_OK;
     step = fast(*stream, *group, *form, *range, fault);

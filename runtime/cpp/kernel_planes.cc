@@ -200,8 +200,8 @@ int steps(Stream& stream, const Group& group, const PlanesPlan& split, const Pla
       step_classes(stream.states + panel * PANEL, *group.tables[panel][column], stream.trellis + panel * PANEL, index[panel]);
       feed(stream, stream.states + panel * PANEL, active_lanes(lanes_in(group, panel)));
     }
-    // "In a Planes member with cuts, all lanes then take the top bit t of their raw parts by the cut of the class index that they found, and
-    // lanes that need a byte take it"
+    // "In a Planes member with cuts, all lanes then take the top bit t of their raw parts by the cut of the class index that they found,
+    // and lanes that need a byte take it"
     for (int panel = 0; panel < group.panels && split.cut; ++panel) {
       step_cuts(stream.states + panel * PANEL, split.cuts[panel][column], index[panel], group.raw_bits - 1, parts[panel].raw);
       feed(stream, stream.states + panel * PANEL, active_lanes(lanes_in(group, panel)));

@@ -154,7 +154,7 @@ struct GruCell {
 struct Kernels {
   const char* name;
   int vector;   // floats
-  bool direct;  // decodes weights of Group::direct in registers, and so may multiply as it decodes
+  bool direct;  // has a decoder for weights of Group::direct, which may multiply as it decodes
   int (*decode)(Stream*, const Group*, const Evaluation*, const Range*);
   void (*decode_together)(Stream* const*, const Group* const*, const Evaluation* const*, Range*, int*);
   void (*multiply)(const Product*);

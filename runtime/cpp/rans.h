@@ -25,16 +25,6 @@ inline int renormalize(uint16_t* states, uint64_t active, const uint8_t* bytes) 
 
 #elif defined(ONNX_COMPRESS_SHUFFLE) || defined(ONNX_COMPRESS_VECTOR128)
 
-// controls[mask]: for each of eight lanes the number of its byte among those that the mask's lanes take, or 128 (pshufb gives 0).
-struct Controls {
-  uint8_t bytes[256][8];
-  constexpr Controls() : bytes() {
-    for (int mask = 0; mask < 256; ++mask)
-      for (int lane = 0, taken = 0; lane < 8; ++lane) bytes[mask][lane] = static_cast<uint8_t>(mask >> lane & 1 ? taken++ : 128);
-  }
-};
-alignas(64) constexpr Controls CONTROLS;
-
 #if defined(ONNX_COMPRESS_SHUFFLE)
 
 inline int renormalize(uint16_t* states, uint64_t active, const uint8_t* bytes) {
@@ -43,7 +33,7 @@ inline int renormalize(uint16_t* states, uint64_t active, const uint8_t* bytes) 
     const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(states + at));
     const __m128i low = _mm_cmpeq_epi16(_mm_srli_epi16(x, 8), _mm_setzero_si128());
     const int hungry = _mm_movemask_epi8(_mm_packs_epi16(low, _mm_setzero_si128())) & static_cast<int>(active >> at & 255);
-    const __m128i control = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(CONTROLS.bytes[hungry]));
+    const __m128i control = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(CONTROLS.low[hungry]));
     const __m128i source = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes + taken));
     const __m128i fed = _mm_cvtepu8_epi16(_mm_shuffle_epi8(source, control));
     // A lane whose control byte is not 128 takes: its state moves up by a byte. 128 sign-extends to a negative word.
@@ -62,7 +52,7 @@ inline int renormalize(uint16_t* states, uint64_t active, const uint8_t* bytes) 
   for (int at = 0; at < PANEL; at += 8) {
     const Vector x = load_vector(states + at);
     const uint32_t hungry = below_256(x) & static_cast<uint32_t>(active >> at & 255);
-    const uint8_t* control = CONTROLS.bytes[hungry];
+    const uint8_t* control = CONTROLS.low[hungry];
     store_vector(states + at, either(choose(taken(control), byte_up(x), x), take_bytes(bytes + taken_bytes, control)));
     taken_bytes += __builtin_popcount(hungry);
   }

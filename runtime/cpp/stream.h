@@ -19,6 +19,11 @@ struct ByteLookup {
   uint8_t biased[N] = {};                  // start ^ 128, for signed comparisons
   uint8_t start[N] = {};
   uint8_t index[N] = {};
+  uint8_t frequency[N] = {};  // 0: 256
+  uint8_t level[N] =
+      {};  // with `small_levels`: of a raw part of 0, ^ 128; of pairs the multiple ^ 128 without raw bits, else the level, or NO_LEVEL
+  uint8_t turned[N] = {};  // 127 - start
+  uint8_t node[N] = {};    // a tree of comparisons, see `search_tree`
 };
 
 // A table without its classes of frequency zero, which no slot can find.
@@ -32,6 +37,7 @@ struct Lookup {
   ByteLookup<16> bytes;
   // By place, for weights that are decoded directly (`Group::direct`).
   alignas(64) float value[16] = {};  // what is multiplied with the scale, without raw bits
+  uint8_t value_bytes[4][16] = {};   // its bytes, the lowest first
   uint8_t escape_place = 255;        // 255: none
 };
 
@@ -39,7 +45,7 @@ struct Lookup {
 // one's.
 struct LookupPair {
   static constexpr int ODD_SLOTS = 256, ODD_IDS = 16;
-  static constexpr uint8_t NO_ID = 255;
+  static constexpr uint8_t NO_ID = 255, NO_LEVEL = 127;
   int count = 0;                       // classes of both
   int counts[2] = {};                  // of each
   int first[2] = {};                   // class values of class index 0
@@ -51,12 +57,17 @@ struct LookupPair {
   // By id, where there are no raw bits: the multiple and the parity of its level.
   int8_t multiple[32] = {};
   uint8_t parity[32] = {};
-  bool small = true;  // every multiple has eight bits
+  bool small = true;         // every multiple has eight bits
+  bool small_levels = true;  // as in Group
   // By place, as in Lookup.
   alignas(64) float value[32] = {};  // the multiple, of a raw part of 0
   uint8_t place_parity[32] = {};     // 8 where the level is odd, 128 where it is an escape
 };
 
+// The tree of comparisons that finds a slot's class in four steps: `id = 2 * id + (slot >= node[id])`, from id 1; leaf 16 + place then is
+// reached, whatever the number of classes. A pair has one tree, from id 2 in the even quantizer and 3 in the odd one, and ends at leaf
+// 32 + place. Nodes are what a slot ^ 127, whose order is the other way round, must be below, as signed bytes.
+//
 // The sections of a chunk while it is being decoded. Why no byte outside the payload is read and none outside the tile written, whatever
 // the bytes are; nothing of this depends on a checksum:
 // * rans: what a stream consumes depends on its bytes, so nothing that the header says bounds it. "A step so consumes at most L rans bytes,
@@ -96,6 +107,9 @@ struct Group {
   const LookupPair* pairs[4][16];  // in their place
   const uint8_t* column_class;     // a step, or null
   bool direct;                     // value = scale * (the value of the class + the raw part), whatever the form
+  bool narrow;                     // no frequency is above 127
+  bool half_values;                // `value` needs the upper half of its bits only
+  bool small_levels;               // levels, and multiples, have eight bits whatever their raw parts are
   Sharing sharing;
 };
 

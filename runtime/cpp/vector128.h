@@ -5,18 +5,21 @@
 
 #include <cstdint>
 
-#if defined(__SSE4_1__)
-#include <immintrin.h>
-#else
+#include "controls.h"
+
+#if !defined(__SSE4_1__)
 #include <arm_neon.h>
 #endif
 
 namespace onnx_compress {
 namespace {
 
+constexpr int BLOCKS = 1;  // of sixteen bytes in a vector
+
 #if defined(__SSE4_1__)
 
 typedef __m128i Vector;
+typedef __m128 Floats;
 
 inline Vector load_vector(const void* from) { return _mm_loadu_si128(static_cast<const __m128i*>(from)); }
 inline void store_vector(void* to, Vector v) { _mm_storeu_si128(static_cast<__m128i*>(to), v); }
@@ -66,6 +69,70 @@ inline Vector bits_as_bytes(uint32_t bits) {
   const Vector spread = _mm_shuffle_epi8(_mm_cvtsi32_si128(static_cast<int>(bits)), _mm_set_epi64x(0x0101010101010101, 0));
   return _mm_cmpeq_epi8(_mm_and_si128(spread, own), own);
 }
+inline Vector load_aligned(const void* from) { return _mm_load_si128(static_cast<const __m128i*>(from)); }
+inline void store_aligned(void* to, Vector v) { _mm_store_si128(static_cast<__m128i*>(to), v); }
+inline Vector no_bytes() { return _mm_setzero_si128(); }
+inline Vector without(Vector a, Vector b) { return _mm_andnot_si128(b, a); }
+inline Vector with_sign(Vector a, Vector b) { return _mm_sign_epi8(a, b); }
+inline Vector interleave_low(Vector a, Vector b) { return _mm_unpacklo_epi8(a, b); }
+inline Vector interleave_high(Vector a, Vector b) { return _mm_unpackhi_epi8(a, b); }
+inline Vector interleave_words_low(Vector a, Vector b) { return _mm_unpacklo_epi16(a, b); }
+inline Vector interleave_words_high(Vector a, Vector b) { return _mm_unpackhi_epi16(a, b); }
+
+struct Two {
+  Vector first, second;
+};
+
+inline Two bytes_of_words(Vector a, Vector b) {
+  const Vector order = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+  const Vector x = _mm_shuffle_epi8(a, order), y = _mm_shuffle_epi8(b, order);
+  return {_mm_unpacklo_epi64(x, y), _mm_unpackhi_epi64(x, y)};
+}
+
+template <bool NARROW>
+inline Two multiplied(Vector frequency, Vector high, Vector above) {
+  if constexpr (NARROW) {
+    const Vector one = _mm_set1_epi8(1);
+    return {_mm_maddubs_epi16(interleave_low(high, above), interleave_low(frequency, one)),
+            _mm_maddubs_epi16(interleave_high(high, above), interleave_high(frequency, one))};
+  } else {
+    const Vector zero = no_bytes(), low = interleave_low(high, zero), upper = interleave_high(high, zero);
+    const Vector a = _mm_mullo_epi16(interleave_low(frequency, zero), low), b = _mm_mullo_epi16(interleave_high(frequency, zero), upper);
+    return {_mm_add_epi16(a, _mm_add_epi16(low, interleave_low(above, zero))),
+            _mm_add_epi16(b, _mm_add_epi16(upper, interleave_high(above, zero)))};
+  }
+}
+
+inline Vector expanded(const uint8_t*& bytes, const uint8_t* masks) {
+  const uint8_t *first = bytes, *second = first + __builtin_popcount(masks[0]);
+  bytes = second + __builtin_popcount(masks[1]);
+  return _mm_shuffle_epi8(two_octets(first, second), two_octets(low_control(masks[0]), high_control(masks[1])));
+}
+
+// Leaves of trees of 32: ids from 32 on.
+struct Leaves {
+  Vector even, odd;  // an index whose highest bit is set finds zero
+};
+
+// Leaves are kept with their highest bit set where they are odd.
+inline Vector kept_leaf(Vector id) { return _mm_add_epi8(id, all_bytes(128 - 48)); }
+inline Leaves leaves_of(Vector kept) { return {kept, flip(kept, all_bytes(128))}; }
+
+inline Vector at_leaves(const uint8_t* table, Leaves leaves) {
+  return either(shuffle(load_vector(table), leaves.even), shuffle(load_vector(table + 16), leaves.odd));
+}
+
+// The leaf of a tree of 16: only the low four bits of a shuffle's index count.
+inline Vector leaf_of(Vector id) { return id; }
+
+inline Floats all_floats(float value) { return _mm_set1_ps(value); }
+inline Floats as_floats(Vector v) { return _mm_castsi128_ps(v); }
+inline Floats load_floats(const float* from) { return _mm_load_ps(from); }
+inline void store_floats(float* to, Floats v) { _mm_store_ps(to, v); }
+inline Floats subtract_floats(Floats a, Floats b) { return _mm_sub_ps(a, b); }
+inline Floats multiply_floats(Floats a, Floats b) { return _mm_mul_ps(a, b); }
+inline Floats multiply_add(Floats a, Floats b, Floats c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
+inline void store_blocks(float* to, Floats v) { _mm_storeu_ps(to, v); }
 
 #else
 
@@ -119,8 +186,65 @@ inline Vector bits_as_bytes(uint32_t bits) {
   const uint8x16_t spread = vcombine_u8(vdup_n_u8(static_cast<uint8_t>(bits)), vdup_n_u8(static_cast<uint8_t>(bits >> 8)));
   return vtstq_u8(spread, own);
 }
+inline Vector load_aligned(const void* from) { return load_vector(from); }
+inline void store_aligned(void* to, Vector v) { store_vector(to, v); }
+inline Vector no_bytes() { return vdupq_n_u8(0); }
+inline Vector without(Vector a, Vector b) { return vbicq_u8(a, b); }
+// a where b is positive, -a where it is negative, else 0.
+inline Vector with_sign(Vector a, Vector b) {
+  const int8x16_t sign = vreinterpretq_s8_u8(b);
+  return vsubq_u8(vandq_u8(a, vcgtzq_s8(sign)), vandq_u8(a, vcltzq_s8(sign)));
+}
+inline Vector interleave_low(Vector a, Vector b) { return vzip1q_u8(a, b); }
+inline Vector interleave_high(Vector a, Vector b) { return vzip2q_u8(a, b); }
+inline Vector interleave_words_low(Vector a, Vector b) { return bytes_of(vzip1q_u16(words_of(a), words_of(b))); }
+inline Vector interleave_words_high(Vector a, Vector b) { return bytes_of(vzip2q_u16(words_of(a), words_of(b))); }
+
+struct Two {
+  Vector first, second;
+};
+
+inline Two bytes_of_words(Vector a, Vector b) { return {vuzp1q_u8(a, b), vuzp2q_u8(a, b)}; }
+
+template <bool NARROW>
+inline Two multiplied(Vector frequency, Vector high, Vector above) {
+  uint16x8_t low = vmull_u8(vget_low_u8(frequency), vget_low_u8(high)), upper = vmull_high_u8(frequency, high);
+  if constexpr (!NARROW) low = vaddw_u8(low, vget_low_u8(high)), upper = vaddw_high_u8(upper, high);
+  return {bytes_of(vaddw_u8(low, vget_low_u8(above))), bytes_of(vaddw_high_u8(upper, above))};
+}
+
+inline Vector expanded(const uint8_t*& bytes, const uint8_t* masks) {
+  const uint8_t *first = bytes, *second = first + __builtin_popcount(masks[0]);
+  bytes = second + __builtin_popcount(masks[1]);
+  const Vector controls = vcombine_u8(vld1_u8(low_control(masks[0])), vld1_u8(high_control(masks[1])));
+  return vqtbl1q_u8(vcombine_u8(vld1_u8(first), vld1_u8(second)), controls);
+}
+
+struct Leaves {
+  Vector place;
+};
+
+inline Vector kept_leaf(Vector id) { return vandq_u8(id, vdupq_n_u8(31)); }
+inline Leaves leaves_of(Vector kept) { return {kept}; }
+inline Vector at_leaves(const uint8_t* table, Leaves leaves) {
+  return vqtbl2q_u8(uint8x16x2_t{{vld1q_u8(table), vld1q_u8(table + 16)}}, leaves.place);
+}
+inline Vector leaf_of(Vector id) { return vandq_u8(id, vdupq_n_u8(15)); }
+
+typedef float32x4_t Floats;
+
+inline Floats all_floats(float value) { return vdupq_n_f32(value); }
+inline Floats as_floats(Vector v) { return vreinterpretq_f32_u8(v); }
+inline Floats load_floats(const float* from) { return vld1q_f32(from); }
+inline void store_floats(float* to, Floats v) { vst1q_f32(to, v); }
+inline Floats subtract_floats(Floats a, Floats b) { return vsubq_f32(a, b); }
+inline Floats multiply_floats(Floats a, Floats b) { return vmulq_f32(a, b); }
+inline Floats multiply_add(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
+inline void store_blocks(float* to, Floats v) { vst1q_f32(to, v); }
 
 #endif
+
+inline Vector load_block(const void* from) { return load_vector(from); }
 
 }  // namespace
 }  // namespace onnx_compress

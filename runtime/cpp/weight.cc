@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "decode.h"
-#include "trellis.h"
+#include "lookup.h"
 
 namespace onnx_compress {
 
@@ -12,42 +12,6 @@ const Lookup& table_of(const Payload& payload, const Symbols& symbols, int row_c
 }
 
 namespace {
-
-// "level = (c << r) - ((1 << r) >> 1) + b", of a raw part b of 0.
-int level_of(int class_value, int raw_bits) { return class_value * (1 << raw_bits) - ((1 << raw_bits) >> 1); }
-
-LookupPair paired(const Lookup& even, const Lookup& odd, int raw_bits) {
-  LookupPair pair;
-  for (const int q : {0, 1}) {
-    const Lookup& table = q ? odd : even;
-    pair.first[q] = table.first;
-    for (int i = 0; i < table.count; ++i, ++pair.count) {
-      pair.start[pair.count] = static_cast<uint16_t>(table.start[i] + q * LookupPair::ODD_SLOTS);
-      pair.frequency[pair.count] = table.frequency[i];
-      pair.index[pair.count] = static_cast<uint16_t>(table.index[i] + q * LookupPair::ODD_IDS);
-    }
-    pair.counts[q] = table.count;
-    for (int i = 0; i < 16; ++i) {
-      const int id = i + q * LookupPair::ODD_IDS;
-      pair.bytes.less_one[id] = table.bytes.less_one[i], pair.bytes.biased[id] = table.bytes.biased[i];
-      pair.bytes.start[id] = table.bytes.start[i];
-      pair.bytes.index[id] = static_cast<uint8_t>(table.bytes.index[i] + q * LookupPair::ODD_IDS);
-      const int level = table.first + i, multiple = multiple_of(level, q);
-      pair.small = pair.small && multiple >= -128 && multiple <= 127;
-      pair.multiple[id] = static_cast<int8_t>(multiple), pair.parity[id] = static_cast<uint8_t>(level & 1);
-    }
-    for (int slot = 0; slot < LookupPair::ODD_SLOTS; ++slot)
-      pair.bytes.place[slot + q * LookupPair::ODD_SLOTS] = static_cast<uint8_t>(table.bytes.place[slot] + q * LookupPair::ODD_IDS);
-    for (int i = 0; i < table.count; ++i) {
-      const int level = level_of(table.first + table.index[i], raw_bits), place = i + q * LookupPair::ODD_IDS;
-      const bool escape = table.escape && i == table.count - 1;
-      pair.value[place] = static_cast<float>(multiple_of(level, q));
-      pair.place_parity[place] = static_cast<uint8_t>((level & 1) * 8 | escape * 128);
-    }
-    if (table.escape) pair.escape[q] = static_cast<uint8_t>(pair.index[pair.count - 1]);
-  }
-  return pair;
-}
 
 // [batch, rows, k] as [panel][k][lanes of the panel], panels one after the other.
 std::vector<int16_t> by_panels(const std::vector<int16_t>& levels, const Member& member) {
@@ -82,6 +46,7 @@ void Weight::prepare_tables() {
   for (int place = 0; symbols.quantizers == 2 && place < symbols.row_classes * symbols.column_classes; ++place) {
     const int row = place / symbols.column_classes, column = place % symbols.column_classes;
     pairs_.push_back(paired(table_of(payload_, symbols, row, column, 0), table_of(payload_, symbols, row, column, 1), symbols.raw_bits));
+    small_levels_ = small_levels_ && pairs_.back().small_levels;
   }
   prepare_direct();
 }
@@ -95,14 +60,21 @@ void Weight::prepare_direct() {
   if (member.column_scale.count || (!grid && !codebook && member.form != FORM_SYMBOLS)) return;
   if (symbols.raw_bits && !grid) return;
   const int64_t low = codebook ? 0 : integer_low(member.dtype), high = codebook ? member.codes() - 1 : integer_high(member.dtype);
-  for (Lookup& table : payload_.tables)
+  for (Lookup& table : payload_.tables) {
     for (int place = 0; place < table.count; ++place) {
       const int level = level_of(table.first + table.index[place], symbols.raw_bits);
       const bool escape = table.escape && place == table.count - 1;
       if (!grid && (escape || level < low || level > high)) return;
       if (escape) table.escape_place = static_cast<uint8_t>(place);
       table.value[place] = escape ? 0.0f : codebook ? member.centroids[static_cast<size_t>(level)] : static_cast<float>(level);
+      const int highest = level + (1 << symbols.raw_bits) - 1;
+      if (symbols.quantizers == 1 && !escape) small_levels_ = small_levels_ && level >= -128 && highest <= 127;
+      table.bytes.level[place] = static_cast<uint8_t>((escape ? 0 : level & 255) ^ 128);
+      narrow_ = narrow_ && table.frequency[place] <= 127;
     }
+    half_values_ = split_values(table) && half_values_;
+    build_tree(table);
+  }
   direct_ = true;
 }
 
