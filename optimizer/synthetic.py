@@ -6,8 +6,8 @@ Sizes that the model leaves open, unless --input-shape gives them:
 Where onnxruntime refuses those, the next of `TRIALS` are tried.
 
 Values, by a generator of the given seed:
-* floats of [N, C, H, W] or [N, H, W, C] with at most 4 channels: noise whose amplitude falls as 1/frequency, as in photographs, the channels alike,
-  each image with a brightness and a contrast of its own. Values are as after the usual standardisation (mean 0, standard deviation near 1,
+* floats of [N, C, H, W] or [N, H, W, C] with at most 4 channels: noise whose amplitude falls as 1/frequency, as in photographs, or (one in two, where no side is
+  shorter than 16) discs that cover each other, which have edges too; the channels alike, each image with a brightness and a contrast of its own. Values are as after the usual standardisation (mean 0, standard deviation near 1,
   within -2.5 .. 2.5); where the first operator itself divides by 100 or more, or takes away 50 or more, they lie in 0..255, as they do in uint8;
 * other floats: standard normal; a float or integer called *mask*: ones, a boolean one: true;
 * token ids: uniform below the rows of the table that they look up, traced through Cast, Unsqueeze, Add and the like;
@@ -33,6 +33,10 @@ ALL_VALUES = 1 << 23
 """Samples and input values in all batches, at most."""
 
 LARGEST = 2.5
+
+DISCS, LEAST_SIDE = 400, 16
+"""Discs in an image; what has a shorter side (spectrograms) has none."""
+
 SPREAD_OF_BYTES = 50.0
 
 Array = NDArray[np.generic]
@@ -167,18 +171,46 @@ class Maker:
 
 
 def images(shape: tuple[int, ...], channels: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """1/f noise of `shape`, whose axis `channels` (1 or 3) is the channels: mean 0, standard deviation about 1, within +-LARGEST."""
+    """1/f noise or discs of `shape`, whose axis `channels` (1 or 3) is the channels: mean 0, standard deviation about 1, within +-LARGEST."""
     count, depth = shape[0], shape[channels]
     height, width = (size for axis, size in enumerate(shape) if axis not in (0, channels))
+    mixed = _noise((count, depth, height, width), rng)
+    if min(height, width) >= LEAST_SIDE:
+        for number in np.flatnonzero(rng.random(count) < 0.5):
+            mixed[number] = _discs(mixed[number], rng)
+    contrast, brightness = rng.uniform(0.5, 1.2, (count, 1, 1, 1)), 0.5 * rng.standard_normal((count, 1, 1, 1))
+    pictures = np.clip(contrast * mixed + brightness, -LARGEST, LARGEST)
+    return np.moveaxis(pictures, 1, channels)
+
+
+def _noise(shape: tuple[int, int, int, int], rng: np.random.Generator) -> NDArray[np.float64]:
+    """[n, channels, height, width]: amplitudes fall as 1/frequency; four fifths of the variance are what channels share."""
+    count, depth, height, width = shape
     frequency = np.hypot(np.fft.fftfreq(height)[:, None] * height, np.fft.rfftfreq(width) * width)
     noise = np.fft.rfft2(rng.standard_normal((count, 1 + depth, height, width))) / np.maximum(frequency, 1)
     noise[..., 0, 0] = 0
     planes = np.fft.irfft2(noise, s=(height, width))
     planes /= np.maximum(planes.std(axis=(2, 3), keepdims=True), 1e-9)
-    mixed = np.sqrt(0.8) * planes[:, :1] + np.sqrt(0.2) * planes[:, 1:]  # what the channels share, and what each has for itself
-    contrast, brightness = rng.uniform(0.5, 1.2, (count, 1, 1, 1)), 0.5 * rng.standard_normal((count, 1, 1, 1))
-    pictures = np.clip(contrast * mixed + brightness, -LARGEST, LARGEST)
-    return np.moveaxis(pictures, 1, channels)
+    return np.asarray(np.sqrt(0.8) * planes[:, :1] + np.sqrt(0.2) * planes[:, 1:])
+
+
+def _discs(noise: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """An image [channels, height, width] of discs that cover each other, their number falling as the cube of their radius, with a little noise on them.
+
+    After: Lee, Mumford and Huang 2001 (Occlusion models for natural images).
+    """
+    depth, height, width = noise.shape
+    image, (least, largest) = np.zeros_like(noise), (max(1.0, min(height, width) / 64), min(height, width) / 1.5)
+    radii = (least**-2 + (largest**-2 - least**-2) * rng.random(DISCS)) ** -0.5
+    colours = np.sqrt(0.85) * rng.standard_normal((DISCS, 1)) + np.sqrt(0.15) * rng.standard_normal((DISCS, depth))
+    for radius, colour, y, x in zip(radii, colours, height * rng.random(DISCS), width * rng.random(DISCS), strict=True):
+        rows, columns = (slice(int(max(at - radius, 0)), int(at + radius + 1)) for at in (y, x))
+        part = image[:, rows, columns]
+        inside = (np.arange(part.shape[1])[:, None] + rows.start - y) ** 2 + (np.arange(part.shape[2]) + columns.start - x) ** 2 <= radius**2
+        part[:, inside] = colour[:, None]
+    mixed = image / np.maximum(image.std(axis=(1, 2), keepdims=True), 1e-3) + 0.35 * noise
+    mixed -= mixed.mean(axis=(1, 2), keepdims=True)
+    return np.asarray(mixed / np.maximum(mixed.std(axis=(1, 2), keepdims=True), 1e-3))
 
 
 def _channels(shape: tuple[int, ...]) -> int | None:

@@ -260,6 +260,16 @@ def test_images_are_smooth_and_within_their_range() -> None:
     assert neighbours > 0.7
 
 
+def test_one_image_in_two_has_edges_and_spectrograms_have_none() -> None:
+    def sharpness(*size: int) -> NDArray[np.float64]:
+        """The fourth moment of differences of neighbours over their squared variance: 3 for noise, more where there are edges."""
+        steps = np.diff(images((64, 1, *size), 1, np.random.default_rng(0))).reshape(64, -1)
+        return np.asarray((steps**4).mean(axis=1) / (steps**2).mean(axis=1) ** 2)
+
+    assert 20 <= (sharpness(64, 64) > 8).sum() <= 44
+    assert not (sharpness(64, 10) > 8).any()
+
+
 def test_a_model_that_divides_by_255_gets_bytes(tmp_path: Path) -> None:
     net = Network(0)
     x = net.add("Div", ["image", net.constant("scale", 255.0)])
