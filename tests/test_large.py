@@ -21,7 +21,7 @@ PROGRAM, RUNTIME = "import onnx_compress.optimizer.lossless", "import onnx_compr
 def peak(code: str) -> int:
     """MB that a process takes which runs `code`."""
     done = subprocess.run([sys.executable, "-c", big.PEAK.format(code)], check=True, capture_output=True, text=True)
-    return int(done.stderr.splitlines()[-1])
+    return int(done.stderr.splitlines()[-1].split()[0])
 
 
 @pytest.mark.slow

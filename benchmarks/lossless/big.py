@@ -18,8 +18,25 @@ import numpy as np
 from onnx import TensorProto, helper
 
 DTYPES = {"bf16": (TensorProto.BFLOAT16, ml_dtypes.bfloat16), "fp32": (TensorProto.FLOAT, np.float32)}
-PEAK = "import sys; {}; print(int(next(one for one in open('/proc/self/status') if one.startswith('VmHWM')).split()[1]) // 1024, file=sys.stderr)"
-"""The kernel's mark of this very program: getrusage counts the process that it was forked from, too."""
+PEAK = """
+import sys, threading, time
+
+def mb(key):
+    return int(next(one for one in open('/proc/self/status') if one.startswith(key)).split()[1]) // 1024
+
+own = [0]
+
+def watch():
+    while True:
+        own[0] = max(own[0], mb('RssAnon'))
+        time.sleep(0.01)
+
+threading.Thread(target=watch, daemon=True).start()
+{}
+print(mb('VmHWM'), own[0], file=sys.stderr)
+"""
+"""The kernel's mark of this very program (getrusage counts the process that it was forked from, too), and the most memory of its own that was seen: without
+what is mapped of files, which the kernel takes back when others need it."""
 
 COMPRESS = "from onnx_compress.optimizer.lossless import compress_lossless as c; from onnx_compress.optimizer.report import Request as R; from pathlib import Path as P; r = c(P('{0}'), P('{1}'), R(lossless=True, force=True, threads={2})); print(round(r.bytes_after / r.bytes_before, 4), r.seconds)"
 RESTORE = "from onnx_compress.optimizer.lossless_restore import restore_lossless as c; from pathlib import Path as P; c(P('{0}'), P('{1}'), True, False, {2})"
@@ -88,6 +105,7 @@ class Step:
     name: str
     seconds: float
     peak_mb: int
+    own_mb: int
     text: str
 
 
@@ -95,9 +113,9 @@ def step(name: str, code: str) -> Step:
     """Runs `code` in a process of its own."""
     since = time.monotonic()
     done = subprocess.run([sys.executable, "-c", PEAK.format(code)], check=True, capture_output=True, text=True)
-    seconds, peak = time.monotonic() - since, int(done.stderr.splitlines()[-1])
-    print(f"{name}: {seconds:.1f} s, peak {peak} MB {done.stdout.strip()}", flush=True)
-    return Step(name, seconds, peak, done.stdout.strip())
+    seconds, (peak, own) = time.monotonic() - since, map(int, done.stderr.splitlines()[-1].split())
+    print(f"{name}: {seconds:.1f} s, peak {peak} MB, of its own {own} MB {done.stdout.strip()}", flush=True)
+    return Step(name, seconds, peak, own, done.stdout.strip())
 
 
 def measure(folder: Path, case: Case, threads: int = 0) -> tuple[Step, Step, Step]:
@@ -119,9 +137,9 @@ def main() -> None:
     folder, kind, gigabytes, threads = Path(sys.argv[1]), sys.argv[2], sys.argv[3], (sys.argv[4:] or ["0"])[0]
     steps = measure(folder, Case(kind, float(gigabytes)), int(threads))
     out = Path(__file__).with_name("big.csv")
-    rows = [] if out.exists() else ["kind,gigabytes,threads,step,seconds,peak_mb,share"]
+    rows = [] if out.exists() else ["kind,gigabytes,threads,step,seconds,peak_mb,own_mb,share"]
     share = steps[0].text.split()[0]
-    rows += [f"{kind},{gigabytes},{threads},{one.name},{one.seconds:.1f},{one.peak_mb},{share}" for one in steps]
+    rows += [f"{kind},{gigabytes},{threads},{one.name},{one.seconds:.1f},{one.peak_mb},{one.own_mb},{share}" for one in steps]
     with out.open("a") as file:
         file.write("\n".join(rows) + "\n")
 

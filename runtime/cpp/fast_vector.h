@@ -102,7 +102,7 @@ ONNX_COMPRESS_INLINE void values_of_vectors(Run& run, Vectors own, int column, i
     const int lanes = group.lanes - panel * PANEL;
     if (const int unused = take_planes(run.stream, lanes >= PANEL ? ~uint64_t{0} : (uint64_t{1} << lanes) - 1, planes)) run.fault = unused;
   }
-  const Floats x = all_floats(MULTIPLIED ? run.range.x[number] : 0.0f);
+  const FloatVector x = all_floats(MULTIPLIED ? run.range.x[number] : 0.0f);
   float* out = run.range.tile + panel * run.range.panel_stride + number * PANEL;
   uint8_t* escapes = reinterpret_cast<uint8_t*>(run.escapes.lanes + number * PANELS_MAX);
   LaneBits any = 0;

@@ -19,7 +19,7 @@ constexpr int BLOCKS = 1;  // of sixteen bytes in a vector
 #if defined(__SSE4_1__)
 
 typedef __m128i Vector;
-typedef __m128 Floats;
+typedef __m128 FloatVector;
 
 inline Vector load_vector(const void* from) { return _mm_loadu_si128(static_cast<const __m128i*>(from)); }
 inline void store_vector(void* to, Vector v) { _mm_storeu_si128(static_cast<__m128i*>(to), v); }
@@ -69,6 +69,8 @@ inline Vector bits_as_bytes(uint32_t bits) {
   const Vector spread = _mm_shuffle_epi8(_mm_cvtsi32_si128(static_cast<int>(bits)), _mm_set_epi64x(0x0101010101010101, 0));
   return _mm_cmpeq_epi8(_mm_and_si128(spread, own), own);
 }
+// Bit i: the highest bit of byte i, whatever the others are.
+inline uint32_t high_bits(Vector v) { return byte_bits(v); }
 inline Vector load_aligned(const void* from) { return _mm_load_si128(static_cast<const __m128i*>(from)); }
 inline void store_aligned(void* to, Vector v) { _mm_store_si128(static_cast<__m128i*>(to), v); }
 inline Vector no_bytes() { return _mm_setzero_si128(); }
@@ -125,14 +127,14 @@ inline Vector at_leaves(const uint8_t* table, Leaves leaves) {
 // The leaf of a tree of 16: only the low four bits of a shuffle's index count.
 inline Vector leaf_of(Vector id) { return id; }
 
-inline Floats all_floats(float value) { return _mm_set1_ps(value); }
-inline Floats as_floats(Vector v) { return _mm_castsi128_ps(v); }
-inline Floats load_floats(const float* from) { return _mm_load_ps(from); }
-inline void store_floats(float* to, Floats v) { _mm_store_ps(to, v); }
-inline Floats subtract_floats(Floats a, Floats b) { return _mm_sub_ps(a, b); }
-inline Floats multiply_floats(Floats a, Floats b) { return _mm_mul_ps(a, b); }
-inline Floats multiply_add(Floats a, Floats b, Floats c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
-inline void store_blocks(float* to, Floats v) { _mm_storeu_ps(to, v); }
+inline FloatVector all_floats(float value) { return _mm_set1_ps(value); }
+inline FloatVector as_floats(Vector v) { return _mm_castsi128_ps(v); }
+inline FloatVector load_floats(const float* from) { return _mm_load_ps(from); }
+inline void store_floats(float* to, FloatVector v) { _mm_store_ps(to, v); }
+inline FloatVector subtract_floats(FloatVector a, FloatVector b) { return _mm_sub_ps(a, b); }
+inline FloatVector multiply_floats(FloatVector a, FloatVector b) { return _mm_mul_ps(a, b); }
+inline FloatVector multiply_add(FloatVector a, FloatVector b, FloatVector c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
+inline void store_blocks(float* to, FloatVector v) { _mm_storeu_ps(to, v); }
 
 #else
 
@@ -186,6 +188,8 @@ inline Vector bits_as_bytes(uint32_t bits) {
   const uint8x16_t spread = vcombine_u8(vdup_n_u8(static_cast<uint8_t>(bits)), vdup_n_u8(static_cast<uint8_t>(bits >> 8)));
   return vtstq_u8(spread, own);
 }
+// Bit i: the highest bit of byte i, whatever the others are.
+inline uint32_t high_bits(Vector v) { return byte_bits(vcltzq_s8(vreinterpretq_s8_u8(v))); }
 inline Vector load_aligned(const void* from) { return load_vector(from); }
 inline void store_aligned(void* to, Vector v) { store_vector(to, v); }
 inline Vector no_bytes() { return vdupq_n_u8(0); }
@@ -231,16 +235,16 @@ inline Vector at_leaves(const uint8_t* table, Leaves leaves) {
 }
 inline Vector leaf_of(Vector id) { return vandq_u8(id, vdupq_n_u8(15)); }
 
-typedef float32x4_t Floats;
+typedef float32x4_t FloatVector;
 
-inline Floats all_floats(float value) { return vdupq_n_f32(value); }
-inline Floats as_floats(Vector v) { return vreinterpretq_f32_u8(v); }
-inline Floats load_floats(const float* from) { return vld1q_f32(from); }
-inline void store_floats(float* to, Floats v) { vst1q_f32(to, v); }
-inline Floats subtract_floats(Floats a, Floats b) { return vsubq_f32(a, b); }
-inline Floats multiply_floats(Floats a, Floats b) { return vmulq_f32(a, b); }
-inline Floats multiply_add(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
-inline void store_blocks(float* to, Floats v) { vst1q_f32(to, v); }
+inline FloatVector all_floats(float value) { return vdupq_n_f32(value); }
+inline FloatVector as_floats(Vector v) { return vreinterpretq_f32_u8(v); }
+inline FloatVector load_floats(const float* from) { return vld1q_f32(from); }
+inline void store_floats(float* to, FloatVector v) { vst1q_f32(to, v); }
+inline FloatVector subtract_floats(FloatVector a, FloatVector b) { return vsubq_f32(a, b); }
+inline FloatVector multiply_floats(FloatVector a, FloatVector b) { return vmulq_f32(a, b); }
+inline FloatVector multiply_add(FloatVector a, FloatVector b, FloatVector c) { return vfmaq_f32(c, a, b); }
+inline void store_blocks(float* to, FloatVector v) { vst1q_f32(to, v); }
 
 #endif
 

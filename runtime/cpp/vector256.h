@@ -13,7 +13,7 @@ namespace onnx_compress {
 namespace {
 
 typedef __m256i Vector;
-typedef __m256 Floats;
+typedef __m256 FloatVector;
 constexpr int BLOCKS = 2;
 
 ONNX_COMPRESS_INLINE Vector load_vector(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
@@ -42,6 +42,9 @@ ONNX_COMPRESS_INLINE Vector interleave_high(Vector a, Vector b) { return _mm256_
 ONNX_COMPRESS_INLINE Vector interleave_words_low(Vector a, Vector b) { return _mm256_unpacklo_epi16(a, b); }
 ONNX_COMPRESS_INLINE Vector interleave_words_high(Vector a, Vector b) { return _mm256_unpackhi_epi16(a, b); }
 ONNX_COMPRESS_INLINE uint32_t byte_bits(Vector v) { return static_cast<uint32_t>(_mm256_movemask_epi8(v)); }
+
+// Bit i: the highest bit of byte i, whatever the others are.
+ONNX_COMPRESS_INLINE uint32_t high_bits(Vector v) { return byte_bits(v); }
 
 struct Two {
   Vector first, second;
@@ -99,15 +102,15 @@ ONNX_COMPRESS_INLINE Vector at_leaves(const uint8_t* table, Leaves leaves) {
 // The leaf of a tree of 16: only the low four bits of a shuffle's index count.
 ONNX_COMPRESS_INLINE Vector leaf_of(Vector id) { return id; }
 
-ONNX_COMPRESS_INLINE Floats all_floats(float value) { return _mm256_set1_ps(value); }
-ONNX_COMPRESS_INLINE Floats as_floats(Vector v) { return _mm256_castsi256_ps(v); }
-ONNX_COMPRESS_INLINE Floats load_floats(const float* from) { return _mm256_load_ps(from); }
-ONNX_COMPRESS_INLINE void store_floats(float* to, Floats v) { _mm256_store_ps(to, v); }
-ONNX_COMPRESS_INLINE Floats subtract_floats(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
-ONNX_COMPRESS_INLINE Floats multiply_floats(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
-ONNX_COMPRESS_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+ONNX_COMPRESS_INLINE FloatVector all_floats(float value) { return _mm256_set1_ps(value); }
+ONNX_COMPRESS_INLINE FloatVector as_floats(Vector v) { return _mm256_castsi256_ps(v); }
+ONNX_COMPRESS_INLINE FloatVector load_floats(const float* from) { return _mm256_load_ps(from); }
+ONNX_COMPRESS_INLINE void store_floats(float* to, FloatVector v) { _mm256_store_ps(to, v); }
+ONNX_COMPRESS_INLINE FloatVector subtract_floats(FloatVector a, FloatVector b) { return _mm256_sub_ps(a, b); }
+ONNX_COMPRESS_INLINE FloatVector multiply_floats(FloatVector a, FloatVector b) { return _mm256_mul_ps(a, b); }
+ONNX_COMPRESS_INLINE FloatVector multiply_add(FloatVector a, FloatVector b, FloatVector c) { return _mm256_fmadd_ps(a, b, c); }
 // Four floats of each block, to places that are 16 apart.
-ONNX_COMPRESS_INLINE void store_blocks(float* to, Floats v) {
+ONNX_COMPRESS_INLINE void store_blocks(float* to, FloatVector v) {
   _mm_storeu_ps(to, _mm256_castps256_ps128(v));
   _mm_storeu_ps(to + 16, _mm256_extractf128_ps(v, 1));
 }

@@ -46,7 +46,7 @@ struct Constants {
 
 // Values of a vector of lanes: quarter q has, block by block, lanes 4 * q to 4 * q + 3 of the block.
 struct Quarters {
-  Floats quarter[4];
+  FloatVector quarter[4];
 };
 
 // The lane that stands at this place of the floats of quarter 0, 1, ...
@@ -158,7 +158,7 @@ ONNX_COMPRESS_INLINE void step_states(const Table& table, const uint8_t* trellis
   }
 }
 
-// Floats whose upper halves are these words, of lanes 0 to 7 and 8 to 15 of each block, and their lower halves those.
+// FloatVector whose upper halves are these words, of lanes 0 to 7 and 8 to 15 of each block, and their lower halves those.
 ONNX_COMPRESS_INLINE void widen(Vector upper, Vector upper_of_rest, Vector lower, Vector lower_of_rest, Quarters& found) {
   found.quarter[0] = as_floats(interleave_words_low(lower, upper)), found.quarter[1] = as_floats(interleave_words_high(lower, upper));
   found.quarter[2] = as_floats(interleave_words_low(lower_of_rest, upper_of_rest));
@@ -168,7 +168,7 @@ ONNX_COMPRESS_INLINE void widen(Vector upper, Vector upper_of_rest, Vector lower
 // Levels of eight bits, ^ 128, as floats: n, the last bits of 2^23 + n, stands for n - 128.
 ONNX_COMPRESS_INLINE void to_floats(Vector biased, const Constants& constants, Quarters& found) {
   const Vector zero = no_bytes(), exponent = load_aligned(constants.exponent);
-  const Floats bias = load_floats(constants.bias);
+  const FloatVector bias = load_floats(constants.bias);
   widen(exponent, exponent, interleave_low(biased, zero), interleave_high(biased, zero), found);
 #pragma GCC unroll 4
   for (int q = 0; q < 4; ++q) found.quarter[q] = subtract_floats(found.quarter[q], bias);
@@ -241,7 +241,7 @@ ONNX_COMPRESS_INLINE LaneBits find_multiples(uint8_t* trellis_states, const Look
     // "level = (c << r) - ((1 << r) >> 1) + b": (c << r) is even, and so is the half but for r = 1.
     parity = planes.count == 1 ? without(eight, lowest) : both(eight, lowest);
   } else {
-    parity = at_leaves(pair.place_parity, leaves), escaping = static_cast<LaneBits>(byte_bits(parity));
+    parity = at_leaves(pair.place_parity, leaves), escaping = static_cast<LaneBits>(high_bits(parity));
   }
   to_floats(level, constants, found);
   store_aligned(states.before + at, trellis);
