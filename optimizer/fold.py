@@ -263,8 +263,9 @@ def _cast_of(node: ir.Node, array: Array) -> list[Array]:
 
 
 def _split_of(node: ir.Node, array: Array, sizes: Array | None = None) -> list[Array]:
-    lengths = node.attributes["split"].as_ints() if sizes is None else sizes
-    return np.split(array, np.cumsum(lengths)[:-1], axis=node.attributes.get_int("axis", 0))
+    axis, lengths = node.attributes.get_int("axis", 0), node.attributes.get_ints("split") if sizes is None else sizes
+    # Scales may have come to stand with other small floats, in parts of equal sizes, which need not be named.
+    return np.split(array, len(node.outputs) if lengths is None else np.cumsum(lengths)[:-1], axis=axis)
 
 
 def _top_k_of(node: ir.Node, array: Array, count: Array | None = None) -> list[Array]:
