@@ -79,6 +79,24 @@ def test_every_opset_folds(tmp_path: Path, opset: int) -> None:
     outcome.check()
 
 
+def test_scales_in_parts_of_equal_sizes_need_not_be_told_apart(tmp_path: Path) -> None:
+    """Small float tensors that stand together get such a Split before opset 13, scales of folded weights among them."""
+    net = Network(0)
+    x = net.add("Relu", [net.add("Conv", ["x", net.weight("first", (32, 32, 3, 3))], {"pads": [1, 1, 1, 1]})])
+    net.named(net.add("Conv", [x, net.weight("second", (32, 32, 3, 3))], {"pads": [1, 1, 1, 1]}), "y")
+    made = net.model("case", [tensor("x", ("batch", 32, 12, 12))], [tensor("y", ("batch", 32, 12, 12))])
+    made.opset_import[0].version = 11
+    outcome = compressed(tmp_path, made, 3, prefer="speed")
+    model = onnx.load(outcome.target)
+    even = [node for node in model.graph.node if node.op_type == "Split" and len(set(node.attribute[-1].ints)) == 1]
+    assert even
+    for node in even:
+        del node.attribute[-1]
+    onnx.save(model, tmp_path / "even.onnx")
+    restore(tmp_path / "even.onnx", tmp_path / "again.onnx")
+    assert onnx.load(tmp_path / "again.onnx").graph.initializer == onnx.load(outcome.restored).graph.initializer
+
+
 def test_a_file_of_folded_weights_alone_needs_no_library(tmp_path: Path) -> None:
     outcome = compressed(tmp_path, convolutions(), 1.8, prefer="speed", include=("second",))
     assert folded_names(outcome) == ["second"]
