@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..passes.channels import Reader
 from .calibrate import Feed, masked
-from .moments import WATCHED
+from .moments import WATCHED, counted
 from .rig import Rig
 from .shrinkage import cross_validated, shrunk
 from .sums import Half
@@ -83,9 +83,8 @@ def measure_halves(model: ir.Model, readers: Sequence[Reader], feeds: Sequence[F
             values, mask = rig.run(feed, group), masked(feed)
             for reader, half in zip(readers, halves, strict=True):
                 if str(reader.source.name) in group:
-                    x = values[str(reader.source.name)]
-                    inside = mask is not None and x.shape[: mask.ndim] == mask.shape and x.ndim > mask.ndim
-                    half.add(_vectors(reader, (x[mask] if inside else x).astype(np.float32, copy=False), len(feeds)))
+                    x = counted(values[str(reader.source.name)], mask)
+                    half.add(_vectors(reader, x.astype(np.float32, copy=False), len(feeds)))
     return halves
 
 

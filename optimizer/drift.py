@@ -162,7 +162,7 @@ def _sums(rig: Rig, replaced: Mapping[str, ort.OrtValue], source: str, members: 
 
 def _vectors(weight: Weight, x: NDArray[np.generic], feed: Feed, most: int) -> Floats:
     use = weight.uses[0]
-    return vectors(use, weight.view, counted(use, x, masked(feed)).astype(np.float32, copy=False), most)
+    return vectors(use, weight.view, counted(x, masked(feed)).astype(np.float32, copy=False), most)
 
 
 def _settled(choice: Choice, seen: Pair, judge: Pair, untouchable: frozenset[str], share: float) -> Choice:

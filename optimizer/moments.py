@@ -154,9 +154,9 @@ def multiplier(use: Use) -> ir.Value | None:
     return None
 
 
-def counted(use: Use, x: Array, mask: NDArray[np.bool_] | None) -> Array:
-    """What a mask leaves of the positions of x, where it speaks of them."""
-    speaks = mask is not None and x.shape[: mask.ndim] == mask.shape and (x.ndim > mask.ndim or use.node.op_type == "Gather")
+def counted(x: Array, mask: NDArray[np.bool_] | None, are_ids: bool = False) -> Array:
+    """What a mask leaves of the positions of x, where it speaks of them: the axes that x has beyond it are one vector, unless positions are ids."""
+    speaks = mask is not None and x.shape[: mask.ndim] == mask.shape and (x.ndim > mask.ndim or are_ids)
     return x[mask] if speaks else x
 
 
@@ -167,7 +167,7 @@ def each(k: int, batches: int) -> int:
 
 def _collect(tap: Tap, x: Array, mask: NDArray[np.bool_] | None, batches: int) -> None:
     """Adds one batch; `batches` is how many there are where matrices are wanted, 0 where not."""
-    x = counted(tap.use, x, mask)
+    x = counted(x, mask, tap.use.node.op_type == "Gather")
     if not x.size:
         return
     total, view = tap.total, tap.weight.view
