@@ -12,6 +12,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from .constants import add_constant, all_names, fresh_name
+
 LEAST_VALUES = 8
 """Below this, a Split output costs as much as it saves."""
 
@@ -55,7 +57,7 @@ class Restorer:
     """`Restorer(model)`: adds constants and the nodes that make floats of them, before all other nodes."""
 
     def __init__(self, model: ir.Model) -> None:
-        self._model, self._taken = model, _names(model)
+        self._model, self._taken = model, all_names(model)
         self._last: ir.Node | None = None
 
     @property
@@ -65,11 +67,7 @@ class Restorer:
 
     def constant(self, stem: str, array: NDArray[Any]) -> ir.Value:
         """A new initializer."""
-        name = self._free(stem)
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-        self._model.graph.register_initializer(value)
-        return value
+        return add_constant(self._model.graph, fresh_name(stem, self._taken), array)
 
     def node(self, op_type: str, inputs: Sequence[ir.Value], attributes: dict[str, Any] | None = None, outputs: int = 1) -> list[ir.Value]:
         """The outputs of a new node."""
@@ -102,21 +100,5 @@ class Restorer:
             node.graph.remove(node, safe=True)  # type: ignore[union-attr]
         if casts is None:
             ir.convenience.replace_all_uses_with(value, piece)
-        piece.name = self._free(f"{value.name}.float")
+        piece.name = fresh_name(f"{value.name}.float", self._taken)
         del self._model.graph.initializers[str(value.name)]
-
-    def _free(self, stem: str) -> str:
-        """`stem`, or `stem` with a number behind it; taken from now on."""
-        name, number = stem, 1
-        while name in self._taken:
-            name, number = f"{stem}_{number}", number + 1
-        self._taken.add(name)
-        return name
-
-
-def _names(model: ir.Model) -> set[str]:
-    """The names of all values, also inside subgraphs."""
-    nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
-    graphs = {id(node.graph): node.graph for node in nodes if node.graph is not None} | {id(model.graph): model.graph}
-    values = [value for graph in graphs.values() for value in (*graph.inputs, *graph.initializers.values())]
-    return {str(value.name) for value in (*values, *(output for node in nodes for output in node.outputs))}
