@@ -33,7 +33,7 @@ class Request:
     """What the user asks for. The goal is a ratio or a size; or, without either, `max_divergence`: then the smallest file within it.
 
     With a target, a file whose outputs differ by more than `max_divergence` is an error. `effort` is a name of `effort.py`, by default fast without
-    calibration and balanced with it; `prefer` one of `preference.py`. `per_weight` measures the divergence of each chosen form alone.
+    calibration and balanced with it; `prefer` one of `preference.py`. `per_weight` measures the divergence of each chosen form alone, before drift is followed.
     `lossless` changes nothing at all, `lossless_weights` (regular expressions) keeps the bits of some weights. Raises UsageError where a value is out of its range.
     """
 

@@ -73,7 +73,7 @@ class Study:
         weights = {layer.weight.name for layer in evidence.layers} | {choice.weight.name for choice in task.fixed}
         small = [value for value in eligible(task.model, task.untouchable) if value.name not in weights]
         self._prober = Prober(task.model, [*(layer.weight for layer in evidence.layers), *biases, *small], evidence.probes, task.threads)
-        # Made-up tokens say little of gates: on charrnn .68 to 1.67 times the divergence, 1.03 in the mean of five runs.
+        # Made-up tokens say nothing of gates.
         self._layers = weighed(evidence.layers, self._prober, task.threads) if request.calibration else tuple(evidence.layers)
         self._candidates: dict[int, list[Candidate]] = {id(layer): [] for layer in self._layers}
         self._sensitivities = Sensitivities(self._prober, task.threads)

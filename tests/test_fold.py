@@ -80,7 +80,7 @@ def test_every_opset_folds(tmp_path: Path, opset: int) -> None:
 
 
 def test_scales_in_parts_of_equal_sizes_need_not_be_told_apart(tmp_path: Path) -> None:
-    """Small float tensors that stand together get such a Split before opset 13, scales of folded weights among them."""
+    """Small float vectors of one length get such a Split, scales of folded weights among them."""
     net = Network(0)
     x = net.add("Relu", [net.add("Conv", ["x", net.weight("first", (32, 32, 3, 3))], {"pads": [1, 1, 1, 1]})])
     net.named(net.add("Conv", [x, net.weight("second", (32, 32, 3, 3))], {"pads": [1, 1, 1, 1]}), "y")
