@@ -2,7 +2,7 @@
 set(libraries onnx_compress)
 set(objects $<TARGET_OBJECTS:onnx_compress>)
 foreach(isa IN LISTS instruction_sets)
-  foreach(part decode planes multiply activate)
+  foreach(part IN LISTS kernel_parts)
     list(APPEND libraries kernel_${part}_${isa})
     list(APPEND objects $<TARGET_OBJECTS:kernel_${part}_${isa}>)
   endforeach()
