@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cli_spy import Spy, put_module
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _frozen() -> Iterator[None]:
@@ -15,3 +17,11 @@ def _frozen() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture
+def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
+    """Stands in the place of `compress` while the test runs."""
+    spy = Spy()
+    put_module(monkeypatch, "compress", compress=spy)
+    return spy

@@ -15,7 +15,7 @@ from onnx_compress.passes.channels import find_chains
 from onnx_compress.passes.fold_shapes import InferShapes
 from onnx_compress.passes.simplify import simplify
 
-from tests.test_simplify import Array, assert_same, floats, loaded_copy, model_of, normal, operators, run, slimmed, stored
+from tests.slimming import Array, assert_same, floats, loaded_copy, model_of, normal, operators, run, slimmed, stored
 
 IMAGE = (2, 4, 7, 7)
 FLOAT16_IMAGE = helper.make_tensor_value_info("x", TensorProto.FLOAT16, IMAGE)

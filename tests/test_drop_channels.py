@@ -23,7 +23,7 @@ from onnx_compress.passes.fold_shapes import InferShapes
 from onnx_compress.passes.simplify import simplify
 
 from models.structures import STRUCTURES, feeds
-from tests.test_simplify import Array, floats, loaded_copy, model_of, normal, run, stored
+from tests.slimming import Array, floats, loaded_copy, model_of, normal, run, stored
 
 BATCHES = 24
 

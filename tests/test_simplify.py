@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnx_compress.passes import onnxsim_adapter
-from onnx_compress.passes.names import short_names, shorten
+from onnx_compress.passes.names import shorten
 from onnx_compress.passes.simplify import overridable, simplify
 
 from models.structures import STRUCTURES, feeds
+from tests.slimming import RNG_SEED, Array, assert_same, floats, model_of, names, normal, operators, run, slimmed, stored
 
-Array = NDArray[np.generic]
 SHARED = Path(__file__).parents[2] / "shared" / "models"
+
+
 # The trial's bytes of the graph alone; issue 3 allows 1.5 times as many, and today all are below 1.
 TRIAL_BYTES = {
     "charrnn_shakespeare": 1100,
@@ -35,77 +32,6 @@ TRIAL_BYTES = {
     "nanodet_m": 20000,
     "ultraface_rfb320": 12500,
 }
-RNG_SEED = 5
-
-
-def run(model: onnx.ModelProto, feed: dict[str, Array]) -> list[Array]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    outputs: list[Array] = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, feed)
-    return outputs
-
-
-def loaded_copy(model: onnx.ModelProto) -> ir.Model:
-    """onnx_ir works on the very tensors of a proto, and renames them there."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return ir.from_proto(copy)
-
-
-def slimmed(model: onnx.ModelProto, untouchable: Sequence[str] = (), short: bool = False) -> onnx.ModelProto:
-    """A simplified copy, checked."""
-    loaded = loaded_copy(model)
-    simplify(loaded, frozenset(untouchable))
-    if short:
-        shorten(loaded)
-    proto = ir.to_proto(loaded)
-    onnx.checker.check_model(proto, full_check=True)
-    return proto
-
-
-def assert_same(before: Sequence[Array], after: Sequence[Array], tolerance: float = 1e-5) -> None:
-    assert len(before) == len(after)
-    for old, new in zip(before, after, strict=True):
-        assert (old.dtype, old.shape) == (new.dtype, new.shape)
-        if old.dtype.kind not in "fc":
-            assert np.array_equal(old, new)
-            continue
-        limit = np.abs(old[np.isfinite(old)].astype(np.float64)).max(initial=0.0)
-        np.testing.assert_allclose(new.astype(np.float64), old.astype(np.float64), rtol=0, atol=tolerance * limit, equal_nan=True)
-
-
-def model_of(
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Sequence[str],
-    constants: dict[str, Array],
-    opset: int = 17,
-) -> onnx.ModelProto:
-    results = [onnx.ValueInfoProto(name=name) for name in outputs]
-    graph = helper.make_graph(nodes, "test", inputs, results, [numpy_helper.from_array(a, n) for n, a in constants.items()])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    return onnx.shape_inference.infer_shapes(model)
-
-
-def floats(*dims: int | str) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)
-
-
-def normal(*dims: int, seed: int = RNG_SEED) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).standard_normal(dims).astype(np.float32)
-
-
-def operators(model: onnx.ModelProto) -> list[str]:
-    return [node.op_type for node in model.graph.node]
-
-
-def stored(model: onnx.ModelProto) -> dict[str, Array]:
-    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-
-
-def names(model: onnx.ModelProto) -> tuple[list[str], list[str]]:
-    constants = {t.name for t in model.graph.initializer}
-    return [v.name for v in model.graph.input if v.name not in constants], [v.name for v in model.graph.output]
 
 
 # --- whole models
@@ -339,82 +265,6 @@ def test_a_branch_may_return_a_value_of_the_outer_graph() -> None:
         assert_same(run(model, feed), run(slimmed(model, short=True), feed))
 
 
-# --- fusions
-
-
-def layers() -> list[tuple[str, onnx.NodeProto, tuple[int, ...], dict[str, Array], int]]:
-    """Name, layer, dims of x, constants, output channels."""
-    return [
-        ("conv", helper.make_node("Conv", ["x", "w"], ["h"]), (2, 4, 7, 7), {"w": normal(8, 4, 3, 3)}, 8),
-        ("conv with bias", helper.make_node("Conv", ["x", "w", "b"], ["h"], group=2), (2, 4, 7, 7), {"w": normal(8, 2, 3, 3), "b": normal(8)}, 8),
-        (
-            "transposed",
-            helper.make_node("ConvTranspose", ["x", "w", "b"], ["h"], group=2),
-            (2, 4, 5, 5),
-            {"w": normal(4, 3, 3, 3), "b": normal(6)},
-            6,
-        ),
-        ("gemm", helper.make_node("Gemm", ["x", "w", "b"], ["h"], alpha=0.5), (3, 16), {"w": normal(16, 8), "b": normal(1, 8)}, 8),
-        ("gemm, transposed", helper.make_node("Gemm", ["x", "w"], ["h"], transB=1), (3, 16), {"w": normal(8, 16)}, 8),
-    ]
-
-
-@pytest.mark.parametrize("layer", layers(), ids=lambda layer: layer[0])
-@pytest.mark.parametrize("operator", ["BatchNormalization", "Mul", "Add", "Sub", "Div", "Sub from", "Div of"])
-def test_an_affine_operator_moves_into_the_layer_before_it(
-    layer: tuple[str, onnx.NodeProto, tuple[int, ...], dict[str, Array], int], operator: str
-) -> None:
-    _, node, dims, constants, channels = layer
-    constants = dict(constants)
-    if operator == "BatchNormalization":
-        constants |= {"scale": normal(channels), "shift": normal(channels, seed=7), "mean": normal(channels), "variance": normal(channels) ** 2 + 0.1}
-        affine = helper.make_node(operator, ["h", "scale", "shift", "mean", "variance"], ["y"])
-    else:
-        constants["c"] = 1.5 + normal(channels).reshape(1, channels, *(1 for _ in dims[2:])) ** 2
-        inputs = ["c", "h"] if " " in operator else ["h", "c"]
-        affine = helper.make_node(operator.split(maxsplit=1)[0], inputs, ["y"])
-    model = model_of([node, affine], [floats(*dims)], ["y"], constants)
-    slim = slimmed(model)
-    assert len(slim.graph.node) == (2 if operator == "Div of" else 1)
-    assert "w" in stored(slim)
-    assert_same(run(model, {"x": normal(*dims)}), run(slim, {"x": normal(*dims)}), tolerance=2e-6 if "Div of" not in operator else 1e-5)
-    for name in ("w", "shift" if operator == "BatchNormalization" else "c"):
-        untouched = slimmed(model, [name])
-        assert untouched.graph.node[-1].op_type == operator.split(maxsplit=1)[0] or (name == "c" and operator == "Div of")
-        assert np.array_equal(stored(untouched)[name], constants[name])
-
-
-def test_a_weight_with_two_readers_is_not_scaled() -> None:
-    nodes = [
-        helper.make_node("Conv", ["x", "w"], ["h"], pads=[1, 1, 1, 1]),
-        helper.make_node("Mul", ["h", "c"], ["m"]),
-        helper.make_node("Conv", ["m", "w"], ["y"], pads=[1, 1, 1, 1]),
-    ]
-    model = model_of(nodes, [floats(1, 4, 5, 5)], ["y"], {"w": normal(4, 4, 3, 3), "c": normal(4, 1, 1)})
-    assert operators(slimmed(model)) == ["Conv", "Mul", "Conv"]
-
-
-def test_a_scale_beyond_float16_is_not_fused() -> None:
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT16, [1, 4, 5, 5])
-    constants: dict[str, Array] = {"w": np.full((4, 4, 3, 3), 1000, np.float16), "c": np.full((4, 1, 1), 1000, np.float16)}
-    nodes = [helper.make_node("Conv", ["x", "w"], ["h"]), helper.make_node("Mul", ["h", "c"], ["y"])]
-    assert operators(slimmed(model_of(nodes, [x], ["y"], constants))) == ["Conv", "Mul"]
-
-
-@pytest.mark.parametrize("opset", [9, 17])
-def test_zero_padding_moves_into_the_convolution(opset: int) -> None:
-    pads = [0, 0, 1, 0, 0, 0, 2, 1]
-    constants: dict[str, Array] = {"w": normal(4, 4, 3, 3)}
-    if opset < 11:
-        pad = helper.make_node("Pad", ["x"], ["p"], pads=pads)
-    else:
-        pad, constants["pads"] = helper.make_node("Pad", ["x", "pads"], ["p"]), np.array(pads)
-    model = model_of([pad, helper.make_node("Conv", ["p", "w"], ["y"], pads=[1, 1, 1, 1])], [floats(1, 4, 6, 6)], ["y"], constants, opset)
-    slim = slimmed(model)
-    assert operators(slim) == ["Conv"]
-    assert_same(run(model, {"x": normal(1, 4, 6, 6)}), run(slim, {"x": normal(1, 4, 6, 6)}))
-
-
 # --- attributes and names
 
 
@@ -433,27 +283,6 @@ def test_defaults_are_those_of_the_models_opset() -> None:
             assert len(slimmed(model).graph.node[0].attribute) == (value != axis)
 
 
-def test_short_names_are_unique_and_spare_the_taken_ones() -> None:
-    generator = short_names(frozenset({"b", "aa"}))
-    found = [next(generator) for _ in range(5000)]
-    assert found[:2] == ["a", "c"]
-    assert len(set(found)) == len(found)
-    assert not {"b", "aa"} & set(found)
-    assert max(map(len, found)) == 3
-
-
-def test_shortening_keeps_the_interface_and_tells_all_new_names() -> None:
-    nodes = [helper.make_node("MatMul", ["x", "a"], ["long"]), helper.make_node("Add", ["long", "weight"], ["b"])]
-    model = ir.from_proto(model_of(nodes, [floats(2, 8)], ["b"], {"a": normal(8, 8), "weight": normal(2, 8)}))
-    renamed = shorten(model)
-    proto = ir.to_proto(model)
-    assert names(proto) == (["x"], ["b"])
-    assert set(renamed) == {"a", "long", "weight"}
-    assert len(set(renamed.values()) | {"x", "b"}) == 5
-    assert list(stored(proto)) == [renamed["a"], renamed["weight"]]
-    assert not any(node.name for node in proto.graph.node)
-
-
 def test_metadata_of_the_model_stays() -> None:
     model = model_of([helper.make_node("Relu", ["x"], ["y"])], [floats(2)], ["y"], {})
     helper.set_model_props(model, {"names": "cat, dog"})
@@ -461,28 +290,3 @@ def test_metadata_of_the_model_stays() -> None:
     slim = slimmed(model, short=True)
     assert {p.key: p.value for p in slim.metadata_props} == {"names": "cat, dog"}
     assert b"long" not in slim.SerializeToString()
-
-
-# --- onnxsim
-
-
-def test_onnxsim_that_is_absent_or_slow_costs_a_note_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = STRUCTURES["tiny"](1)
-    if importlib.util.find_spec("onnxsim") is not None:
-        loaded = loaded_copy(model)
-        assert "onnxsim: skipped, not done after 0.001 seconds" in simplify(loaded, onnxsim_seconds=0.001)
-    monkeypatch.setattr(onnxsim_adapter.importlib.util, "find_spec", lambda name: None)
-    assert "onnxsim: skipped, not installed" in simplify(loaded_copy(model), onnxsim_seconds=10)
-
-
-def test_onnxsim_keeps_weights_and_values() -> None:
-    if importlib.util.find_spec("onnxsim") is None:
-        pytest.skip("onnxsim is not installed")
-    for name in ("depthwise_batchnorm", "float16_cast", "argmax_classifier"):
-        model = STRUCTURES[name](1)
-        loaded = loaded_copy(model)
-        notes = simplify(loaded, onnxsim_seconds=60)
-        assert any(note.startswith(("onnxsim: saved", "onnxsim: result refused")) for note in notes)
-        slim = ir.to_proto(loaded)
-        assert {n for n, a in stored(slimmed(model)).items() if a.size >= 64} == {n for n, a in stored(slim).items() if a.size >= 64}
-        assert_same(run(model, feeds(model, 2)), run(slim, feeds(model, 2)))
