@@ -13,86 +13,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 from onnx_compress.optimizer.cli import main
 
-SHAPES = {"fc1": (64, 256), "fc2": (256, 128), "fc3": (128, 10)}
-
-
-def save_model(path: Path, seed: int = 0, domain: str = "", dtype: type = np.float32) -> Path:
-    """Three MatMuls with Relu between: 197 KB of weights from a seed."""
-    generator = np.random.default_rng(seed)
-    weights = [numpy_helper.from_array((generator.normal(size=shape) / 8).astype(dtype), name) for name, shape in SHAPES.items()]
-    nodes = [
-        helper.make_node("MatMul", ["x", "fc1"], ["a"]),
-        helper.make_node("Relu", ["a"], ["b"], domain=domain),
-        helper.make_node("MatMul", ["b", "fc2"], ["c"]),
-        helper.make_node("Relu", ["c"], ["d"], domain=domain),
-        helper.make_node("MatMul", ["d", "fc3"], ["y"]),
-    ]
-    info = helper.make_tensor_value_info
-    graph = helper.make_graph(nodes, "g", [info("x", TensorProto.FLOAT, ["n", 64])], [info("y", TensorProto.FLOAT, ["n", 10])], weights)
-    imports = [helper.make_opsetid("", 17)] + ([helper.make_opsetid(domain, 1)] if domain else [])
-    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path)
-    return path
-
-
-@dataclass(frozen=True)
-class Place:
-    """A folder with a good model, and a way to see what a command leaves there."""
-
-    folder: Path
-    capture: pytest.CaptureFixture[str]
-
-    def path(self, name: str) -> Path:
-        return self.folder / name
-
-    def refuses(self, words: list[str | Path], code: int, *sentences: str) -> None:
-        """The command fails with `code` and one sentence that holds all `sentences`; the folder stays as it is."""
-        before = contents(self.folder)
-        self.capture.readouterr()
-        assert main([str(word) for word in words]) == code
-        printed = self.capture.readouterr()
-        assert printed.out == ""
-        assert printed.err.startswith("onnx-compress: ")
-        assert printed.err.count("\n") == 1, printed.err
-        assert "unexpected" not in printed.err
-        for sentence in sentences:
-            assert sentence in printed.err
-        assert contents(self.folder) == before
-
-    def refuses_compression(self, source: str, code: int, *sentences: str, more: tuple[str | Path, ...] = ("--target-ratio", "4")) -> None:
-        """The same for a compression of `source` to out.onnx."""
-        self.refuses([self.path(source), self.path("out.onnx"), *more], code, *sentences)
-
-
-def contents(folder: Path) -> dict[str, bytes | None]:
-    return {str(file): file.read_bytes() if file.is_file() else None for file in sorted(folder.rglob("*"))}
+from tests.bad_places import Place, contents, save_model
 
 
 @pytest.fixture
 def place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Place:
     save_model(tmp_path / "in.onnx")
-    return Place(tmp_path, capsys)
-
-
-@pytest.fixture(scope="session")
-def compressed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """in.onnx, and its compressed form inline (c.onnx) and with external data (e.onnx)."""
-    folder = tmp_path_factory.mktemp("compressed")
-    save_model(folder / "in.onnx")
-    assert main([str(folder / "in.onnx"), str(folder / "c.onnx"), "--target-ratio", "4", "-q"]) == 0
-    for seed, name in ((0, "e.onnx"), (1, "other.onnx")):
-        source = save_model(folder / f"source{seed}.onnx", seed)
-        assert main([str(source), str(folder / name), "--target-ratio", "4", "-q", "--external-data"]) == 0
-    return folder
-
-
-@pytest.fixture
-def compressed(compressed_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Place:
-    shutil.copytree(compressed_folder, tmp_path, dirs_exist_ok=True)
     return Place(tmp_path, capsys)
 
 
@@ -175,7 +105,6 @@ class Explosive:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("harm",)
 
-
 CALIBRATIONS: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing": (lambda path: None, "data.npz"),
     "junk": (lambda path: path.write_text("no zip") and None, "data.npz"),
@@ -232,82 +161,10 @@ def test_a_model_that_onnxruntime_cannot_load(place: Place) -> None:
     place.refuses_compression("strange.onnx", 1, "strange.onnx", "onnxruntime")
 
 
-def test_a_compressed_model_is_not_compressed_again(compressed: Place) -> None:
-    compressed.refuses_compression("c.onnx", 2, "c.onnx", "compressed")
-
-
 def test_a_plain_model_is_neither_restored_nor_inspected(place: Place) -> None:
     place.refuses(["restore", place.path("in.onnx"), place.path("out.onnx")], 2, "not written by onnx-compress")
     place.refuses(["inspect", place.path("in.onnx")], 2, "not written by onnx-compress")
 
 
-def largest(model: onnx.ModelProto) -> onnx.TensorProto:
-    return max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
-
-
-def damage(path: Path, change: Callable[[bytes], bytes]) -> None:
-    """Rewrites the largest payload of an inline model."""
-    model = onnx.load(path)
-    tensor = largest(model)
-    tensor.raw_data = change(tensor.raw_data)
-    tensor.dims[0] = len(tensor.raw_data)
-    onnx.save(model, path)
-
-
-def flipped(data: bytes) -> bytes:
-    return data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 16]) + data[len(data) // 2 + 1 :]
-
-
-DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "flipped bit": (flipped, "checksum"),
-    "truncated": (lambda data: data[:-20], "bytes"),
-    "unknown draft": (lambda data: data[:2] + b"\x63" + data[3:], "draft 99"),
-    "no payload": (lambda data: bytes(len(data)), "no onnx-compress payload"),
-}
-
-
-@pytest.mark.parametrize("case", DAMAGES)
-@pytest.mark.parametrize("command", ["restore", "inspect", "verify"])
-def test_a_damaged_payload(compressed: Place, command: str, case: str) -> None:
-    change, sentence = DAMAGES[case]
-    damage(compressed.path("c.onnx"), change)
-    words: dict[str, list[str | Path]] = {
-        "restore": ["restore", compressed.path("c.onnx"), compressed.path("dense.onnx")],
-        "inspect": ["inspect", compressed.path("c.onnx")],
-        "verify": ["verify", compressed.path("in.onnx"), compressed.path("c.onnx")],
-    }
-    compressed.refuses(words[command], 1, "c.onnx", sentence)
-
-
-@pytest.mark.parametrize("command", ["restore", "inspect"])
-def test_the_data_file_of_another_model(compressed: Place, command: str) -> None:
-    shutil.copy(compressed.path("other.onnx.data"), compressed.path("e.onnx.data"))
-    more = [compressed.path("dense.onnx")] if command == "restore" else []
-    compressed.refuses([command, compressed.path("e.onnx"), *more], 1, "belongs to another model")
-
-
-@pytest.mark.parametrize("command", ["restore", "inspect"])
-def test_a_data_file_that_is_missing(compressed: Place, command: str) -> None:
-    compressed.path("e.onnx.data").unlink()
-    more = [compressed.path("dense.onnx")] if command == "restore" else []
-    compressed.refuses([command, compressed.path("e.onnx"), *more], 1, "e.onnx.data", "beside the model")
-
-
-def test_a_file_of_an_unknown_format(compressed: Place) -> None:
-    model = onnx.load(compressed.path("c.onnx"))
-    next(entry for entry in model.metadata_props if entry.key == "onnx_compress.format").value = "7.3"
-    onnx.save(model, compressed.path("c.onnx"))
-    compressed.refuses(["restore", compressed.path("c.onnx"), compressed.path("dense.onnx")], 1, "format 7.3", "install")
-
-
-def test_a_verification_against_another_model(compressed: Place) -> None:
-    compressed.refuses(["verify", compressed.path("source1.onnx"), compressed.path("c.onnx"), "--max-divergence", "1e-6"], 4)
-
-
 def test_a_divergence_above_the_allowed_one_is_exit_code_4(place: Place) -> None:
     place.refuses_compression("in.onnx", 4, "1e-09", more=("--target-ratio", "20", "--max-divergence", "1e-9"))
-
-
-def test_a_session_without_the_library_names_our_operators(compressed: Place) -> None:
-    with pytest.raises(Exception, match="onnx_compress"):
-        onnxruntime.InferenceSession(compressed.path("c.onnx"), providers=["CPUExecutionProvider"])

@@ -12,6 +12,7 @@ from onnx_compress.passes.simplify import simplify
 from models.structures import STRUCTURES, feeds
 from tests.slimming import assert_same, loaded_copy, run, slimmed, stored
 
+
 def test_onnxsim_that_is_absent_or_slow_costs_a_note_only(monkeypatch: pytest.MonkeyPatch) -> None:
     model = STRUCTURES["tiny"](1)
     if importlib.util.find_spec("onnxsim") is not None:
