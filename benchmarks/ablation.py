@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from onnx_compress.optimizer import Request, compress, effort
 from onnx_compress.optimizer.verify import verify
-from shared_models import HERE, MODELS, calibration, processor
+from rows import processor
+from shared_models import HERE, MODELS, calibration
 
 SLOPE = 1.4
 """-d ln(divergence) / d(bits a weight), on the curves of RESEARCH, part A."""

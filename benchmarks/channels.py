@@ -9,7 +9,6 @@ Nothing is quantized: the simplified model loses channels, its layers are fitted
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 import tempfile
 import time
@@ -21,7 +20,8 @@ from onnx_compress.optimizer.calibrate import load_calibration
 from onnx_compress.optimizer.drop_channels import Drop, drop_channels
 from onnx_compress.optimizer.model import load
 from onnx_compress.passes.simplify import simplify
-from shared_models import HERE, MODELS, TASKS, calibration, processor, script
+from rows import processor, write_rows
+from shared_models import HERE, MODELS, TASKS, calibration, script
 
 NAMES = ("mobilenet_v1_075", "cifar10_resnet20_jpegft", "mlperf_kws_dscnn")
 
@@ -60,10 +60,7 @@ def main() -> None:
                 rows += [measured(arguments.models, name, drop, Path(folder)) for drop in drops]
                 least, *others = (row.divergence for row in rows[-len(drops) :])
                 print(f"{name} {fraction:g}: {least:.3g} against {', '.join(f'{one:.3g}' for one in sorted(others))} at random", flush=True)
-    with arguments.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows(map(asdict, rows))
+    write_rows(arguments.out, [asdict(row) for row in rows])
 
 
 def measured(models: Path, name: str, drop: Drop, folder: Path) -> Row:

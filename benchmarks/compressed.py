@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,17 +48,6 @@ def feed(session: onnxruntime.InferenceSession, length: int, tokens: int = 0) ->
     return made
 
 
-def processor() -> str:
-    """The processor's name, as Linux tells it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
 def total_bytes(path: Path) -> int:
     """The model and its data file beside it."""
     return sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*"))
-
-
-def row(values: Mapping[str, object]) -> str:
-    """The values for a person."""
-    return ", ".join(f"{key} {value}" for key, value in values.items())

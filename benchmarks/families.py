@@ -21,7 +21,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-from shared_models import MODELS, TASKS, append, processor, script  # noqa: E402  (beside this file)
+from rows import append, processor  # noqa: E402  (beside this file)
+from shared_models import MODELS, TASKS, script  # noqa: E402
 
 RATIOS = {
     "charrnn_shakespeare": 8,

@@ -1,13 +1,31 @@
-"""Cases by name, and their results."""
+"""Cases by name, and their results: rows of a CSV file, which name the processor."""
 
 from __future__ import annotations
 
 import csv
+import platform
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from compressed import row
+MACHINE = ("onnxruntime", "processor")
+"""Columns that are the same in every row: not worth printing each time."""
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or "unknown")
+
+
+def line(values: Mapping[str, object]) -> str:
+    """The values for a person."""
+    return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
@@ -18,8 +36,14 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
         writer.writerows(rows)
 
 
-MACHINE = ("onnxruntime", "processor")
-"""Columns that are the same in every row: not worth printing each time."""
+def append(path: Path, row: Any) -> None:
+    """Adds a dataclass as a row to the CSV, with a header where it is new."""
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(asdict(row)))
+        if fresh:
+            writer.writeheader()
+        writer.writerow(asdict(row))
 
 
 def run_cases(given: Namespace, cases: Iterable[tuple[str, Callable[[], Mapping[str, object]]]]) -> None:
@@ -28,6 +52,6 @@ def run_cases(given: Namespace, cases: Iterable[tuple[str, Callable[[], Mapping[
     for name, measure in cases:
         if not given.names or any(part in name for part in given.names):
             rows.append(measure())
-            print(row({key: value for key, value in rows[-1].items() if key not in MACHINE}), flush=True)
+            print(line({key: value for key, value in rows[-1].items() if key not in MACHINE}), flush=True)
     if given.out:
         write_rows(given.out, rows)

@@ -1,17 +1,10 @@
-"""What the benchmarks share: the real models of ../shared/models, their scripts, and CSV files of results."""
+"""What the benchmarks share: the real models of ../shared/models, and their scripts."""
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-from compressed import processor
-
-__all__ = ["HERE", "MODELS", "TASKS", "append", "calibration", "processor", "script"]
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE.parent.parent / "shared" / "models"
@@ -44,13 +37,3 @@ def script(models: Path, name: str, task: str, *files: str) -> tuple[str, str]:
     command = [sys.executable, str(models / name), task, *files, "--custom-op", str(library_path())]
     words = subprocess.run(command, check=True, capture_output=True, text=True, cwd=models).stdout.split()
     return words[1], words[2]
-
-
-def append(path: Path, row: Any) -> None:
-    """Adds a dataclass as a row to the CSV, with a header where it is new."""
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(row)))
-        if fresh:
-            writer.writeheader()
-        writer.writerow(asdict(row))

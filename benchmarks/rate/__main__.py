@@ -18,6 +18,7 @@ from pathlib import Path
 
 from onnx_compress.runtime import library_path
 
+from ..rows import processor
 from . import rows
 from .cases import CASES, HERE, MODELS, Case
 from .judge import Judge
@@ -103,7 +104,7 @@ def attempt(bench: Bench, judge: Judge, method: str, setting: Setting) -> rows.R
     ratio = bench.source.stat().st_size / made.bytes
     row = rows.Row(
         case.model, method, setting.name, made.bytes, round(ratio, 4), verdict.metric, round(verdict.value, 5),
-        verdict.divergence_kind, float(f"{verdict.divergence:.6g}"), round(made.seconds, 2), rows.processor(),
+        verdict.divergence_kind, float(f"{verdict.divergence:.6g}"), round(made.seconds, 2), processor(),
     )  # fmt: skip
     print(
         f"{row.model}, {method}, {setting.name}: {ratio:.2f}x, {row.metric} {row.metric_value:.4f}, {row.divergence_kind} {row.divergence:.3g}, {row.seconds:.1f} s",

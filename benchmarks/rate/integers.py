@@ -10,7 +10,6 @@ knows nothing of the states of our trellis, of which both quantizers have tables
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from onnx_compress.runtime import reader
 from onnx_compress.runtime.form import Symbols
 from onnx_compress.runtime.members import class_bits
 
+from ..rows import write_rows
 from .cases import CASES, HERE, MODELS, Case
 from .ours import calibration
 
@@ -64,10 +64,7 @@ def main() -> None:
             for name in FILES:
                 rows.append(measured(case, name, arguments, Path(folder)))
                 print(rows[-1], flush=True)
-    with arguments.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows(map(asdict, rows))
+    write_rows(arguments.out, [asdict(row) for row in rows])
 
 
 def measured(case: Case, levels: str, arguments: argparse.Namespace, folder: Path) -> Row:

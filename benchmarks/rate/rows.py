@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import platform
-import re
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -75,12 +73,3 @@ def rewrite(path: Path, rows: Iterable[Row]) -> None:
     path.unlink(missing_ok=True)
     for row in rows:
         append(path, row)
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells."""
-    try:
-        names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor()

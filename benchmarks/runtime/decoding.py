@@ -16,8 +16,7 @@ from layers import matmul, member, models, opened
 from pairs import alternate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from compressed import processor, row
-from rows import write_rows
+from rows import line, processor, write_rows
 
 SIDE = 4096
 SETS = ("avx512", "avx2", "sse4", "neon", "baseline")
@@ -45,7 +44,7 @@ def main() -> int:
         found = {"set": name, "zstd_Msym_s": f"{speeds[0]:.0f}", "ours_Msym_s": f"{speeds[1]:.0f}"}
         found |= {key: f"{value:.2f}" for key, value in zip(("times_q25", "times_median", "times_q75"), quarters, strict=True)}
         rows.append(found | {"bits": f"{8 * len(packed) / symbols.size:.2f} zstd", "processor": processor()})
-        print(row(rows[-1]), flush=True)
+        print(line(rows[-1]), flush=True)
     if given.out:
         write_rows(given.out, rows)
     return 0

@@ -23,8 +23,7 @@ from onnx_compress.runtime.form import Dense, Grid, Member, Symbols, View
 from pairs import alternate, quartiles
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from compressed import processor
-from rows import run_cases
+from rows import processor, run_cases
 
 SPREAD = 0.81
 """Scale of the Laplacian levels: 2.2 bits of entropy a symbol."""

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from compressed import CACHE, MODELS, compressed, processor, row, total_bytes
-from rows import write_rows
+from compressed import CACHE, MODELS, compressed, total_bytes
+from rows import line, processor, write_rows
 
 PROCESSES = 5
 ALLOWED_ABOVE_FILE_MB = 12
@@ -92,7 +92,7 @@ def main() -> int:
     rows = []
     for case in cases(arguments.fresh):
         rows.append(compared(case, base))
-        print(row(rows[-1]), flush=True)
+        print(line(rows[-1]), flush=True)
     write_rows(arguments.out, rows)
     return int(any(each["bar_mb"] and float(each["largest_mb"]) > float(each["bar_mb"]) for each in rows))
 

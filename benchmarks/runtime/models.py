@@ -17,9 +17,9 @@ from layers import opened
 from pairs import alternate, quartiles
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from compressed import CACHE, MODELS, TOKENS, compressed, feed, processor
+from compressed import CACHE, MODELS, TOKENS, compressed, feed
 from rate.toolkits import NothingToDoError, blocks, dynamic
-from rows import run_cases
+from rows import processor, run_cases
 
 CASES = (
     ("minilm_l6_v2", 10, 16),

@@ -19,8 +19,8 @@ from layers import opened
 from pairs import alternate, quartiles
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from compressed import CACHE, feed, processor, row
-from rows import write_rows
+from compressed import CACHE, feed
+from rows import line, processor, write_rows
 from shared_models import MODELS, TASKS, calibration, script
 
 RATIO = 8
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         base = next((float(str(one["divergence"])) for one in made if one["prefer"] == "memory"), math.nan)
         rows += [one | {"worse": f"{float(str(one['divergence'])) / base:.2f}"} for one in made]
         for one in rows[-len(made) :]:
-            print(row(one), flush=True)
+            print(line(one), flush=True)
     if given.out:
         write_rows(given.out, [one | {"onnxruntime": onnxruntime.__version__, "processor": processor()} for one in rows])
     return 0

@@ -20,7 +20,6 @@ from onnx_compress.optimizer.work import VECTORS, Work
 from pairs import alternate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from compressed import processor, row
 from onnx_compress.passes import writer
 from onnx_compress.passes.codebook import Cluster
 from onnx_compress.passes.distinct import Distinct
@@ -28,7 +27,7 @@ from onnx_compress.passes.mapping import LearnedMap
 from onnx_compress.passes.quantize import Quantize
 from onnx_compress.passes.technique import Context
 from onnx_compress.runtime.form import Member, View
-from rows import write_rows
+from rows import line, processor, write_rows
 
 CASES = (
     *(matmul(k, n, m) for k, n in ((4096, 4096), (384, 1536), (384, 384)) for m in (1, 16, 128)),
@@ -98,12 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(arguments)
     for one in forms():
-        print(row(one), flush=True)
+        print(line(one), flush=True)
     rows = []
     for case in CASES:
         if not given.names or any(name in case.name for name in given.names):
             rows.append(measure(case))
-            print(row(rows[-1]), flush=True)
+            print(line(rows[-1]), flush=True)
     if given.out:
         write_rows(given.out, [one | {"onnxruntime": onnxruntime.__version__, "processor": processor()} for one in rows])
     return 0

@@ -23,8 +23,7 @@ from onnx_compress.runtime.form import Dense, Grid, Member, Symbols, View
 from pairs import alternate, quartiles
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from compressed import processor, row
-from rows import write_rows
+from rows import line, processor, write_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = []
     for one in layer_rows(given.threads):
         rows.append(one)
-        print(row({key: value for key, value in one.items() if key not in {"onnxruntime", "processor"}}), flush=True)
+        print(line({key: value for key, value in one.items() if key not in {"onnxruntime", "processor"}}), flush=True)
     if given.out:
         write_rows(given.out, rows)
     return 0
