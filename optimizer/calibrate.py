@@ -45,9 +45,15 @@ def wanted(inputs: Sequence[ir.Value]) -> tuple[Wanted, ...]:
     for value in inputs:
         if not isinstance(value.type, ir.TensorType) or value.dtype in (None, ir.DataType.STRING, ir.DataType.UNDEFINED):
             raise UsageError(f"input {value.name} of the model is no tensor of numbers: such models cannot be run for measuring")
-        dims = None if value.shape is None else tuple(d if isinstance(d, int) else d.value for d in value.shape)
+        dims = None if value.shape is None else tuple(_size(d) for d in value.shape)
         found.append(Wanted(str(value.name), np.dtype(value.dtype.numpy()), dims))
     return tuple(found)
+
+
+def _size(dim: int | ir.SymbolicDim) -> int | str | None:
+    """A size, the symbol of one, or None where it is open: some exporters write -1 for that."""
+    size = dim if isinstance(dim, int) else dim.value
+    return None if isinstance(size, int) and size < 0 else size
 
 
 def load_calibration(paths: Sequence[str | Path], inputs: Sequence[ir.Value]) -> tuple[Feed, ...]:

@@ -1,7 +1,7 @@
 """Inputs made up by rule for a model that comes without data; the model has run on the first batch of them.
 
 Sizes that the model leaves open, unless --input-shape gives them:
-* axis 0, and any axis called `batch`: 8 samples, fewer where a sample is large; 32 samples in all, fewer for very large ones;
+* axis 0, axis 1 of states [layers, batch, size], and any axis called `batch`: 8 samples, fewer where a sample is large; 32 samples in all, fewer for very large ones;
 * an axis called `past..`: 0; channels of an image: 3; height and width: 224; all others (sequences): 32.
 Where onnxruntime refuses those, the next of `TRIALS` are tried.
 
@@ -58,6 +58,7 @@ TRIALS = (
     Trial(length=128, image=256),
     Trial(batch=1, length=1, image=32),
     Trial(batch=1, length=16000, image=320),
+    Trial(length=512, image=384),
     Trial(batch=1, length=64, image=640),
     Trial(batch=1, length=8, image=416),
     Trial(batch=1, image=512, careful=True),
@@ -245,7 +246,7 @@ def _open_size(one: Wanted, axis: int, trial: Trial, batch: int) -> int:
     dims = one.dims or ()
     symbol = str(dims[axis] or "").lower()
     is_sequence = any(word in symbol for word in ("seq", "len", "time", "step", "frame"))
-    if "batch" in symbol or (axis == 0 and not is_sequence):
+    if "batch" in symbol or (axis == 0 and not is_sequence) or (axis == 1 and not is_sequence and _is_state(one)):
         return batch
     if "past" in symbol and not any(word in symbol for word in ("+", "total")):
         return 0
@@ -253,3 +254,9 @@ def _open_size(one: Wanted, axis: int, trial: Trial, batch: int) -> int:
         last = dims[3] in (1, 3, 4)
         return 3 if axis == 1 and not last else trial.image
     return min(trial.length, 32) if len(dims) >= 5 else trial.length
+
+
+def _is_state(one: Wanted) -> bool:
+    """Whether this is the state of a recurrent layer, [layers, batch, size]."""
+    name = one.name.lower()
+    return len(one.dims or ()) == 3 and ("state" in name or "hidden" in name or name in {"h", "c", "h0", "c0"})
