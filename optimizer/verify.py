@@ -203,8 +203,12 @@ def _agreement(fused: Sequence[Outputs], restored: Path, feeds: Sequence[Feed], 
 def _nudged(feed: Feed) -> Feed:
     """The feed with floats that are larger or smaller by one unit in their last place or two."""
     rng = np.random.default_rng(0)
-    units = {name: float(np.finfo(array.dtype.type).eps) for name, array in feed.items() if array.dtype.kind == "f"}  # type: ignore[type-var]
-    return {name: (array * (1 + units[name] * rng.choice((-1, 1), array.shape))).astype(array.dtype) if name in units else array for name, array in feed.items()}
+    made = dict(feed)
+    for name, array in feed.items():
+        if array.dtype.kind == "f":
+            unit = float(np.finfo(array.dtype.type).eps)  # type: ignore[type-var]
+            made[name] = (array.astype(np.float64) * (1 + unit * rng.choice((-1, 1), array.shape))).astype(array.dtype)
+    return made
 
 
 def _apart(ours: Sequence[Outputs], others: Sequence[Outputs]) -> dict[str, float]:
