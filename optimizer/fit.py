@@ -276,7 +276,9 @@ def _smallest(market: Market, sizer: Sizer, target_bytes: int) -> Emitted:
 
 def _too_large(sizer: Sizer, emitted: Emitted, size: int, target_bytes: int) -> TargetError:
     rest = size - sum(one.bytes for one in emitted.payloads)
+    exact = sum(one.bytes for one in emitted.payloads if all(choice.technique is None for choice in one.choices))
+    kept = f", weights that keep their bits (integers, --lossless-weights) {exact:,}" if exact else ""
     return TargetError(
         f"{sizer.bytes_before / target_bytes:.4g} times smaller cannot be reached, {sizer.bytes_before / size:.4g} times can: the graph and what is not "
-        f"compressed take {rest:,} of the {target_bytes:,} bytes allowed; ask for a lower ratio"
+        f"compressed take {rest:,} of the {target_bytes:,} bytes allowed{kept}; ask for a lower ratio"
     )

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import onnx_ir as ir
+
 from ..runtime.header import FORMAT_KEY
 from .errors import CompressError, UsageError
 from .files import Workspace
@@ -21,7 +23,7 @@ from .lossless_tensors import Coder
 from .lossless_write import Written, write_model
 from .protos import Model, read_model
 from .recipe import Recipe
-from .report import Progress, Report, Request, WeightReport, silent
+from .report import EXACT, Progress, Report, Request, WeightReport, silent
 from .save import goes_external
 
 
@@ -55,20 +57,31 @@ def _report(source: Path, target: Path, recipe: Recipe, packed: Packed, work: Wo
     after = sum(file.stat().st_size for file in (work.model, work.data) if file.exists())
     before = sum(file.size for file in recipe.files)
     rows = tuple(_row(weight) for weight in packed.weights)
-    notes = (*written.notes, f"restore gives the {len(recipe.files)} input file{'s' if len(recipe.files) > 1 else ''} back byte for byte; the record for that takes {written.record_bytes:,} bytes")
+    notes = (*written.notes, f"restore gives {'the input' if len(recipe.files) == 1 else f'all {len(recipe.files)} input files'} back byte for byte; the record for that takes {written.record_bytes:,} bytes")
     graph = after - sum(row.bytes_after for row in rows)
     return Report(
-        str(source), str(target), before, after, before / after, graph, 0.0, "exact: every weight decodes to its very bits", "the sha256 of the restored files",
-        0.0, 0.0, rows, tuple(packed.left_alone), notes, (), {},
+        str(source), str(target), before, after, before / after, graph, 0.0, EXACT, "the sha256 of the restored files",
+        0.0, 0.0, rows, tuple(packed.left_alone), notes, (), {}, resident_bytes=sum(row.resident_bytes for row in rows),
     )  # fmt: skip
 
 
 def _row(weight: Weight) -> WeightReport:
-    tensor = weight.item.tensor
-    fused = weight.item.readers.fused
-    operator = fused[0].operator if fused else "Decompress"
-    bits = 8 * weight.bytes_after / tensor.size
-    return WeightReport(weight.name, tensor.dims, str(tensor.dtype), operator, weight.form, weight.bytes_before, weight.bytes_after, bits, 0.0, 0.0, 0.0)
+    tensor, readers = weight.item.tensor, weight.item.readers
+    return WeightReport(
+        name=weight.name,
+        dims=tensor.dims,
+        dtype=ir.DataType(tensor.dtype).name.lower(),
+        operator=readers.fused[0].operator if readers.fused else "Decompress",
+        form=weight.form,
+        bytes_before=weight.bytes_before,
+        bytes_after=weight.bytes_after,
+        bits_per_weight=8 * weight.bytes_after / tensor.size,
+        zeros=0.0,
+        predicted=0.0,
+        measured=0.0,
+        placement="decompressed" if readers.whole else "fused",
+        resident_bytes=weight.bytes_after,
+    )
 
 
 def _check(source: Path) -> None:

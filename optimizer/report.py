@@ -23,6 +23,9 @@ HIGHEST_RATIO = 10_000.0
 
 HIGHEST_DROP = 0.9
 
+EXACT = "exact"
+"""The kind of divergence of files whose weights all keep their bits."""
+
 
 def silent(phase: str, fraction: float) -> None:
     """The Progress that shows nothing."""

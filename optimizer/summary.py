@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .report import Curve, Report, WeightReport
+from .report import EXACT, Curve, Report, WeightReport
 
 if TYPE_CHECKING:
     from .inspect import Inspection
@@ -63,6 +63,8 @@ def _size(report: Report) -> str:
 
 
 def _difference(report: Report) -> str:
+    if report.divergence_kind == EXACT:
+        return "none: every weight keeps its very bits; the sha256 of what restore gives is that of the input"
     return f"{number(report.divergence)} {MEASURES.get(report.divergence_kind, report.divergence_kind)}, measured on {report.inputs} ({number(report.predicted)} predicted)"
 
 

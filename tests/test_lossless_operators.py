@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx_compress.optimizer import Request, compress
 from onnx_compress.optimizer.restore import restore
+from onnx_compress.optimizer.summary import summary
 from onnx_compress.passes.planes import write_planes
 from onnx_compress.runtime import session
 from onnx_compress.runtime.form import View
@@ -114,6 +115,22 @@ def test_a_weight_that_something_else_needs_is_made_whole_for_all(tmp_path: Path
     assert pressed(tmp_path, proto) == [*FUSED[:3], "Decompress", "MatMul", "ReduceSum"]
     for found, expected in both(tmp_path, {"x": normal(2, 128, 1, 1)}):
         assert_close(found, expected)
+
+
+def test_the_report_says_which_weights_are_made_whole_and_that_payloads_stay_in_memory(tmp_path: Path) -> None:
+    proto = layers(np.float32, tail=(helper.make_node("ReduceSum", ["matrix"], ["sum"], keepdims=0),))
+    proto.graph.output.append(helper.make_tensor_value_info("sum", TensorProto.FLOAT, []))
+    onnx.save(proto, tmp_path / "in.onnx")
+    report = compress(tmp_path / "in.onnx", tmp_path / "out.onnx", Request(lossless=True))
+    assert {row.name: (row.placement, row.dtype) for row in report.weights} == {
+        "filters": ("fused", "float"),
+        "gemm": ("fused", "float"),
+        "matrix": ("decompressed", "float"),
+    }
+    assert report.resident_bytes == sum(row.bytes_after for row in report.weights) > 0.5 * report.bytes_after
+    text = dict(summary(report, names=False, dry_run=False))
+    assert text["difference"].startswith("none: every weight keeps its very bits")
+    assert text["placed"].startswith("2 fused, 1 decompressed")
 
 
 @pytest.mark.parametrize("transposed", [True, False])

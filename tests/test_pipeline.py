@@ -74,8 +74,9 @@ def test_a_structure_without_weights_is_refused_with_the_reason(tmp_path: Path, 
 @pytest.mark.parametrize("name", [*INTEGERS, *OUT_OF_REACH])
 def test_a_target_out_of_reach_is_an_error_that_names_the_best_ratio(tmp_path: Path, name: str) -> None:
     onnx.save(STRUCTURES[name](0), tmp_path / "in.onnx")
-    with pytest.raises(TargetError, match=r"2 times smaller cannot be reached, 1\.\d+ times can"):
+    with pytest.raises(TargetError, match=r"2 times smaller cannot be reached, 1\.\d+ times can") as caught:
         compress(tmp_path / "in.onnx", tmp_path / "out.onnx", Request(target_ratio=2))
+    assert ("weights that keep their bits (integers, --lossless-weights)" in str(caught.value)) == (name in INTEGERS)
     assert [file.name for file in tmp_path.iterdir()] == ["in.onnx"]
 
 
