@@ -4,6 +4,7 @@
 |---|---|---|---|
 | classes | scores of classes: Softmax, or a last MatMul, Gemm or pooled Conv (+ constant), of [.., classes] | KL(original, changed) of the distributions, nats | 0.03 |
 | embedding | normalised or pooled vectors, layer-normalised or activated states, one vector a row | 1 - cosine along the last axis | 0.05 |
+| probability | what a Sigmoid gives | squared error / squared norm, or that of 0.001 everywhere where this is more | 0.01 |
 | map | everything else that is a float: dense maps, detectors, single numbers, recurrent states | squared error / squared norm | 0.01 |
 | integer | integers, booleans, text | share of unequal values | 0.02 |
 
@@ -13,7 +14,7 @@ model of images only [samples, classes] counts as classes: scores of many boxes 
 (top-1 by half a point: KL 0.03 on MobileNet, 0.09 on ResNet-20; rank correlation by 0.005: 0.05 on MiniLM).
 
 The divergence of a model is the plain mean over its float outputs; integer outputs count only where there are no others, because they
-jump. Within an output it is the mean over rows (map: one quotient); rows that a mask leaves out, or where the original is not finite, do
+jump. Within an output it is the mean over rows (map, probability: one quotient); rows that a mask leaves out, or where the original is not finite, do
 not count. A NaN or infinity that the original does not have makes the divergence infinite.
 """
 
@@ -24,15 +25,17 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from .kinds import Kind, kinds
+from .kinds import Kind, kinds, logits
 
-__all__ = ["ROUNDING", "WARN_ABOVE", "Kind", "counted", "divergence", "kinds", "main_kind"]
+__all__ = ["ROUNDING", "WARN_ABOVE", "Kind", "counted", "divergence", "is_silent", "kinds", "logits", "main_kind"]
 
-WARN_ABOVE: Mapping[Kind, float] = {"classes": 0.03, "embedding": 0.05, "map": 0.01, "integer": 0.02}
+WARN_ABOVE: Mapping[Kind, float] = {"classes": 0.03, "embedding": 0.05, "probability": 0.01, "map": 0.01, "integer": 0.02}
 """Above this divergence a loss of accuracy is likely, by the kind of output."""
 
 LEAST_PROBABILITY = 1e-12
 TINY = 1e-30
+SILENT = 0.001
+"""Probabilities that stay below this are as good as none: their last bits are what rounding makes of them."""
 
 ROUNDING = 1e-12
 """A divergence that the order of float sums makes: files of exact weights have it, and keep every limit."""
@@ -73,6 +76,8 @@ def _one(kind: Kind, original: NDArray[np.generic], changed: NDArray[np.generic]
     a, b = np.atleast_1d(original.astype(np.float64)), np.atleast_1d(changed.astype(np.float64))
     if (~np.isfinite(b) & np.isfinite(a)).any() or (np.isnan(b) & ~np.isnan(a)).any():
         return float("inf")
+    if kind == "probability":
+        return _quotient(a, b, SILENT)
     if kind == "map" or _rows(a).shape[-1] == 1:
         return _quotient(a, b)
     return _kl(a, b) if kind == "classes" else _cosine(a, b)
@@ -129,8 +134,13 @@ def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(vectors / np.where(norms > 0, norms, 1))
 
 
-def _quotient(original: NDArray[np.float64], changed: NDArray[np.float64]) -> float:
-    """Squared error over squared norm."""
+def is_silent(values: NDArray[np.generic]) -> bool:
+    """Whether no probability is as large as SILENT."""
+    return bool((np.abs(values) < SILENT).all())
+
+
+def _quotient(original: NDArray[np.float64], changed: NDArray[np.float64], least: float = 0.0) -> float:
+    """Squared error over squared norm, or over that of `least` everywhere where this is more."""
     usable = np.isfinite(original)
     a, b = original[usable], changed[usable]
-    return float(((a - b) ** 2).sum() / max((a**2).sum(), TINY))
+    return float(((a - b) ** 2).sum() / max((a**2).sum(), a.size * least**2, TINY))

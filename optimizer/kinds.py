@@ -12,7 +12,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-Kind = Literal["classes", "embedding", "map", "integer"]
+Kind = Literal["classes", "embedding", "probability", "map", "integer"]
 
 FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
 INTEGER_MULTIPLIES = ("MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "QGemm", "DynamicQuantizeMatMul")
@@ -39,6 +39,16 @@ def kinds(model: ir.Model) -> dict[str, Kind]:
     return {str(value.name): _kind(value, images) for value in model.graph.outputs}
 
 
+def logits(model: ir.Model) -> dict[str, str]:
+    """What the Sigmoid behind an output reads, by the name of the output."""
+    found = {}
+    for output in model.graph.outputs:
+        last = list(_behind(output))[-1:]
+        if last and last[0].op_type == "Sigmoid" and last[0].inputs[0] is not None:
+            found[str(output.name)] = str(last[0].inputs[0].name)
+    return found
+
+
 def _kind(value: ir.Value, images: bool) -> Kind:
     name, last = str(value.name), value.producer()
     if not isinstance(value.type, ir.TensorType) or (value.dtype is not None and value.dtype.name not in FLOATS):
@@ -46,6 +56,8 @@ def _kind(value: ir.Value, images: bool) -> Kind:
     if last is None:
         return "integer"
     found = _by_operators(value)
+    if found == "probability":
+        return found
     if found == "map" or (OTHER_NAME.search(name) and not VECTOR_NAME.search(name)) or _is_single(value):
         return "map"
     if images and _rank(value) > 2 and not _is_pooled(value):
@@ -72,6 +84,8 @@ def _is_single(value: ir.Value) -> bool:
 def _by_operators(value: ir.Value) -> Kind:
     """What the first operator, from the end, says that does more than move or shift values."""
     for node in _behind(value):
+        if node.op_type == "Sigmoid":
+            return "probability"
         if node.op_type in ("Softmax", "LogSoftmax"):
             return "classes" if _is_last_axis(node, value) else "map"
         if node.op_type in MULTIPLIES:

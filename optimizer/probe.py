@@ -39,10 +39,12 @@ class Prober:
             if isinstance(one, ir.Value) or one.is_float:
                 fed[one.name or ""] = one if isinstance(one, ir.Value) else one.value
         self._fed = fed
-        self._rig = Rig(model, fed.values())
+        logits = distortion.logits(model)
+        self._rig = Rig(model, fed.values(), sorted(set(logits.values())))
         self._feeds, self._masks = tuple(feeds), tuple(map(masked, feeds))
-        self._kinds = distortion.kinds(model)
-        self._names = [name for name in distortion.counted(self._kinds) if name in self._rig.outputs]
+        kinds = distortion.kinds(model)
+        self._kinds = self._informative({name: kinds[name] for name in distortion.counted(kinds) if name in self._rig.outputs}, logits)
+        self._names = list(self._kinds)
         self._threads = threads or os.cpu_count() or 1
         self._shares = _shares(feeds)
         self._originals = self._first_runs()
@@ -69,6 +71,13 @@ class Prober:
         """`divergence` of each, in order, at most `threads` at a time."""
         with ThreadPoolExecutor(self._threads) as pool:
             return list(pool.map(self.divergence, many))
+
+    def _informative(self, kinds: Mapping[str, distortion.Kind], logits: Mapping[str, str]) -> dict[str, distortion.Kind]:
+        """The outputs to look at. One that says no to all of the first batch, as a detector does where inputs are made up, is replaced by its logits."""
+        ask = [name for name in kinds if name in logits]
+        seen = self._rig.run(self._feeds[0], ask) if ask and self._feeds else {}
+        silent = {name for name, array in seen.items() if distortion.is_silent(array)}
+        return {logits[name] if name in silent else name: "map" if name in silent else kind for name, kind in kinds.items()}
 
     def _first_runs(self) -> list[dict[str, NDArray[np.generic]] | None]:
         """The original's outputs, as many as may be kept; at least one batch runs, so that a model that does not is found out here."""

@@ -21,6 +21,7 @@ Row: TypeAlias = tuple[str, str]
 MEASURES = {
     "classes": "nats of KL divergence of the class scores",
     "embedding": "of 1 - cosine similarity",
+    "probability": "of relative squared error",
     "map": "of relative squared error",
     "integer": "of the integers changed",
 }

@@ -48,11 +48,14 @@ Outputs = Mapping[str, NDArray]
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What was seen: divergence from the original, its kind, and the largest difference of fused and restored outputs (relative)."""
+    """What was seen: divergence from the original, its kind, the largest difference of fused and restored outputs (relative), and the outputs that say
+    nothing: probabilities that were near 0 for all inputs.
+    """
 
     divergence: float
     kind: distortion.Kind
     agreement: float
+    silent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,9 @@ def check(
         agreement = _agreement(fused, path, feeds, _tolerance(compressed), lambda done: tick((2 + done) / 3))
     if max_divergence is not None and not divergence <= max(max_divergence, distortion.ROUNDING):
         raise VerificationError(f"the outputs differ by {divergence:.3g}, more than --max-divergence {max_divergence:g}: ask for a lower ratio, or give calibration data")
-    return Checked(divergence, distortion.main_kind(kinds), agreement)
+    probabilities = [name for name in distortion.counted(kinds) if kinds[name] == "probability"]
+    silent = tuple(name for name in probabilities if all(distortion.is_silent(outputs[name]) for outputs in reference))
+    return Checked(divergence, distortion.main_kind(kinds), agreement, silent)
 
 
 def _kinds(original: Path) -> Mapping[str, distortion.Kind]:
@@ -261,7 +266,11 @@ def surprise_warnings(checked: Checked, predicted: float, calibrated: bool) -> t
 def loss_warnings(checked: Checked, calibrated: bool) -> tuple[str, ...]:
     """A loss that can be seen is never silent: what it is, and the remedies that are left."""
     limit = distortion.WARN_ABOVE[checked.kind]
+    silent = tuple(
+        f"output {name!r} stays below {distortion.SILENT:g} on all inputs, so the difference says little: give --calibration data that it answers to"
+        for name in checked.silent
+    )
     if checked.divergence <= limit:
-        return ()
+        return silent
     remedy = "ask for a lower ratio" if calibrated else "give --calibration data, or ask for a lower ratio"
-    return (f"the outputs moved by {checked.divergence:.2g} ({checked.kind}), above {limit:g}, where accuracy usually suffers: {remedy}",)
+    return (*silent, f"the outputs moved by {checked.divergence:.2g} ({checked.kind}), above {limit:g}, where accuracy usually suffers: {remedy}")

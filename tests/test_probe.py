@@ -19,6 +19,7 @@ from onnx_compress.optimizer.probe import Prober
 from onnx_compress.optimizer.synthetic import synthesize
 from onnx_compress.passes.simplify import simplify
 
+from models.network import Network, tensor
 from models.storage import plain, write_external
 from models.structures import STRUCTURES
 
@@ -62,6 +63,18 @@ def test_the_divergence_is_that_of_a_model_file_with_the_new_weights(tmp_path: P
         outputs = [{"y": session.run(None, feed)[0]} for session in sessions]
         total += distortion.divergence(kinds, *outputs, None) / len(feeds)
     assert Prober(model, weights, feeds, 1).divergence(replaced) == pytest.approx(total, rel=1e-3)
+
+
+def test_a_detector_that_finds_nothing_is_probed_by_its_logits(tmp_path: Path) -> None:
+    """Its probabilities are 1e-9 and less, whatever happens to the weight: their error is rounding, that of the logits is not."""
+    net = Network(0)
+    score = net.add("MatMul", ["x", net.weight("w", (64, 80))])
+    net.named(net.add("Sigmoid", [net.add("Sub", [score, net.constant("far", 24.0)])]), "y")
+    model, weights, feeds = prepared(net.model("m", [tensor("x", ["n", 64])], [tensor("y", ["n", 80])]), tmp_path)
+    prober = Prober(model, weights, feeds, 1)
+    assert prober.kind == "map"
+    small, large = (prober.divergence({"w": weights[0].array() + share * noisy(weights[0])}) for share in (0.01, 0.1))
+    assert large == pytest.approx(100 * small, rel=0.05)
 
 
 def test_biases_can_be_replaced_and_other_initializers_where_asked_for(tmp_path: Path) -> None:
