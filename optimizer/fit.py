@@ -87,8 +87,23 @@ class Market:
         if self.pace is None:
             return allocate(self.options(), budget_bytes)
         most = self.pace.slowdown * sum(many[0].times.folded for many in self.candidates)
-        microseconds = [np.array([one.microseconds for one in many]) for many in self.candidates]
-        return allocate_timed(self.options(), budget_bytes, Timed(microseconds, self.folded(), most, self.pace.worse, FOLDING_BYTES))
+        hot, folded = self._hot(self.pace), self.folded()
+        barred = [out & (number not in hot) for number, out in enumerate(folded)]
+        # Weights that cannot be folded pay no price of time: their forms differ by little, and would give up bits for it.
+        microseconds = [
+            np.array([one.microseconds if number in hot else many[0].times.fused for one in many]) for number, many in enumerate(self.candidates)
+        ]
+        return allocate_timed(unfolded(self.options(), barred), budget_bytes, Timed(microseconds, folded, most, self.pace.worse, FOLDING_BYTES))
+
+    def _hot(self, pace: Pace) -> frozenset[int]:
+        """The weights that may be folded: those that gain most time for each of their values, as many as memory allows for."""
+        gains = [(many[0].times.fused - many[0].times.folded) / layer.weight.view.size for layer, many in zip(self.layers, self.candidates, strict=True)]
+        hot, left = set(), pace.values
+        for number in sorted(range(len(gains)), key=lambda number: -gains[number]):
+            if self.layers[number].weight.view.size <= left:
+                hot.add(number)
+                left -= self.layers[number].weight.view.size
+        return frozenset(hot)
 
     def folded(self) -> list[NDArray[np.bool_]]:
         """Which candidates are folded."""

@@ -12,11 +12,13 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx_compress.optimizer import Request, compress
+from onnx_compress.optimizer.cost import Times
 from onnx_compress.optimizer.emit import Emitted
 from onnx_compress.optimizer.errors import TargetError
 from onnx_compress.optimizer.fit import Market, Sizer, fit
 from onnx_compress.optimizer.model import Weight
 from onnx_compress.optimizer.plan import Choice, Layer, Payload
+from onnx_compress.optimizer.preference import Pace
 from onnx_compress.optimizer.sensitivity import Scaled
 from onnx_compress.optimizer.trial import Candidate
 from onnx_compress.passes.codebook import Cluster
@@ -91,6 +93,21 @@ def market(codebooks: bool) -> Market:
         for weight in range(1, WEIGHTS + 1)
     ]
     return Market([layer(number) for number in range(WEIGHTS)], many, [])
+
+
+def test_only_as_many_values_are_folded_as_creating_a_session_has_memory_for() -> None:
+    """Six weights that are all slower fused, by 1 to 6 microseconds: the four that gain most go first."""
+    steps = [Quantize(2.0**-power, folded=folded) for power in range(1, 6) for folded in (False, True)]
+    many = [
+        [Scaled(Candidate("grid", one, grid_bytes(one.step), 1.0), one.step**2, Times(2.0 + weight, 1.0)) for one in steps]
+        for weight in range(WEIGHTS)
+    ]
+    layers = [layer(number) for number in range(WEIGHTS)]
+    for values, expected in ((10**9, set(range(WEIGHTS))), (4 * SIZE + 1, {2, 3, 4, 5}), (SIZE - 1, set())):
+        limited = Market(layers, many, [], Pace(0.0, np.inf, values))
+        numbers = limited.allocate(30_000)
+        assert numbers is not None
+        assert {weight for weight, one in enumerate(limited.chosen(numbers)) if one.candidate.is_folded} == expected
 
 
 def size_of(found: Emitted, sizer: FakeSizer) -> int:

@@ -35,7 +35,7 @@ CONSTANT = {"Cast", "Div", "Sub", "TopK", "Split", "Concat"}
 @pytest.fixture(autouse=True)
 def _in_haste(monkeypatch: pytest.MonkeyPatch) -> None:
     """Speed at any price: whatever is slower fused is folded."""
-    monkeypatch.setitem(preference.PREFERENCES, "speed", Pace(0.0, np.inf))
+    monkeypatch.setitem(preference.PREFERENCES, "speed", Pace(0.0, np.inf, 10**9))
 
 
 def kernels(outcome: Outcome) -> set[str]:
