@@ -47,6 +47,9 @@ CHOICES, FEW_CHOICES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0), (0.05, 0.2, 0.7)
 JUDGE = 4
 """Every so many-th batch judges."""
 
+COVARIANCES = 4
+"""Copies of a covariance, two of them in float64, that a factorization holds at a time."""
+
 NEAR_BITS = 1e-4
 """A weight may miss the bits that it had by this share."""
 
@@ -70,16 +73,18 @@ class Pair:
 
     met: Half = field(default_factory=Half)
     first: NDArray[np.float64] | float = 0.0
-    cross: Floats | float = 0.0
+    cross: Floats | None = None
 
     def add(self, x: Floats, met: Floats) -> None:
         """Adds vectors [m, n, k] of the original, and those that take their place."""
         self.met.add(met)
         self.first = self.first + x.sum(axis=1, dtype=np.float64)
-        self.cross = self.cross + np.matmul((x - met).transpose(0, 2, 1), met)
+        product = np.matmul((x - met).transpose(0, 2, 1), met)
+        self.cross = product if self.cross is None else np.add(self.cross, product, out=self.cross)
 
     def asked(self, weight: Floats, centred: bool) -> tuple[Floats, Floats]:
         """(C [m, k, k], G [m, rows, k]) for a weight [m, rows, k]."""
+        assert self.cross is not None
         matrix, cross = self.met.covariance(), self.cross / np.float32(self.met.count)
         mean = (np.asarray(self.met.first) / self.met.count).astype(np.float32)
         drift = (np.asarray(self.first) / self.met.count).astype(np.float32) - mean
@@ -108,12 +113,18 @@ def followed(choices: Sequence[Choice], arrays: Arrays, road: Road, share: float
         rig = Rig(road.model, held, [source], whole=False)
         seen, judge = spread(lambda feeds: _sums(rig, replaced, source, members, feeds), parts, lambda _: 0, road.threads)  # noqa: B023
         jobs = list(zip(members, seen, judge, strict=True))
-        found = spread(lambda job: _settled(*job, road.untouchable, share), jobs, lambda job: job[0].weight.view.size, road.threads)
+        found = spread(lambda job: _settled(*job, road.untouchable, share), jobs, _largest, road.threads)
         for choice in found:
             settled[choice.weight.name] = choice
             replaced |= _inputs(choice, arrays if choice.layer.remade is None else _decoded(choice))
         tick((number + 1) / len(stages))
     return [settled.get(choice.weight.name, choice) for choice in choices]
+
+
+def _largest(job: tuple[Choice, Pair, Pair]) -> int:
+    """Values of the largest array that settling a weight works on: the weight, or its covariances, of which it takes several."""
+    choice, seen, _ = job
+    return max(choice.weight.view.size, 0 if seen.met.matrix is None else COVARIANCES * seen.met.matrix.size)
 
 
 def _stages(model: ir.Model, choices: Sequence[Choice]) -> list[tuple[str, list[Choice]]]:
