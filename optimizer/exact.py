@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..passes import exact_forms
-from ..passes.planes import Map, write_planes
+from ..passes.planes import write_planes
+from ..passes.top_counts import Map
 from ..passes.writer import write
 from ..runtime import library
 from ..runtime.form import PANEL_ROWS, Codebook, Dense, Grid, Member, Sparse, Symbols, View

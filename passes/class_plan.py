@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ..runtime.form import PANEL_ROWS
 from . import tables
-from .histograms import by_column, by_unit
 from .tables import Coding
+from .top_counts import ClassValues, Map
 
 MANY = (2, 4, 8, 16)
 ITERATIONS = 4
@@ -99,24 +99,25 @@ def _grouped(counts: NDArray[np.float64], table_bits: float, most: int = 16) -> 
     return best, chosen if chosen is not None and chosen.any() else None
 
 
-def plan_classes(classes: NDArray) -> Coding:
+def plan_classes(classes: NDArray, work: Map = map) -> Coding:
     """A cheap coding of class values [batch, rows, k], non-negative and below 2^11, without raw bits: by classes of panels and of columns."""
     low, size = int(classes.min()), int(classes.max()) - int(classes.min()) + 1
+    values = ClassValues(classes, low, size, work)
     many_columns = classes.shape[2] > 1 and classes.shape[2] * size <= tables.COUNTS * 16
-    units = classes.shape[0] * -(-classes.shape[1] // PANEL_ROWS)
-    by_panel = units * size <= tables.COUNTS * 16
+    by_panel = classes.shape[0] * -(-classes.shape[1] // PANEL_ROWS) * size <= tables.COUNTS * 16
     unit_rows = PANEL_ROWS if by_panel else classes.shape[1]
-    plain = by_unit(classes, None, low, 0, unit_rows, size)
-    bits, rows = _grouped(plain[:, 0, 0], TABLE_BITS, 16 if by_panel else 1)
-    best, columns, cells = bits, None, plain
-    if many_columns:
-        bits, found = _grouped(by_column(classes, None, low, 0, size)[:, 0], TABLE_BITS)
+    of_units, of_columns = values.by_unit_and_column(unit_rows) if many_columns else (values.by_unit_and_class(unit_rows, np.zeros(classes.shape[2], np.uint8))[:, 0], None)
+    bits, rows = _grouped(of_units, TABLE_BITS, 16 if by_panel else 1)
+    best, columns, cells = bits, None, of_units[:, None]
+    if of_columns is not None:
+        bits, found = _grouped(of_columns, TABLE_BITS)
         if found is not None:
-            many, joint = int(found.max()) + 1, by_unit(classes, None, low, 0, unit_rows, size, found)
+            many, joint = int(found.max()) + 1, values.by_unit_and_class(unit_rows, found)
             codes = len(found) * np.log2(many)
             joint_bits, joint_rows = _grouped(joint.reshape(len(joint), -1), many * TABLE_BITS, 4 if by_panel else 1)
             joint_bits = min(bits, joint_bits + codes) if joint_rows is not None else bits
             if joint_bits < best:
                 best, rows, columns, cells = joint_bits, joint_rows, found, joint
+    cells = cells[:, :, None]
     coded = tables.coding(cells.sum(0)[None] if rows is None else tables.gathered(cells, rows), rows, columns)
     return replace(coded, escape_base=low, tables=tuple(replace(table, first=table.first + low) for table in coded.tables))

@@ -1,6 +1,6 @@
-"""What is looked at before a weight becomes Planes: the bits that its words have, and their top fields (FORMAT.md, sections 5 and 6).
+"""What is looked at before a weight becomes Planes: the bits that its words have, and how often there is which top field (FORMAT.md, sections 5 and 6).
 
-Words are the unsigned integers of the values' bits, seen as [rows, k], one axis of which is far apart in memory: loops over both go in blocks.
+Words are the unsigned integers of the values' bits, and arrays are as they lie in memory: [rows, k], or [k, rows] where they are `turned`.
 """
 
 from __future__ import annotations
@@ -9,24 +9,85 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 64
+PANEL = 64
 
 
 @numba.njit(cache=True, nogil=True)
-def row_unions(words: NDArray, unions: NDArray, shift: int, mask: int, tops: NDArray) -> None:
-    """The OR of all words of each row, into `unions` [rows]; (word >> shift) & mask of all, into `tops` [rows, k]."""
-    rows, k = words.shape
-    by, bits = words.dtype.type(shift), words.dtype.type(mask)
-    for first in range(0, rows, BLOCK):
-        last = min(first + BLOCK, rows)
-        for step in range(0, k, BLOCK):
-            for row in range(first, last):
-                union = unions[row]
-                for at in range(step, min(step + BLOCK, k)):
-                    word = words[row, at]
-                    union |= word
-                    tops[row, at] = (word >> by) & bits
-                unions[row] = union
+def _join(words: NDArray, unions: NDArray) -> None:
+    for at in range(len(words)):
+        unions[at] |= words[at]
+
+
+@numba.njit(cache=True, nogil=True)
+def _joined(words: NDArray) -> int:
+    union = words[0]
+    for word in words:
+        union |= word
+    return union
+
+
+@numba.njit(cache=True, nogil=True)
+def row_unions(words: NDArray, turned: bool, field: tuple[int, int], unions: NDArray, tops: NDArray) -> None:
+    """The OR of all words of each row, into `unions` [rows]; of all, (word >> shift) & mask, into `tops`. `field`: (shift, mask)."""
+    by, mask = words.dtype.type(field[0]), words.dtype.type(field[1])
+    for number in range(len(words)):
+        line, out = words[number], tops[number]
+        if turned:
+            _join(line, unions)
+        else:
+            unions[number] = _joined(line)
+        for at in range(len(line)):
+            out[at] = (line[at] >> by) & mask
+
+
+@numba.njit(cache=True, nogil=True)
+def count(tops: NDArray, turned: bool, place: tuple[int, int, int], units: NDArray, columns: NDArray) -> None:
+    """Counts class values by unit of rows and by column, in `units` [units, values] and `columns` [k, values].
+
+    `place`: (the least value, which counts as 0; the number of the first line; rows of a unit).
+    """
+    least, first, unit_rows = np.uint64(place[0]), place[1], place[2]
+    for number in range(len(tops)):
+        line = tops[number]
+        for start in range(0, len(line), unit_rows if turned else len(line)):
+            unit = units[start // unit_rows if turned else (first + number) // unit_rows]
+            for at in range(start, min(start + unit_rows, len(line)) if turned else len(line)):
+                value = np.uint64(line[at]) - least
+                unit[value] += 1
+                columns[np.uint64(first + number if turned else at), value] += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def count_joint(tops: NDArray, turned: bool, place: tuple[int, int, int], of_column: NDArray, units: NDArray) -> None:
+    """The same by unit and class of the column, uint8 [k], in `units` [units, column classes, values]."""
+    least, first, unit_rows = np.uint64(place[0]), place[1], place[2]
+    for number in range(len(tops)):
+        line = tops[number]
+        if turned:
+            for start in range(0, len(line), unit_rows):
+                unit = units[start // unit_rows, of_column[first + number]]
+                for at in range(start, min(start + unit_rows, len(line))):
+                    unit[np.uint64(line[at]) - least] += 1
+        else:
+            own = units[(first + number) // unit_rows]
+            for at in range(len(line)):
+                own[np.uint64(of_column[at]), np.uint64(line[at]) - least] += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def count_bits(words: NDArray, turned: bool, place: tuple[int, int, int, int], tables: NDArray, cells: NDArray, counts: NDArray) -> None:
+    """Counts the bits of some words, by the cell of their class value, into `counts` [2 * cells].
+
+    `place`: (the bit, where class values begin, their mask, rows from one that is counted to the next); `tables` [panels, columns]; `cells` [tables, values].
+    """
+    bit, shift, mask, apart = np.uint64(place[0]), np.uint64(place[1]), np.uint64(place[2]), place[3]
+    one = np.uint64(1)
+    for number in range(0, len(words), 1 if turned else apart):
+        line = words[number]
+        for at in range(0, len(line), apart if turned else 1):
+            word = np.uint64(line[at])
+            table = tables[at // PANEL, number] if turned else tables[number // PANEL, at]
+            counts[(np.uint64(cells[table, (word >> shift) & mask]) << one) | ((word >> bit) & one)] += 1
 
 
 @numba.njit(cache=True, nogil=True)

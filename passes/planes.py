@@ -7,9 +7,7 @@ chosen) and what was written.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +15,14 @@ from numpy.typing import NDArray
 from ..runtime.form import PANEL_ROWS, Fields, Member, Planes, Symbols, View
 from ..runtime.members import EVEN_CUT, EXPONENT_BITS, MOST_CLASSES, WIDTHS
 from ..runtime.planes import escape_bytes, low_bytes
-from . import cuts as cutting
 from . import chunk_kernels as kernels
 from . import plane_kernels
 from .class_plan import plan_classes
+from .cuts import choose
 from .members import Coded, framed, member_bytes, table_bytes, varint
+from .raw_kernels import Layout
 from .tables import Coding
+from .top_counts import Map, Stripe, lines, stripes
 
 CHUNK_STEPS = 2048
 """Symbols a lane that a chunk has at least, where the weight allows: heads then cost 1.5 B in 2,048 values."""
@@ -35,8 +35,8 @@ LEAST_SAVED = 0.02
 TOP_BITS = 8
 """Bits of the top field of integers, the one that is coded."""
 
-Map = Callable[[Callable[[object], object], Iterable[object]], Iterable[object]]
-"""`map`, perhaps of several threads."""
+COUNTED = 1 << 20
+"""Values whose cut bits are counted, of rows evenly spaced."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +82,7 @@ class Split:
 
 def write_planes(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: bool = False, work: Map = map) -> list[bytes]:
     """The payload of a weight as pieces, from its bits, unsigned [dims], in the view that takes least; `gathered` says that a Gather reads it."""
-    plans = (_planned(bits, dtype, view) for view in views)
+    plans = (_planned(bits, dtype, view, work) for view in views)
     split, coding = min(plans, key=lambda plan: plan[1].bits + HEAD_BITS * _heads(plan[0].view, gathered) + 8 * plan[0].low_bytes)
     laws = _laws(coding, int(split.tops.max()))
     split = _with_cuts(split, coding, laws)
@@ -91,17 +91,17 @@ def write_planes(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: b
     coded = Coded(member, numbers, numbers.map, None)
     width, groups = chunking(view.rows, view.k, gathered)
     cuts = _cuts(view, width, groups)
-    done = [cast(tuple[bytes, list[bytes]], one) for one in work(lambda cut: _chunk(coded, split, laws, cast(Cut, cut)), cuts)]
+    done = list(work(lambda cut: _chunk(coded, split, laws, cut), cuts))
     directory = b"".join(entry for entry, _ in done)
     header = table_bytes(numbers.tables) + member_bytes(coded, len(numbers.tables)) + bytes([width]) + varint(groups) + directory
     return [framed(0, header), *(body for _, bodies in done for body in bodies)]
 
 
-def _planned(bits: NDArray, dtype: int, view: View) -> tuple[Split, Coding]:
+def _planned(bits: NDArray, dtype: int, view: View, work: Map) -> tuple[Split, Coding]:
     viewed = view.see(bits)
     viewed = viewed if viewed[0].flags.forc else np.ascontiguousarray(viewed)
-    split = _split_floats(viewed, dtype, view) if dtype in EXPONENT_BITS else _split_integers(viewed, dtype, view)
-    return split, plan_classes(split.tops)
+    split = _split_floats(viewed, dtype, view, work) if dtype in EXPONENT_BITS else _split_integers(viewed, dtype, view)
+    return split, plan_classes(split.tops, work)
 
 
 def _heads(view: View, gathered: bool) -> int:
@@ -109,20 +109,28 @@ def _heads(view: View, gathered: bool) -> int:
     return sum(lanes for *_, lanes in _cuts(view, *chunking(view.rows, view.k, gathered)))
 
 
-def _split_floats(words: NDArray, dtype: int, view: View) -> Split:
+def _split_floats(words: NDArray, dtype: int, view: View, work: Map) -> Split:
     """The exponent on top; zeros that all values, or many rows, end with are left out."""
     width, exponent = WIDTHS[dtype], EXPONENT_BITS[dtype]
     mantissa = width - 1 - exponent
-    unions = np.zeros(view.batch * view.rows, words.dtype)
-    tops = np.empty(words.shape, np.uint8 if exponent <= 8 else np.uint16)
-    for batch in range(view.batch):
-        plane_kernels.row_unions(words[batch], unions[batch * view.rows : (batch + 1) * view.rows], mantissa, (1 << exponent) - 1, tops[batch])
+    turned = lines(words[0])[1]
+    shape = (view.batch, view.k, view.rows) if turned else words.shape
+    in_lines = np.empty(shape, np.uint8 if exponent <= 8 else np.uint16)
+
+    def look(stripe: Stripe) -> NDArray:
+        number, start, end = stripe
+        unions = np.zeros(view.rows if turned else end - start, words.dtype)
+        plane_kernels.row_unions(lines(words[number])[0][start:end], turned, (mantissa, (1 << exponent) - 1), unions, in_lines[number, start:end])
+        return unions
+
+    found = list(work(look, stripes(words)))
+    unions = np.bitwise_or.reduce(np.reshape(found, (view.batch, -1, view.rows)), 1).reshape(-1) if turned else np.concatenate(found)
     marked = unions.astype(np.uint64) | np.uint64(1 << mantissa)
     zeros = np.log2((marked & (~marked + np.uint64(1))).astype(np.float64)).astype(np.int64)
     drop = int(zeros.min())
     planes, raw_bits = divmod(1 + mantissa - drop, 8)
     fields = _with_short_rows(Fields(planes, drop), zeros - drop, view.k)
-    return Split(dtype, view, words, fields, raw_bits, tops, zeros - drop)
+    return Split(dtype, view, words, fields, raw_bits, in_lines.transpose(0, 2, 1) if turned else in_lines, zeros - drop)
 
 
 def _with_cuts(split: Split, coding: Coding, laws: _Laws) -> Split:
@@ -132,12 +140,12 @@ def _with_cuts(split: Split, coding: Coding, laws: _Laws) -> Split:
         return split
     view, columns = split.view, np.zeros(split.view.k, np.intp) if coding.column_class is None else coding.column_class.astype(np.intp)
     rows = np.zeros(view.panels, np.intp) if coding.row_class is None else coding.row_class.astype(np.intp)
-    apart = -(-view.size // cutting.COUNTED)
+    place = (split.mantissa - 1, split.mantissa, (1 << (split.width - 1 - split.mantissa)) - 1, -(-view.size // COUNTED))
+    cells = laws.index.astype(np.int64) + MOST_CLASSES * np.arange(len(laws.index))[:, None]
     counts = np.zeros((len(coding.tables), MOST_CLASSES, 2), np.int64)
-    for words, tops, own in zip(split.words, split.tops, rows.reshape(view.batch, -1), strict=True):
-        tables = coding.map[own[:, None], columns[None, :], 0]
-        cutting.count(words, tops, (split.mantissa - 1, apart), tables, laws.index, counts)
-    cuts, saved = cutting.choose(counts, counts.sum() / view.size)
+    for words, own in zip(split.words, rows.reshape(view.batch, -1), strict=True):
+        plane_kernels.count_bits(*lines(words), place, coding.map[own[:, None], columns[None, :], 0], cells, counts.reshape(-1))
+    cuts, saved = choose(counts, counts.sum() / view.size)
     planes = (below - 1) // 8
     fields = _with_short_rows(Fields(planes, split.fields.drop, cuts=cuts), split.zeros, view.k)
     cut = replace(split, fields=fields, raw_bits=below - 8 * planes)
@@ -235,7 +243,7 @@ def _cut_laws(split: Split, laws: _Laws) -> NDArray[np.int32]:
 def _chunk(coded: Coded, split: Split, laws: _Laws, cut: Cut) -> tuple[bytes, list[bytes]]:
     """(directory entry, sections) of one chunk."""
     batch, first, groups, lanes = cut
-    view, fields, row = split.view, split.fields, cut[0] * split.view.rows + cut[1]
+    view, fields, row = split.view, split.fields, batch * split.view.rows + first
     panel_bytes = sum(-(-min(PANEL_ROWS, lanes - at) // 8) for at in range(0, lanes, PANEL_ROWS))
     size = groups * view.k * lanes
     short_row = np.zeros(0, np.uint8) if fields.short_row is None else fields.short_row[row : row + groups * lanes]
@@ -244,10 +252,9 @@ def _chunk(coded: Coded, split: Split, laws: _Laws, cut: Cut) -> tuple[bytes, li
         np.empty(groups * view.k * split.stored_raw_bits * panel_bytes, np.uint8), np.empty(low_bytes(coded.member, row, groups, lanes), np.uint8),
         np.empty(lanes, np.uint16),
     )  # fmt: skip
-    words = split.words[batch]
-    turned = not words.flags.c_contiguous
+    words, turned = lines(split.words[batch])
     begin, escaped = kernels.write_chunk(
-        np.ascontiguousarray(words.T) if turned else words, _layout(split, cut, turned), kernels.Law(laws.numbers, _cut_laws(split, laws), _tables(coded, view, cut), laws.base), short_row, sections
+        words, _layout(split, cut, turned), kernels.Law(laws.numbers, _cut_laws(split, laws), _tables(coded, view, cut), laws.base), short_row, sections
     )
     body = [one.data.cast("B") for one in (sections.rans[begin:], sections.states, sections.raw, sections.escapes[escaped:], sections.low)]
     crc = 0
@@ -257,11 +264,11 @@ def _chunk(coded: Coded, split: Split, laws: _Laws, cut: Cut) -> tuple[bytes, li
     return entry, [bytes(one) for one in body]
 
 
-def _layout(split: Split, cut: Cut, turned: bool) -> kernels.Layout:
+def _layout(split: Split, cut: Cut, turned: bool) -> Layout:
     _, first, groups, lanes = cut
     fields, floats = split.fields, not split.fields.integers
     cut_bit = -1 if fields.cuts is None else split.shift - 1
-    return kernels.Layout(
+    return Layout(
         turned, first, groups, lanes, split.width if floats else 0, split.mantissa - (fields.cuts is not None) if floats else 0, split.shift, cut_bit,
         split.shift - split.raw_bits, split.stored_raw_bits, fields.planes, fields.drop, fields.short,
     )  # fmt: skip
