@@ -106,12 +106,12 @@ def _candidates(bits: NDArray, dtype: int, sights: Sights, work: Map) -> Iterato
 def _float_forms(bits: NDArray, dtype: int, sights: Sights) -> Iterator[Exact | None]:
     """Few distinct values, many zeros, integers times scales."""
     view, gathered = sights.views[0], sights.gathered
-    viewed = view.see(bits)
-    if (few := exact_forms.few_values(viewed, dtype)) is not None:
+    if (few := exact_forms.few_values(bits, dtype)) is not None:
         centroids, codes = few
-        yield _of_member(Member(dtype, view, Codebook(Dense(DENSE_OF[dtype], centroids), Symbols(codes))), gathered)
-    if (kept := exact_forms.sparse_mask(viewed, dtype)) is not None:
-        yield _of_member(Member(dtype, view, Sparse(Symbols(kept.astype(np.int32)), Dense(DENSE_OF[dtype], viewed[kept]))), gathered)
+        yield _of_member(Member(dtype, view, Codebook(Dense(DENSE_OF[dtype], centroids), Symbols(view.see(codes)))), gathered)
+    if (mask := exact_forms.sparse_mask(bits, dtype)) is not None:
+        kept = view.see(mask)
+        yield _of_member(Member(dtype, view, Sparse(Symbols(kept.astype(np.int32)), Dense(DENSE_OF[dtype], view.see(bits)[kept]))), gathered)
     for other in sights.grids if dtype == 1 else ():
         if (grid := exact_forms.grid(other.see(bits))) is not None:
             scale, levels, block = grid
