@@ -17,6 +17,9 @@ from .tables import Coding
 from .top_counts import ClassValues, Map
 
 MANY = (2, 4, 8, 16)
+MOST = MANY[-1]
+BLOCK = 512
+"""Units that are looked at together: their costs stay in the first cache."""
 ITERATIONS = 4
 TABLE_BITS = 130.0
 RARE_BITS = 16.0
@@ -24,78 +27,107 @@ PRIOR = 4.0
 
 
 @numba.njit(cache=True, nogil=True)
-def _costs(sums: NDArray, total: NDArray, lengths: NDArray) -> float:
-    """Code lengths [classes, clusters] of clusters with counts [clusters, classes], smoothed by the law of all; gives the entropy of the counts in bits."""
-    everything, bits = total.sum(), 0.0
-    for one in range(len(sums)):
-        mass = sums[one].sum()
+def _lengths(sums: NDArray, total: NDArray, lengths: NDArray) -> None:
+    """Code lengths [classes, clusters] of clusters with counts [classes, clusters], smoothed by the law of all."""
+    everything = total.sum()
+    for one in range(sums.shape[1]):
+        mass = sums[:, one].sum()
         for c in range(len(total)):
-            share = (sums[one, c] + PRIOR * total[c] / everything) / (mass + PRIOR)
+            share = (sums[c, one] + PRIOR * total[c] / everything) / (mass + PRIOR)
             lengths[c, one] = min(RARE_BITS, -np.log2(max(share, 1e-9)))
-            if sums[one, c] > 0:
-                bits -= sums[one, c] * np.log2(sums[one, c] / mass)
+
+
+@numba.njit(cache=True, nogil=True)
+def _entropy(sums: NDArray) -> float:
+    """Bits of what is counted in clusters [classes, clusters], each with its own law."""
+    bits = 0.0
+    for one in range(sums.shape[1]):
+        mass = sums[:, one].sum()
+        for count in sums[:, one]:
+            if count > 0:
+                bits -= count * np.log2(count / mass)
     return bits
 
 
 @numba.njit(cache=True, nogil=True)
-def _cheapest(counts: NDArray, lengths: NDArray, costs: NDArray) -> int:
-    """The cluster whose code lengths [classes, clusters] are best for these counts."""
-    costs[:] = 0
-    for c in range(len(counts)):
-        if counts[c] > 0:
-            for one in range(len(costs)):
-                costs[one] += counts[c] * lengths[c, one]
-    best = 0
-    for one in range(1, len(costs)):
-        best = one if costs[one] < costs[best] else best
-    return best
+def _add_scaled(values: NDArray, by: float, sums: NDArray) -> None:
+    for at in range(len(sums)):
+        sums[at] += values[at] * by
+
+
+@numba.njit(cache=True, nogil=True)
+def _take_less(costs: NDArray, number: int, least: NDArray, best: NDArray) -> None:
+    for at in range(len(least)):
+        less = costs[at] < least[at]
+        best[at] = np.float64(number) if less else best[at]
+        least[at] = costs[at] if less else least[at]
+
+
+@numba.njit(cache=True, nogil=True)
+def _cheapest(counts: NDArray, first: int, lengths: NDArray, costs: NDArray, best: NDArray) -> None:
+    """The clusters whose code lengths [classes, clusters] are best for the units from `first` on, into `best` [n]; `costs` [2, n] is written to."""
+    for one in range(lengths.shape[1]):
+        costs[0] = 0
+        for c in range(len(counts)):
+            _add_scaled(counts[c, first : first + len(best)], lengths[c, one], costs[0])
+        if one == 0:
+            best[:] = 0
+            costs[1] = costs[0]
+        _take_less(costs[0], one, costs[1], best)
 
 
 @numba.njit(cache=True, nogil=True)
 def cluster(counts: NDArray, order: NDArray, many: int, labels: NDArray) -> float:
-    """Groups units, with counts [units, classes], into `many` clusters of like law: `labels`; gives the bits of their symbols.
+    """Groups units, with counts [classes, units], into `many` clusters of like law: `labels`; gives the bits of their symbols.
 
     Lloyd's iteration with bits as the distance, begun with the units in `order` cut into equal parts.
     """
-    units, classes = counts.shape
+    classes, units = counts.shape
+    sums, lengths = np.zeros((classes, many)), np.zeros((classes, many))
     for place in range(units):
         labels[order[place]] = place * many // units
-    total, sums, lengths, costs = np.zeros(classes), np.zeros((many, classes)), np.zeros((classes, many)), np.zeros(many)
-    for unit in range(units):
-        for c in range(classes):
-            total[c] += counts[unit, c]
-    bits = 0.0
-    for iteration in range(ITERATIONS + 1):
-        sums[:] = 0
+    for c in range(classes):
         for unit in range(units):
-            own = sums[labels[unit]]
-            for c in range(classes):
-                own[c] += counts[unit, c]
-        bits = _costs(sums, total, lengths)
-        if iteration == ITERATIONS or many == 1:
-            break
+            sums[c, labels[unit]] += counts[c, unit]
+    total = sums.sum(1)
+    for _ in range(ITERATIONS if many > 1 else 0):
+        _lengths(sums, total, lengths)
         moved = False
-        for unit in range(units):
-            best = _cheapest(counts[unit], lengths, costs)
-            moved |= best != labels[unit]
-            labels[unit] = best
+        for first in range(0, units, BLOCK):
+            best = np.empty(min(BLOCK, units - first))
+            _cheapest(counts, first, lengths, np.empty((2, len(best))), best)
+            for at in range(len(best)):
+                unit, old, new = first + at, labels[first + at], np.int64(best[at])
+                if new != old:
+                    sums[:, old] -= counts[:, unit]
+                    sums[:, new] += counts[:, unit]
+                    labels[unit], moved = new, True
         if not moved:
             break
-    return bits
+    return _entropy(sums)
 
 
-def _grouped(counts: NDArray[np.float64], table_bits: float, most: int = 16) -> tuple[float, NDArray[np.uint8] | None]:
+@numba.njit(cache=True, nogil=True)
+def _means(counts: NDArray) -> NDArray:
+    """The mean class of each unit, of counts [classes, units]."""
+    totals, weighted = np.zeros(counts.shape[1]), np.zeros(counts.shape[1])
+    for c in range(len(counts)):
+        _add_scaled(counts[c], 1.0, totals)
+        _add_scaled(counts[c], float(c), weighted)
+    return weighted / np.maximum(totals, 1.0)
+
+
+def _grouped(counts: NDArray, table_bits: float, most: int = MOST) -> tuple[float, NDArray[np.uint8] | None]:
     """(bits, the cheapest clusters of counts [units, classes], numbered without gaps); None where one is cheapest."""
-    used = np.ascontiguousarray(counts[:, counts.any(axis=0)])
-    ranks = np.arange(used.shape[1])
-    order = np.argsort((used * ranks).sum(1) / np.maximum(used.sum(1), 1), kind="stable")
-    labels = np.zeros(len(used), np.uint8)
+    used, units = np.ascontiguousarray(counts[:, counts.any(axis=0)].T, np.float64), len(counts)
+    order = np.argsort(_means(used), kind="stable")
+    labels = np.zeros(units, np.uint8)
     best, chosen = cluster(used, order, 1, labels) + table_bits, None
-    for many in (one for one in MANY if one <= min(most, len(used))):
-        labels = np.zeros(len(used), np.uint8)
-        bits = cluster(used, order, many, labels) + many * table_bits + len(used) * np.log2(many)
+    for many in (one for one in MANY if one <= min(most, units)):
+        labels = np.zeros(units, np.uint8)
+        bits = cluster(used, order, many, labels) + many * table_bits + units * np.log2(many)
         if bits < best:
-            best, chosen = bits, np.unique(labels, return_inverse=True)[1].astype(np.uint8)
+            best, chosen = bits, (np.cumsum(np.bincount(labels) > 0) - 1).astype(np.uint8)[labels]
     return best, chosen if chosen is not None and chosen.any() else None
 
 
@@ -118,6 +150,6 @@ def plan_classes(classes: NDArray, work: Map = map) -> Coding:
             joint_bits = min(bits, joint_bits + codes) if joint_rows is not None else bits
             if joint_bits < best:
                 best, rows, columns, cells = joint_bits, joint_rows, found, joint
-    cells = cells[:, :, None]
+    cells = cells[:, :, None].astype(np.float64)
     coded = tables.coding(cells.sum(0)[None] if rows is None else tables.gathered(cells, rows), rows, columns)
     return replace(coded, escape_base=low, tables=tuple(replace(table, first=table.first + low) for table in coded.tables))

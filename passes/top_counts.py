@@ -48,7 +48,7 @@ class ClassValues:
     size: int
     work: Map
 
-    def by_unit_and_column(self, unit_rows: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def by_unit_and_column(self, unit_rows: int) -> tuple[NDArray, NDArray]:
         """Counts [units, values] of `unit_rows` rows of one batch, and [k, values]."""
         _, rows, k = self.tops.shape
         shapes = (-(-rows // unit_rows), self.size), (k, self.size)
@@ -59,9 +59,9 @@ class ClassValues:
             return units, columns
 
         counted = self._summed(count, sum(a * b for a, b in shapes))
-        return np.concatenate([units for units, _ in counted]).astype(np.float64), np.sum([columns for _, columns in counted], 0).astype(np.float64)
+        return np.concatenate([units for units, _ in counted]), np.sum([columns for _, columns in counted], 0)
 
-    def by_unit_and_class(self, unit_rows: int, of_column: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def by_unit_and_class(self, unit_rows: int, of_column: NDArray[np.uint8]) -> NDArray:
         """Counts [units, column classes, values]."""
         shape = (-(-self.tops.shape[1] // unit_rows), int(of_column.max()) + 1, self.size)
 
@@ -70,7 +70,7 @@ class ClassValues:
             kernels.count_joint(part, turned, (self.low, stripe[1], unit_rows), of_column, units)
             return (units,)
 
-        return np.concatenate([units for (units,) in self._summed(count, int(np.prod(shape)))]).astype(np.float64)
+        return np.concatenate([units for (units,) in self._summed(count, int(np.prod(shape)))])
 
     @property
     def _dtype(self) -> type[np.signedinteger]:
