@@ -28,31 +28,54 @@ PRIOR = 4.0
 
 @numba.njit(cache=True, nogil=True)
 def _lengths(sums: NDArray, total: NDArray, lengths: NDArray) -> None:
-    """Code lengths [classes, clusters] of clusters with counts [classes, clusters], smoothed by the law of all."""
+    """Code lengths [classes, clusters] of clusters with counts [clusters, classes], smoothed by the law of all."""
     everything = total.sum()
-    for one in range(sums.shape[1]):
-        mass = sums[:, one].sum()
+    for one in range(len(sums)):
+        mass = sums[one].sum()
         for c in range(len(total)):
-            share = (sums[c, one] + PRIOR * total[c] / everything) / (mass + PRIOR)
+            share = (sums[one, c] + PRIOR * total[c] / everything) / (mass + PRIOR)
             lengths[c, one] = min(RARE_BITS, -np.log2(max(share, 1e-9)))
 
 
 @numba.njit(cache=True, nogil=True)
 def _entropy(sums: NDArray) -> float:
-    """Bits of what is counted in clusters [classes, clusters], each with its own law."""
+    """Bits of what is counted in clusters [clusters, classes], each with its own law."""
     bits = 0.0
-    for one in range(sums.shape[1]):
-        mass = sums[:, one].sum()
-        for count in sums[:, one]:
+    for counts in sums:
+        mass = counts.sum()
+        for count in counts:
             if count > 0:
                 bits -= count * np.log2(count / mass)
     return bits
 
 
 @numba.njit(cache=True, nogil=True)
+def _used(counts: NDArray) -> NDArray:
+    """Counts [units, classes] as float64, of classes that there are."""
+    seen = np.zeros(counts.shape[1], np.int64)
+    for of_unit in counts:
+        for c in range(len(of_unit)):
+            seen[c] |= of_unit[c]
+    kept = np.flatnonzero(seen)
+    used = np.empty((len(counts), len(kept)))
+    for unit in range(len(counts)):
+        for at in range(len(kept)):
+            used[unit, at] = counts[unit, kept[at]]
+    return used
+
+
+@numba.njit(cache=True, nogil=True)
 def _add_scaled(values: NDArray, by: float, sums: NDArray) -> None:
     for at in range(len(sums)):
         sums[at] += values[at] * by
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_four(values: NDArray, by: NDArray, first: int, sums: NDArray) -> None:
+    """The same with four lines of values [4, ...] from `first` on, one after the other, in one pass."""
+    a, b, c, d = values[0, first:], values[1, first:], values[2, first:], values[3, first:]
+    for at in range(len(sums)):
+        sums[at] = (((sums[at] + a[at] * by[0]) + b[at] * by[1]) + c[at] * by[2]) + d[at] * by[3]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -68,7 +91,10 @@ def _cheapest(counts: NDArray, first: int, lengths: NDArray, costs: NDArray, bes
     """The clusters whose code lengths [classes, clusters] are best for the units from `first` on, into `best` [n]; `costs` [2, n] is written to."""
     for one in range(lengths.shape[1]):
         costs[0] = 0
-        for c in range(len(counts)):
+        fours = len(counts) // 4 * 4
+        for c in range(0, fours, 4):
+            _add_four(counts[c : c + 4], lengths[c : c + 4, one], first, costs[0])
+        for c in range(fours, len(counts)):
             _add_scaled(counts[c, first : first + len(best)], lengths[c, one], costs[0])
         if one == 0:
             best[:] = 0
@@ -77,30 +103,28 @@ def _cheapest(counts: NDArray, first: int, lengths: NDArray, costs: NDArray, bes
 
 
 @numba.njit(cache=True, nogil=True)
-def cluster(counts: NDArray, order: NDArray, many: int, labels: NDArray) -> float:
-    """Groups units, with counts [classes, units], into `many` clusters of like law: `labels`; gives the bits of their symbols.
+def cluster(counts: NDArray, turned: NDArray, order: NDArray, many: int, labels: NDArray) -> float:
+    """Groups units, with counts [units, classes], also `turned`, into `many` clusters of like law: `labels`; gives the bits of their symbols.
 
     Lloyd's iteration with bits as the distance, begun with the units in `order` cut into equal parts.
     """
-    classes, units = counts.shape
-    sums, lengths = np.zeros((classes, many)), np.zeros((classes, many))
+    units, classes = counts.shape
+    sums, lengths = np.zeros((many, classes)), np.zeros((classes, many))
     for place in range(units):
         labels[order[place]] = place * many // units
-    for c in range(classes):
-        for unit in range(units):
-            sums[c, labels[unit]] += counts[c, unit]
-    total = sums.sum(1)
+        _add_scaled(counts[order[place]], 1.0, sums[labels[order[place]]])
+    total = sums.sum(0)
     for _ in range(ITERATIONS if many > 1 else 0):
         _lengths(sums, total, lengths)
         moved = False
         for first in range(0, units, BLOCK):
             best = np.empty(min(BLOCK, units - first))
-            _cheapest(counts, first, lengths, np.empty((2, len(best))), best)
+            _cheapest(turned, first, lengths, np.empty((2, len(best))), best)
             for at in range(len(best)):
                 unit, old, new = first + at, labels[first + at], np.int64(best[at])
                 if new != old:
-                    sums[:, old] -= counts[:, unit]
-                    sums[:, new] += counts[:, unit]
+                    _add_scaled(counts[unit], -1.0, sums[old])
+                    _add_scaled(counts[unit], 1.0, sums[new])
                     labels[unit], moved = new, True
         if not moved:
             break
@@ -108,24 +132,25 @@ def cluster(counts: NDArray, order: NDArray, many: int, labels: NDArray) -> floa
 
 
 @numba.njit(cache=True, nogil=True)
-def _means(counts: NDArray) -> NDArray:
+def _means(turned: NDArray) -> NDArray:
     """The mean class of each unit, of counts [classes, units]."""
-    totals, weighted = np.zeros(counts.shape[1]), np.zeros(counts.shape[1])
-    for c in range(len(counts)):
-        _add_scaled(counts[c], 1.0, totals)
-        _add_scaled(counts[c], float(c), weighted)
+    totals, weighted = np.zeros(turned.shape[1]), np.zeros(turned.shape[1])
+    for c in range(len(turned)):
+        _add_scaled(turned[c], 1.0, totals)
+        _add_scaled(turned[c], float(c), weighted)
     return weighted / np.maximum(totals, 1.0)
 
 
 def _grouped(counts: NDArray, table_bits: float, most: int = MOST) -> tuple[float, NDArray[np.uint8] | None]:
     """(bits, the cheapest clusters of counts [units, classes], numbered without gaps); None where one is cheapest."""
-    used, units = np.ascontiguousarray(counts[:, counts.any(axis=0)].T, np.float64), len(counts)
-    order = np.argsort(_means(used), kind="stable")
+    used, units = _used(counts), len(counts)
+    turned = np.ascontiguousarray(used.T)
+    order = np.argsort(_means(turned), kind="stable")
     labels = np.zeros(units, np.uint8)
-    best, chosen = cluster(used, order, 1, labels) + table_bits, None
+    best, chosen = cluster(used, turned, order, 1, labels) + table_bits, None
     for many in (one for one in MANY if one <= min(most, units)):
         labels = np.zeros(units, np.uint8)
-        bits = cluster(used, order, many, labels) + many * table_bits + units * np.log2(many)
+        bits = cluster(used, turned, order, many, labels) + many * table_bits + units * np.log2(many)
         if bits < best:
             best, chosen = bits, (np.cumsum(np.bincount(labels) > 0) - 1).astype(np.uint8)[labels]
     return best, chosen if chosen is not None and chosen.any() else None
