@@ -214,8 +214,8 @@ class Coder:
         assert span is not None
         width, diagonal = self._held.stored_bytes(tensor) // tensor.size, len(tensor.dims) == 2
         apart, many = (tensor.dims[1] + 1, min(SAMPLED, *tensor.dims)) if diagonal and width else (1, min(SAMPLED, tensor.size // 2))
-        width, reads = (max(width, 1), many) if apart > 1 else (max(width, 1) * many, 1)
-        raw = np.concatenate([self._held.read(span[0], span[1] + i * apart * width, width) for i in range(reads)])
+        width, many = (max(width, 1), many) if apart > 1 else (max(width, 1) * many, 1)
+        raw = np.concatenate([self._held.read(span[0], span[1] + i * apart * width, width) for i in range(many)])
         half = tensor.dtype in (FLOAT16, BFLOAT16)
         return FLOAT if half else tensor.dtype, tuple(sorted(tensor.dims)), (widened(raw, tensor.dtype) if half else raw).tobytes()
 

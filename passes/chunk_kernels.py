@@ -107,7 +107,7 @@ def _give_up(given: NDArray, full: NDArray, rans: NDArray, position: int) -> int
     for lane in range(len(given) - 1, -1, -1):
         rans[at - np.uint64(1)] = given[lane]
         at -= np.uint64(full[lane])
-    return np.int64(at)
+    return int(np.int64(at))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -118,7 +118,7 @@ def _look_up(folded: NDArray, shift: int, law: NDArray, found: NDArray) -> bool:
         bits = law[np.uint64(folded[lane]) >> by]
         found[lane] = bits
         together |= bits
-    return together < 0
+    return bool(together < 0)
 
 
 @numba.njit(cache=True, nogil=True)

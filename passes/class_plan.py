@@ -5,8 +5,6 @@ For what is coded once and large (`planes`); `tables` is slower and counts the b
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -141,19 +139,35 @@ def _means(turned: NDArray) -> NDArray:
     return weighted / np.maximum(totals, 1.0)
 
 
-def _grouped(counts: NDArray, table_bits: float, most: int = MOST) -> tuple[float, NDArray[np.uint8] | None]:
-    """(bits, the cheapest clusters of counts [units, classes], numbered without gaps); None where one is cheapest."""
-    used, units = _used(counts), len(counts)
-    turned = np.ascontiguousarray(used.T)
-    order = np.argsort(_means(turned), kind="stable")
-    labels = np.zeros(units, np.uint8)
-    best, chosen = cluster(used, turned, order, 1, labels) + table_bits, None
-    for many in (one for one in MANY if one <= min(most, units)):
-        labels = np.zeros(units, np.uint8)
+@numba.njit(cache=True, nogil=True)
+def _grouped(counts: NDArray, table_bits: float, most: int, chosen: NDArray) -> tuple[float, int]:
+    """(bits, how many clusters) of the cheapest clusters of counts [units, classes], at most `most`; their labels, numbered without gaps, into `chosen`."""
+    units, used = len(counts), _used(counts)
+    turned = used.T.copy()
+    order = np.argsort(_means(turned), kind="mergesort")
+    labels, number = np.zeros(units, np.uint8), np.zeros(MOST, np.uint8)
+    best, found = cluster(used, turned, order, 1, labels) + table_bits, 1
+    for many in MANY:
+        if many > min(most, units):
+            break
         bits = cluster(used, turned, order, many, labels) + many * table_bits + units * np.log2(many)
         if bits < best:
-            best, chosen = bits, (np.cumsum(np.bincount(labels) > 0) - 1).astype(np.uint8)[labels]
-    return best, chosen if chosen is not None and chosen.any() else None
+            number[:] = 0
+            for label in labels:
+                number[label] = 1
+            found = number.sum()
+            number[:] = np.cumsum(number) - 1
+            for unit in range(units):
+                chosen[unit] = number[labels[unit]]
+            best = bits
+    return best, found
+
+
+def _classes(counts: NDArray, table_bits: float, most: int = MOST) -> tuple[float, NDArray[np.uint8] | None]:
+    """(bits, the cheapest clusters of counts [units, classes]); None where one is cheapest."""
+    labels = np.empty(len(counts), np.uint8)
+    bits, many = _grouped(counts, table_bits, most, labels)
+    return bits, labels if many > 1 else None
 
 
 def plan_classes(classes: NDArray, work: Map = map) -> Coding:
@@ -164,17 +178,16 @@ def plan_classes(classes: NDArray, work: Map = map) -> Coding:
     by_panel = classes.shape[0] * -(-classes.shape[1] // PANEL_ROWS) * size <= tables.COUNTS * 16
     unit_rows = PANEL_ROWS if by_panel else classes.shape[1]
     of_units, of_columns = values.by_unit_and_column(unit_rows) if many_columns else (values.by_unit_and_class(unit_rows, np.zeros(classes.shape[2], np.uint8))[:, 0], None)
-    bits, rows = _grouped(of_units, TABLE_BITS, 16 if by_panel else 1)
+    bits, rows = _classes(of_units, TABLE_BITS, 16 if by_panel else 1)
     best, columns, cells = bits, None, of_units[:, None]
     if of_columns is not None:
-        bits, found = _grouped(of_columns, TABLE_BITS)
+        bits, found = _classes(of_columns, TABLE_BITS)
         if found is not None:
             many, joint = int(found.max()) + 1, values.by_unit_and_class(unit_rows, found)
             codes = len(found) * np.log2(many)
-            joint_bits, joint_rows = _grouped(joint.reshape(len(joint), -1), many * TABLE_BITS, 4 if by_panel else 1)
+            joint_bits, joint_rows = _classes(joint.reshape(len(joint), -1), many * TABLE_BITS, 4 if by_panel else 1)
             joint_bits = min(bits, joint_bits + codes) if joint_rows is not None else bits
             if joint_bits < best:
                 best, rows, columns, cells = joint_bits, joint_rows, found, joint
     cells = cells[:, :, None].astype(np.float64)
-    coded = tables.coding(cells.sum(0)[None] if rows is None else tables.gathered(cells, rows), rows, columns)
-    return replace(coded, escape_base=low, tables=tuple(replace(table, first=table.first + low) for table in coded.tables))
+    return tables.coding(cells.sum(0)[None] if rows is None else tables.gathered(cells, rows), rows, columns, low)

@@ -29,6 +29,9 @@ CHUNK_STEPS = 2048
 
 GATHER_PANELS = 4
 HEAD_BITS = 16
+ESCAPES = np.int32(-(1 << 31))
+"""The sign of a law's float: values of this class escape."""
+
 LEAST_SAVED = 0.02
 """Bits a value from which on the top bit of mantissas is coded: below, it is faster to decode raw."""
 
@@ -215,18 +218,16 @@ class _Laws:
 
 
 def _laws(coding: Coding, largest: int) -> _Laws:
-    values = np.arange(largest + 1)
-    numbers, indices = np.empty((len(coding.tables), len(values)), np.int32), np.empty((len(coding.tables), len(values)), np.uint8)
-    escapes = np.zeros(numbers.shape, np.bool_)
+    numbers, index = np.zeros((len(coding.tables), largest + 1), np.int32), np.zeros((len(coding.tables), largest + 1), np.uint8)
     for number, table in enumerate(coding.tables):
         frequencies = np.array(table.frequencies, np.int32)
-        index, own = values - table.first, len(frequencies) - table.escape
-        inside = (index >= 0) & (index < own) & (frequencies[np.clip(index, 0, len(frequencies) - 1)] > 0)
-        indices[number] = index = np.where(inside, index, len(frequencies) - 1)
-        escapes[number] = ~inside & table.escape & (values >= coding.escape_base)
-        numbers[number] = _law_bits(frequencies[index], (np.cumsum(frequencies) - frequencies)[index])
-    numbers[escapes] |= np.int32(-(1 << 31))
-    return _Laws(coding.escape_base, numbers, indices, bool(escapes.any()))
+        laws, last = _law_bits(frequencies, np.cumsum(frequencies) - frequencies), len(frequencies) - 1
+        escape = laws[last] | ESCAPES if table.escape else laws[last]
+        numbers[number, coding.escape_base :], index[number] = escape, last
+        own = np.flatnonzero(frequencies[: last + 1 - table.escape])
+        own = own[(own + table.first >= 0) & (own + table.first <= largest)]
+        numbers[number, own + table.first], index[number, own + table.first] = laws[own], own
+    return _Laws(coding.escape_base, numbers, index, bool((numbers < 0).any()))
 
 
 def _law_bits(frequencies: NDArray, starts: NDArray) -> NDArray[np.int32]:
