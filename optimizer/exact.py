@@ -35,7 +35,7 @@ class Exact:
     """A payload in pieces, and the name of its form."""
 
     form: str
-    pieces: list[bytes]
+    pieces: list[bytes | memoryview]
 
     @property
     def size(self) -> int:
@@ -133,7 +133,7 @@ def _unpacked(raw: NDArray[np.uint8], dtype: int, dims: tuple[int, ...]) -> NDAr
 
 def _is_exact(candidate: Exact, raw: NDArray[np.uint8]) -> bool:
     (payload,) = candidate.pieces  # only planes have more
-    return bool(np.array_equal(library.decode(payload, np.empty_like(raw), verify_checksums=False), raw))
+    return bool(np.array_equal(library.decode(bytes(payload), np.empty_like(raw), verify_checksums=False), raw))
 
 
 def free_views(dims: tuple[int, ...]) -> tuple[View, ...]:

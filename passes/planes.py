@@ -83,7 +83,7 @@ class Split:
         return self.fields.drop + 8 * self.fields.planes + self.raw_bits
 
 
-def write_planes(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: bool = False, work: Map = map) -> list[bytes]:
+def write_planes(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: bool = False, work: Map = map) -> list[bytes | memoryview]:
     """The payload of a weight as pieces, from its bits, unsigned [dims], in the view that takes least; `gathered` says that a Gather reads it."""
     plans = (_planned(bits, dtype, view, work) for view in views)
     split, coding = min(plans, key=lambda plan: plan[1].bits + HEAD_BITS * _heads(plan[0].view, gathered) + 8 * plan[0].low_bytes)
@@ -241,7 +241,7 @@ def _cut_laws(split: Split, laws: _Laws) -> NDArray[np.int32]:
     return _law_bits(np.stack([cuts, 256 - cuts], -1), np.stack([np.zeros_like(cuts), cuts], -1)).reshape(len(cuts), -1)
 
 
-def _chunk(coded: Coded, split: Split, laws: _Laws, cut: Cut) -> tuple[bytes, list[bytes]]:
+def _chunk(coded: Coded, split: Split, laws: _Laws, cut: Cut) -> tuple[bytes, list[bytes | memoryview]]:
     """(directory entry, sections) of one chunk."""
     batch, first, groups, lanes = cut
     view, fields, row = split.view, split.fields, batch * split.view.rows + first
@@ -257,12 +257,12 @@ def _chunk(coded: Coded, split: Split, laws: _Laws, cut: Cut) -> tuple[bytes, li
     begin, escaped = kernels.write_chunk(
         words, _layout(split, cut, turned), kernels.Law(laws.numbers, _cut_laws(split, laws), _tables(coded, view, cut), laws.base), short_row, sections
     )
-    body = [one.data.cast("B") for one in (sections.rans[begin:], sections.states, sections.raw, sections.escapes[escaped:], sections.low)]
+    body: list[bytes | memoryview] = [sections.rans[begin:].tobytes(), sections.states.tobytes(), sections.raw.data, sections.escapes[escaped:].tobytes(), sections.low.data]
     crc = 0
     for section in body:
         crc = zlib.crc32(section, crc)
     entry = varint(len(body[0])) + varint(len(sections.escapes) - escaped) + crc.to_bytes(4, "little")
-    return entry, [bytes(one) for one in body]
+    return entry, body
 
 
 def _layout(split: Split, cut: Cut, turned: bool) -> Layout:
