@@ -7,7 +7,7 @@ chosen) and what was written.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,7 @@ def write_planes(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: b
     coded = Coded(member, numbers, numbers.map, None)
     width, groups = chunking(view.rows, view.k, gathered)
     cuts = _cuts(view, width, groups)
+    laws = replace(laws, bits=_cut_laws(split, laws))
     done = list(work(lambda cut: _chunk(coded, split, laws, cut), cuts))
     directory = b"".join(entry for entry, _ in done)
     header = table_bytes(numbers.tables) + member_bytes(coded, len(numbers.tables)) + bytes([width]) + varint(groups) + directory
@@ -209,12 +210,20 @@ def _cuts(view: View, width: int, groups: int) -> list[Cut]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Laws:
-    """What a table says of each class value up to the largest: `numbers` int32 [tables, values], as `Law` has them, and `index`, its class index."""
+    """What a table says of each class value up to the largest: `numbers` int32 [tables, values], as `Law` has them, and `index`, its class index.
+
+    `bits` are those of its cut bit, once cuts are chosen.
+    """
 
     base: int
     numbers: NDArray[np.int32]
     index: NDArray[np.uint8]
-    escapes: bool
+    bits: NDArray[np.int32] = field(default_factory=lambda: np.zeros((1, 1), np.int32))
+
+    @property
+    def escapes(self) -> bool:
+        """Whether a value escapes."""
+        return bool((self.numbers < 0).any())
 
 
 def _laws(coding: Coding, largest: int) -> _Laws:
@@ -227,7 +236,7 @@ def _laws(coding: Coding, largest: int) -> _Laws:
         own = np.flatnonzero(frequencies[: last + 1 - table.escape])
         own = own[(own + table.first >= 0) & (own + table.first <= largest)]
         numbers[number, own + table.first], index[number, own + table.first] = laws[own], own
-    return _Laws(coding.escape_base, numbers, index, bool((numbers < 0).any()))
+    return _Laws(coding.escape_base, numbers, index)
 
 
 def _law_bits(frequencies: NDArray, starts: NDArray) -> NDArray[np.int32]:
@@ -255,7 +264,7 @@ def _chunk(coded: Coded, split: Split, laws: _Laws, cut: Cut) -> tuple[bytes, li
     )  # fmt: skip
     words, turned = lines(split.words[batch])
     begin, escaped = kernels.write_chunk(
-        words, _layout(split, cut, turned), kernels.Law(laws.numbers, _cut_laws(split, laws), _tables(coded, view, cut), laws.base), short_row, sections
+        words, _layout(split, cut, turned), kernels.Law(laws.numbers, laws.bits, _tables(coded, view, cut), laws.base), short_row, sections
     )
     body: list[bytes | memoryview] = [sections.rans[begin:].tobytes(), sections.states.tobytes(), sections.raw.data, sections.escapes[escaped:].tobytes(), sections.low.data]
     crc = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ class ClassValues:
             return units, columns
 
         counted = self._summed(count, sum(a * b for a, b in shapes))
-        return np.concatenate([units for units, _ in counted]), np.sum([columns for _, columns in counted], 0)
+        return np.concatenate([units for units, _ in counted]), reduce(np.add, (columns for _, columns in counted))
 
     def by_unit_and_class(self, unit_rows: int, of_column: NDArray[np.uint8]) -> NDArray:
         """Counts [units, column classes, values]."""
