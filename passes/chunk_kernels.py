@@ -1,7 +1,7 @@
 """One chunk of Planes in one pass (FORMAT.md, sections 5 and 6): words to symbols, symbols to a stream, raw bits and bytes beside it.
 
 "Folded" are words with the sign behind the exponent, in decoding order: [steps, lanes]. A block of steps at a time is folded, into memory that stays in the
-nearest caches, and coded from there, the last block first. Loops over the 64 lanes of a panel are kept apart from what depends on the lane before, so that they
+second cache, and coded from there, the last block first. Loops over the 64 lanes of a panel are kept apart from what depends on the lane before, so that they
 become vectors.
 """
 
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from .raw_kernels import PANEL, Layout, order_rows, store_bits, store_planes, store_ragged
 
-STEPS = 64
-"""Steps that are folded at a time: of 256 lanes of float32, 64 KB; fewer would take less than a few neighbouring lines of each row."""
+STEPS = 256
+"""Steps that are folded at a time: of 256 lanes of float32, 256 KB. Of rows far apart, fewer would be too few neighbouring bytes to be fetched ahead."""
 
 TILE = 16
 """Rows and columns that are transposed at a time: with more, lines of the first cache displace each other."""
