@@ -1,6 +1,6 @@
 """What stands beside a chunk's stream (FORMAT.md, section 6): bit planes and byte planes of folded words [steps, lanes].
 
-These are compiled into `chunk_kernels`, whose cache knows nothing of changes here: touch that file, too.
+These are compiled into `chunk_kernels`, whose cache knows nothing of changes here: after one, remove `passes/__pycache__`.
 """
 
 from __future__ import annotations
