@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..passes import exact_forms
-from ..passes.planes import Map, write_planes
+from ..passes.planes import write_planes
+from ..passes.top_counts import Map
 from ..passes.writer import write
 from ..runtime import library
 from ..runtime.form import PANEL_ROWS, Codebook, Dense, Grid, Member, Sparse, Symbols, View
@@ -34,7 +35,7 @@ class Exact:
     """A payload in pieces, and the name of its form."""
 
     form: str
-    pieces: list[bytes]
+    pieces: list[bytes | memoryview]
 
     @property
     def size(self) -> int:
@@ -105,12 +106,12 @@ def _candidates(bits: NDArray, dtype: int, sights: Sights, work: Map) -> Iterato
 def _float_forms(bits: NDArray, dtype: int, sights: Sights) -> Iterator[Exact | None]:
     """Few distinct values, many zeros, integers times scales."""
     view, gathered = sights.views[0], sights.gathered
-    viewed = view.see(bits)
-    if (few := exact_forms.few_values(viewed, dtype)) is not None:
+    if (few := exact_forms.few_values(bits, dtype)) is not None:
         centroids, codes = few
-        yield _of_member(Member(dtype, view, Codebook(Dense(DENSE_OF[dtype], centroids), Symbols(codes))), gathered)
-    if (kept := exact_forms.sparse_mask(viewed, dtype)) is not None:
-        yield _of_member(Member(dtype, view, Sparse(Symbols(kept.astype(np.int32)), Dense(DENSE_OF[dtype], viewed[kept]))), gathered)
+        yield _of_member(Member(dtype, view, Codebook(Dense(DENSE_OF[dtype], centroids), Symbols(view.see(codes)))), gathered)
+    if (mask := exact_forms.sparse_mask(bits, dtype)) is not None:
+        kept = view.see(mask)
+        yield _of_member(Member(dtype, view, Sparse(Symbols(kept.astype(np.int32)), Dense(DENSE_OF[dtype], view.see(bits)[kept]))), gathered)
     for other in sights.grids if dtype == 1 else ():
         if (grid := exact_forms.grid(other.see(bits))) is not None:
             scale, levels, block = grid
@@ -132,7 +133,7 @@ def _unpacked(raw: NDArray[np.uint8], dtype: int, dims: tuple[int, ...]) -> NDAr
 
 def _is_exact(candidate: Exact, raw: NDArray[np.uint8]) -> bool:
     (payload,) = candidate.pieces  # only planes have more
-    return bool(np.array_equal(library.decode(payload, np.empty_like(raw), verify_checksums=False), raw))
+    return bool(np.array_equal(library.decode(bytes(payload), np.empty_like(raw), verify_checksums=False), raw))
 
 
 def free_views(dims: tuple[int, ...]) -> tuple[View, ...]:

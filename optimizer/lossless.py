@@ -33,15 +33,17 @@ def compress_lossless(source: Path, target: Path, request: Request, progress: Pr
     _check(source)
     threads, seconds, since = request.threads or os.cpu_count() or 1, {}, time.monotonic()
     with Workspace(source, target, request.force, request.dry_run) as work, Source(source) as held:
-        progress("reading", 0.0)
-        model = read_model(held.data)
-        _refuse(source, model)
-        external = goes_external(sum(held.stored_bytes(tensor) for tensor in model.tensors()), request.external_data)
-        progress("compressing", 0.0)
         with ThreadPoolExecutor(threads) as pool:
+            hashed = {"": pool.submit(held.sha256, "")}
+            progress("reading", 0.0)
+            model = read_model(held.data)
+            _refuse(source, model)
+            hashed |= {name: pool.submit(held.sha256, name) for name in sorted({name for name, *_ in held.spans(model)})}
+            external = goes_external(sum(held.stored_bytes(tensor) for tensor in model.tensors()), request.external_data)
+            progress("compressing", 0.0)
             coder = Coder(held, request, pool, work.data if external else None)
             packed = coder.pack(model, lambda done: progress("compressing", done))
-        written = write_model(held, model, packed, work.model)
+        written = write_model(held, model, packed, work.model, lambda name: hashed[name].result())
         seconds["compressing"] = time.monotonic() - since
         progress("verifying", 0.0)
         since = time.monotonic()

@@ -167,7 +167,7 @@ def _tensor(name: str, dtype: int, dims: list[int], raw: bytes) -> bytes:
     return _tensor_head(name, dtype, dims) + wire.block(protos.TENSOR_RAW, raw)
 
 
-def _blob(field: int, head: bytes, key: int | tuple[str, int, int], pieces: list[bytes]) -> list[bytes | Blob]:
+def _blob(field: int, head: bytes, key: int | tuple[str, int, int], pieces: list[bytes | memoryview]) -> list[bytes | Blob]:
     """A tensor as a field of what holds it; its values are found again by `key`."""
     size = sum(map(len, pieces))
     body = head + wire.varint(protos.TENSOR_RAW << 3 | wire.LENGTH) + wire.varint(size)

@@ -49,7 +49,7 @@ class Packed:
 
     weights: list[Weight] = field(default_factory=list)
     left_alone: list[tuple[str, str, int]] = field(default_factory=list)
-    pieces: dict[int, list[bytes]] = field(default_factory=dict)
+    pieces: dict[int, list[bytes | memoryview]] = field(default_factory=dict)
     places: dict[int, Place] = field(default_factory=dict)
     kept: dict[tuple[str, int, int], Place] = field(default_factory=dict)
     data_name: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from .protos import Model, Tensor
 
 FLOAT, FLOAT16, BFLOAT16 = 1, 10, 16
 READ_BYTES = 8 << 20
+HASHED_BYTES = 1 << 18
+"""What is read and hashed at a time: it stays in the second cache."""
 
 
 class Source:
@@ -83,6 +86,15 @@ class Source:
         """The same in blocks."""
         for at in range(start, end, READ_BYTES):
             yield self.read(location, at, min(READ_BYTES, end - at)).data
+
+    def sha256(self, location: str) -> bytes:
+        """The digest of the model, or of a data file. Raises CompressError where it cannot be read."""
+        digest, number, block = hashlib.sha256(), self._number(location), memoryview(bytearray(HASHED_BYTES))
+        at = 0
+        while got := os.preadv(number, [block], at):
+            digest.update(block[:got])
+            at += got
+        return digest.digest()
 
     def span(self, tensor: Tensor) -> tuple[str, int, int] | None:
         """Where a tensor's values are: (file, start, end)."""

@@ -176,7 +176,7 @@ class Coder:
                 Weight(item, number, PART, "planes", one, size * one // total, start) for item, one, start in zip(items, sizes, starts, strict=True)
             ]
 
-    def _write_bundle(self, group: tuple[bundles.Key, list[Item]]) -> list[bytes]:
+    def _write_bundle(self, group: tuple[bundles.Key, list[Item]]) -> list[bytes | memoryview]:
         (dtype, *_), items = group
         return bundles.write_bundle([self._read(item).view(f"<u{WIDTHS[dtype] // 8}") for item in items], dtype)
 
@@ -213,8 +213,8 @@ class Coder:
         tensor, span = item.tensor, self._held.span(item.tensor)
         assert span is not None
         width, diagonal = self._held.stored_bytes(tensor) // tensor.size, len(tensor.dims) == 2
-        apart, many = (tensor.dims[1] + 1, min(SAMPLED, *tensor.dims)) if diagonal and width else (1, min(SAMPLED, tensor.size // 2))
-        raw = np.concatenate([self._held.read(span[0], span[1] + i * apart * max(width, 1), max(width, 1)) for i in range(many)])
+        apart, many, width = (tensor.dims[1] + 1, min(SAMPLED, *tensor.dims), width) if diagonal and width else (1, 1, max(width, 1) * min(SAMPLED, tensor.size // 2))
+        raw = np.concatenate([self._held.read(span[0], span[1] + i * apart * width, width) for i in range(many)])
         half = tensor.dtype in (FLOAT16, BFLOAT16)
         return FLOAT if half else tensor.dtype, tuple(sorted(tensor.dims)), (widened(raw, tensor.dtype) if half else raw).tobytes()
 
@@ -257,7 +257,7 @@ class Coder:
             return view == wanted
         return not readers.gathered and view.permutation == wanted.permutation[::-1] and (view.batch, view.rows) == (wanted.batch, wanted.rows)
 
-    def _store(self, number: int, pieces: list[bytes], file: BinaryIO | None) -> None:
+    def _store(self, number: int, pieces: list[bytes | memoryview], file: BinaryIO | None) -> None:
         size = sum(map(len, pieces))
         if file is None or size < INLINE_BELOW:
             self._packed.pieces[number] = pieces

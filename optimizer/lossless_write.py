@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
@@ -41,12 +41,16 @@ class Written:
     notes: tuple[str, ...]
 
 
-def write_model(held: Source, model: Model, packed: Packed, path: Path) -> Written:
+Digest = Callable[[str], bytes]
+"""Gives the sha256 of the model (no name), or of one of its data files."""
+
+
+def write_model(held: Source, model: Model, packed: Packed, path: Path, digest: Digest) -> Written:
     """Writes the compressed model to `path`; its data file is there already. Raises OSError."""
     plan = Plan(held, model, packed)
     edits = with_lengths(held.data, plan.edits())
     with path.open("w+b") as file:
-        writer = _Writer(held, packed, file)
+        writer = _Writer(held, packed, file, digest)
         writer.write(edits)
         entries = {FORMAT_KEY: LOSSLESS_VERSION}
         entries |= {IDENTITY_KEY: packed.identity.hex()} if packed.identity else {}
@@ -67,15 +71,14 @@ def _metadata(key: str, value: str) -> bytes:
 class _Writer:
     """Writes edited bytes and notes how to undo it."""
 
-    def __init__(self, held: Source, packed: Packed, file: BinaryIO) -> None:
-        self._held, self._packed, self._file = held, packed, file
+    def __init__(self, held: Source, packed: Packed, file: BinaryIO, digest: Digest) -> None:
+        self._held, self._packed, self._file, self._digest = held, packed, file, digest
         self._at = 0
         self._files: list[Original] = []
         self._segments: list[Segment] = []
         self._literals = bytearray()
         self._places: dict[int, Place] = dict(packed.places)
         self._kept: dict[tuple[str, int, int], Place] = dict(packed.kept)
-        self._hash = hashlib.sha256()
 
     def write(self, edits: list[Edit]) -> None:
         """The model without its last fields."""
@@ -86,13 +89,12 @@ class _Writer:
             else:
                 self._segments.append(Segment(COPY_MODEL, self._at, span[1] - span[0]))
                 for block in self._held.blocks("", *span):
-                    self._hash.update(block)
                     self._put(block)
         self._finish("", size)
 
     def _finish(self, name: str, size: int) -> None:
-        self._files.append(Original(name, size, self._hash.digest(), tuple(self._segments)))
-        self._segments, self._hash = [], hashlib.sha256()
+        self._files.append(Original(name, size, self._digest(name), tuple(self._segments)))
+        self._segments = []
 
     def recipe(self, model: Model) -> Recipe:
         """What gives the original files back, once the model is written."""
@@ -114,8 +116,6 @@ class _Writer:
         else:
             self._segments.append(Segment(LITERAL, len(self._literals), size))
             self._literals += self._held.read(span[0], span[1], size).tobytes()
-        for block in self._held.blocks(*span):
-            self._hash.update(block)
 
     def _put(self, data: bytes | memoryview) -> None:
         self._at += self._file.write(data)
@@ -136,8 +136,6 @@ class _Writer:
         at = edit.start
         for stretch in edit.stretches:
             self._literal(at, stretch.start)
-            for block in self._held.blocks("", stretch.start, stretch.end):
-                self._hash.update(block)
             self._segments.append(Segment(TENSOR, stretch.number, stretch.end - stretch.start, stretch.manner, stretch.part))
             at = stretch.end
         self._literal(at, edit.end)
@@ -145,7 +143,6 @@ class _Writer:
     def _literal(self, start: int, end: int) -> None:
         if end > start:
             old = bytes(self._held.data[start:end])
-            self._hash.update(old)
             before = self._segments.pop() if self._segments and self._segments[-1].kind == LITERAL else Segment(LITERAL, len(self._literals), 0)
             self._segments.append(replace(before, size=before.size + len(old)))
             self._literals += old

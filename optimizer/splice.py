@@ -15,7 +15,7 @@ class Blob:
     """What is written into the model and found again: a payload (its number is the key), or bytes of a data file (the key is file, start, end), in pieces."""
 
     key: int | tuple[str, int, int]
-    pieces: list[bytes]
+    pieces: list[bytes | memoryview]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ Nothing is decoded that need not be, so that whatever surrounds an edit stays as
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from mmap import mmap
+from typing import NamedTuple
 
 from .errors import CompressError
 
@@ -16,8 +16,7 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 Data = bytes | mmap
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """One field of a message: bytes `start` to `end` of the file, its value from `body` on; `length` is where a message's length stands."""
 
     number: int
@@ -46,14 +45,19 @@ def fields(data: Data, start: int, end: int) -> Iterator[Field]:
     """The fields of the message in bytes `start` to `end`. Raises CompressError."""
     at = start
     while at < end:
-        first = at
-        tag, at = read_varint(data, at, end)
+        first, tag = at, data[at]
+        at += 1
+        if tag > 127:
+            tag, at = read_varint(data, first, end)
         length = body = at
         kind, value = tag & 7, 0
         if kind == VARINT:
             value, at = read_varint(data, at, end)
         elif kind == LENGTH:
-            size, body = read_varint(data, at, end)
+            if at < end and (size := data[at]) < 128:  # most are, and one call less tells
+                body = at + 1
+            else:
+                size, body = read_varint(data, at, end)
             at = body + size
         elif kind in (FIXED64, FIXED32):
             at += 8 if kind == FIXED64 else 4

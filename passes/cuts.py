@@ -5,32 +5,13 @@ Weights are fewer the larger they are, so of two halves of an octave the lower o
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.members import EVEN_CUT, MOST_CLASSES
 
-COUNTED = 1 << 20
-"""Values that are counted, of rows evenly spaced."""
-
 CUT_BITS = 8
 MOST_CUTS = 15
-
-
-@numba.njit(cache=True, nogil=True)
-def count(words: NDArray, tops: NDArray, place: tuple[int, int, int], tables: NDArray, index: NDArray, counts: NDArray) -> None:
-    """Counts the bits of words [rows, k], by table and class index, into `counts` [tables, 16, 2].
-
-    `place`: (the bit, rows from one that is counted to the next, the least class value); `tables` [panels, columns]; `index` [tables, class values].
-    """
-    bit, apart, base = place
-    by, one = words.dtype.type(bit), words.dtype.type(1)
-    for row in range(0, words.shape[0], apart):
-        of_column = tables[row // 64]
-        for at in range(words.shape[1]):
-            table = of_column[at]
-            counts[table, index[table, tops[row, at] - base], (words[row, at] >> by) & one] += 1
 
 
 def choose(counts: NDArray[np.int64], share: float) -> tuple[NDArray[np.uint8], float]:

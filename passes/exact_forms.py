@@ -27,11 +27,11 @@ MOST_DIVISORS = 16
 
 
 def few_values(bits: NDArray, dtype: int) -> tuple[NDArray, NDArray[np.int32]] | None:
-    """(distinct values, sorted; the number of each) of bits [batch, rows, k]; None where there are too many to pay, or a NaN or an infinity."""
+    """(distinct values, sorted; the number of each) of bits of any shape; None where there are too many to pay, or a NaN or an infinity."""
     most = min(MOST_VALUES[dtype], max(1, bits.size // 8))
     flat = bits.reshape(-1)
-    sample = flat[:: max(1, bits.size // SAMPLE)]
-    if len(np.unique(sample)) > min(most, max(1, len(sample) // 4)):
+    sample = np.sort(flat[:: max(1, bits.size // SAMPLE)])
+    if np.count_nonzero(sample[1:] != sample[:-1]) + 1 > min(most, max(1, len(sample) // 4)):
         return None
     values, codes = np.unique(flat, return_inverse=True)
     mask = EXPONENT_MASK[dtype]
@@ -52,31 +52,34 @@ def as_float(bits: NDArray, dtype: int) -> NDArray[np.float32]:
 
 def sparse_mask(bits: NDArray, dtype: int) -> NDArray[np.bool_] | None:
     """Where values are not +0, if these are at most half of all; None also where one is a NaN or infinite."""
-    kept = bits != 0
-    if kept.sum() * 2 > kept.size:
+    if np.count_nonzero(bits) * 2 > bits.size:
         return None
+    kept = bits != 0
     mask = EXPONENT_MASK[dtype]
     return None if ((bits[kept] & mask) == mask).any() else kept
 
 
 def grid(bits: NDArray[np.uint32]) -> tuple[NDArray[np.float32], NDArray[np.int32], int] | None:
     """(scales [rows * blocks], levels [batch, rows, k], block) with round32(scale * level) = value, to the bit; None where there are none."""
-    values = np.ascontiguousarray(bits).view(np.float32)
-    batch, rows, k = values.shape
-    flat = values.reshape(batch * rows, k)
-    if not np.isfinite(flat[0]).all():
+    first = np.ascontiguousarray(bits[:1, 0]).view(np.float32)
+    if not np.isfinite(first).all():
         return None
-    levels = np.empty(flat.shape, np.int32)
-    for block in BLOCKS:
-        if block >= k or (block and k % block and block > k):
-            continue
-        blocks = -(-k // block) if block else 1
-        scales = np.empty((len(flat), blocks), np.float32)
-        if _grid(flat, block or k, scales, levels):
+    batch, rows, k = bits.shape
+    for block in (one for one in BLOCKS if one < k and _of_blocks(first, one)):
+        found = _of_blocks(np.ascontiguousarray(bits).view(np.float32).reshape(batch * rows, k), block)
+        if found is not None:
+            scales, levels = found
             if block == 0 and (scales == scales[0, 0]).all():
                 scales = scales[:1]
-            return scales.reshape(-1), levels.reshape(values.shape), block
+            return scales.reshape(-1), levels.reshape(bits.shape), block
     return None
+
+
+def _of_blocks(values: NDArray[np.float32], block: int) -> tuple[NDArray[np.float32], NDArray[np.int32]] | None:
+    """(scales [rows, blocks], levels [rows, k]) of values [rows, k]; of whole rows where `block` is 0."""
+    k = values.shape[1]
+    scales, levels = np.empty((len(values), -(-k // block) if block else 1), np.float32), np.empty(values.shape, np.int32)
+    return (scales, levels) if _grid(values, block or k, scales, levels) else None
 
 
 @numba.njit(cache=True, nogil=True)

@@ -113,7 +113,7 @@ def fit_table(histogram: NDArray[np.float64], low: int) -> tuple[float, Table]:
     """The cheapest table for a histogram of class values `low, low + 1, ...`: (bits of table, symbols and escapes; table)."""
     frequencies = np.zeros(MAX_CLASSES, np.int64)
     bits, first, classes, escape = _fit(np.asarray(histogram, np.float64), frequencies)
-    return float(bits), Table(low + int(first), tuple(int(f) for f in frequencies[:classes]), bool(escape))
+    return float(bits), Table(low + int(first), tuple(frequencies[:classes].tolist()), bool(escape))
 
 
 @numba.njit(cache=True, nogil=True)

@@ -7,9 +7,7 @@ chosen) and what was written.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,25 +15,31 @@ from numpy.typing import NDArray
 from ..runtime.form import PANEL_ROWS, Fields, Member, Planes, Symbols, View
 from ..runtime.members import EVEN_CUT, EXPONENT_BITS, MOST_CLASSES, WIDTHS
 from ..runtime.planes import escape_bytes, low_bytes
-from . import cuts as cutting
-from . import plane_kernels as kernels
+from . import chunk_kernels as kernels
+from . import plane_kernels
 from .class_plan import plan_classes
+from .cuts import choose
 from .members import Coded, framed, member_bytes, table_bytes, varint
+from .raw_kernels import Layout
 from .tables import Coding
+from .top_counts import Map, Stripe, lines, stripes
 
 CHUNK_STEPS = 2048
 """Symbols a lane that a chunk has at least, where the weight allows: heads then cost 1.5 B in 2,048 values."""
 
 GATHER_PANELS = 4
 HEAD_BITS = 16
+ESCAPES = np.int32(-(1 << 31))
+"""The sign of a law's float: values of this class escape."""
+
 LEAST_SAVED = 0.02
 """Bits a value from which on the top bit of mantissas is coded: below, it is faster to decode raw."""
 
 TOP_BITS = 8
 """Bits of the top field of integers, the one that is coded."""
 
-Map = Callable[[Callable[[object], object], Iterable[object]], Iterable[object]]
-"""`map`, perhaps of several threads."""
+COUNTED = 1 << 20
+"""Values whose cut bits are counted, of rows evenly spaced."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,9 +83,9 @@ class Split:
         return self.fields.drop + 8 * self.fields.planes + self.raw_bits
 
 
-def write_planes(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: bool = False, work: Map = map) -> list[bytes]:
+def write_planes(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: bool = False, work: Map = map) -> list[bytes | memoryview]:
     """The payload of a weight as pieces, from its bits, unsigned [dims], in the view that takes least; `gathered` says that a Gather reads it."""
-    plans = (_planned(bits, dtype, view) for view in views)
+    plans = (_planned(bits, dtype, view, work) for view in views)
     split, coding = min(plans, key=lambda plan: plan[1].bits + HEAD_BITS * _heads(plan[0].view, gathered) + 8 * plan[0].low_bytes)
     laws = _laws(coding, int(split.tops.max()))
     split = _with_cuts(split, coding, laws)
@@ -90,16 +94,18 @@ def write_planes(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: b
     coded = Coded(member, numbers, numbers.map, None)
     width, groups = chunking(view.rows, view.k, gathered)
     cuts = _cuts(view, width, groups)
-    done = [cast(tuple[bytes, list[bytes]], one) for one in work(lambda cut: _chunk(coded, split, laws, cast(Cut, cut)), cuts)]
+    laws = replace(laws, bits=_cut_laws(split, laws))
+    done = list(work(lambda cut: _chunk(coded, split, laws, cut), cuts))
     directory = b"".join(entry for entry, _ in done)
     header = table_bytes(numbers.tables) + member_bytes(coded, len(numbers.tables)) + bytes([width]) + varint(groups) + directory
     return [framed(0, header), *(body for _, bodies in done for body in bodies)]
 
 
-def _planned(bits: NDArray, dtype: int, view: View) -> tuple[Split, Coding]:
+def _planned(bits: NDArray, dtype: int, view: View, work: Map) -> tuple[Split, Coding]:
     viewed = view.see(bits)
-    split = _split_floats(viewed, dtype, view) if dtype in EXPONENT_BITS else _split_integers(viewed, dtype, view)
-    return split, plan_classes(split.tops)
+    viewed = viewed if viewed[0].flags.forc else np.ascontiguousarray(viewed)
+    split = _split_floats(viewed, dtype, view, work) if dtype in EXPONENT_BITS else _split_integers(viewed, dtype, view)
+    return split, plan_classes(split.tops, work)
 
 
 def _heads(view: View, gathered: bool) -> int:
@@ -107,20 +113,28 @@ def _heads(view: View, gathered: bool) -> int:
     return sum(lanes for *_, lanes in _cuts(view, *chunking(view.rows, view.k, gathered)))
 
 
-def _split_floats(words: NDArray, dtype: int, view: View) -> Split:
+def _split_floats(words: NDArray, dtype: int, view: View, work: Map) -> Split:
     """The exponent on top; zeros that all values, or many rows, end with are left out."""
     width, exponent = WIDTHS[dtype], EXPONENT_BITS[dtype]
     mantissa = width - 1 - exponent
-    unions = np.zeros(view.batch * view.rows, words.dtype)
-    tops = np.empty(words.shape, np.uint8 if exponent <= 8 else np.uint16)
-    for batch in range(view.batch):
-        kernels.row_unions(words[batch], unions[batch * view.rows : (batch + 1) * view.rows], mantissa, (1 << exponent) - 1, tops[batch])
+    turned = lines(words[0])[1]
+    shape = (view.batch, view.k, view.rows) if turned else words.shape
+    in_lines = np.empty(shape, np.uint8 if exponent <= 8 else np.uint16)
+
+    def look(stripe: Stripe) -> NDArray:
+        number, start, end = stripe
+        unions = np.zeros(view.rows if turned else end - start, words.dtype)
+        plane_kernels.row_unions(lines(words[number])[0][start:end], turned, (mantissa, (1 << exponent) - 1), unions, in_lines[number, start:end])
+        return unions
+
+    found = list(work(look, stripes(words)))
+    unions = np.bitwise_or.reduce(np.reshape(found, (view.batch, -1, view.rows)), 1).reshape(-1) if turned else np.concatenate(found)
     marked = unions.astype(np.uint64) | np.uint64(1 << mantissa)
     zeros = np.log2((marked & (~marked + np.uint64(1))).astype(np.float64)).astype(np.int64)
     drop = int(zeros.min())
     planes, raw_bits = divmod(1 + mantissa - drop, 8)
     fields = _with_short_rows(Fields(planes, drop), zeros - drop, view.k)
-    return Split(dtype, view, words, fields, raw_bits, tops, zeros - drop)
+    return Split(dtype, view, words, fields, raw_bits, in_lines.transpose(0, 2, 1) if turned else in_lines, zeros - drop)
 
 
 def _with_cuts(split: Split, coding: Coding, laws: _Laws) -> Split:
@@ -130,12 +144,12 @@ def _with_cuts(split: Split, coding: Coding, laws: _Laws) -> Split:
         return split
     view, columns = split.view, np.zeros(split.view.k, np.intp) if coding.column_class is None else coding.column_class.astype(np.intp)
     rows = np.zeros(view.panels, np.intp) if coding.row_class is None else coding.row_class.astype(np.intp)
-    apart = -(-view.size // cutting.COUNTED)
+    place = (split.mantissa - 1, split.mantissa, (1 << (split.width - 1 - split.mantissa)) - 1, -(-view.size // COUNTED))
+    cells = laws.index.astype(np.int64) + MOST_CLASSES * np.arange(len(laws.index))[:, None]
     counts = np.zeros((len(coding.tables), MOST_CLASSES, 2), np.int64)
-    for words, tops, own in zip(split.words, split.tops, rows.reshape(view.batch, -1), strict=True):
-        tables = coding.map[own[:, None], columns[None, :], 0]
-        cutting.count(words, tops, (split.mantissa - 1, apart, laws.base), tables, laws.index, counts)
-    cuts, saved = cutting.choose(counts, counts.sum() / view.size)
+    for words, own in zip(split.words, rows.reshape(view.batch, -1), strict=True):
+        plane_kernels.count_bits(*lines(words), place, coding.map[own[:, None], columns[None, :], 0], cells, counts.reshape(-1))
+    cuts, saved = choose(counts, counts.sum() / view.size)
     planes = (below - 1) // 8
     fields = _with_short_rows(Fields(planes, split.fields.drop, cuts=cuts), split.zeros, view.k)
     cut = replace(split, fields=fields, raw_bits=below - 8 * planes)
@@ -157,13 +171,13 @@ def _split_integers(words: NDArray, dtype: int, view: View) -> Split:
     signed = words.view(f"i{words.itemsize}") if dtype in (3, 5, 6, 7) else words
     choices = []
     for delta in (False, True):
-        found = [kernels.bounds(part, delta) for part in signed]
+        found = [plane_kernels.bounds(part, delta) for part in signed]
         low, high = min(one for one, _ in found), max(one for _, one in found)
         choices.append((min(WIDTHS[dtype], (int(high) - int(low)).bit_length()), delta, int(low) % 2**64))
     _, delta, base = min(choices)
     moved = np.empty(words.shape, np.uint64)
     for part, out in zip(signed, moved, strict=True):
-        kernels.subtract(part, delta, np.uint64(base), out)
+        plane_kernels.subtract(part, delta, np.uint64(base), out)
     moved &= np.uint64(2 ** WIDTHS[dtype] - 1)
     union = int(np.bitwise_or.reduce(moved, axis=None))
     drop = min(63, (union & -union).bit_length() - 1) if union else 0
@@ -196,76 +210,85 @@ def _cuts(view: View, width: int, groups: int) -> list[Cut]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Laws:
-    """What a table says of each class value from `base` to the largest: `numbers` uint32 [tables, 3, values] (frequency, start, whether it escapes), and
-    `index`, its class index.
+    """What a table says of each class value up to the largest: `numbers` int32 [tables, values], as `Law` has them, and `index`, its class index.
+
+    `bits` are those of its cut bit, once cuts are chosen.
     """
 
     base: int
-    numbers: NDArray[np.uint32]
-    reciprocals: NDArray[np.uint32]
+    numbers: NDArray[np.int32]
     index: NDArray[np.uint8]
+    bits: NDArray[np.int32] = field(default_factory=lambda: np.zeros((1, 1), np.int32))
+
+    @property
+    def escapes(self) -> bool:
+        """Whether a value escapes."""
+        return bool((self.numbers < 0).any())
 
 
 def _laws(coding: Coding, largest: int) -> _Laws:
-    size = largest - coding.escape_base + 1
-    numbers, indices = np.zeros((len(coding.tables), 3, size), np.uint32), np.zeros((len(coding.tables), size), np.uint8)
-    for law, own_index, table in zip(numbers, indices, coding.tables, strict=True):
-        frequencies = np.array(table.frequencies, np.uint32)
-        index = np.arange(size) + coding.escape_base - table.first
-        own = len(frequencies) - table.escape
-        inside = (index >= 0) & (index < own) & (frequencies[np.clip(index, 0, len(frequencies) - 1)] > 0)
-        index = np.where(inside, index, len(frequencies) - 1)
-        own_index[:] = index
-        law[:] = frequencies[index], (np.cumsum(frequencies) - frequencies)[index], ~inside & table.escape
-    return _Laws(coding.escape_base, numbers, ((1 << 24) + numbers[:, 0] - 1) // numbers[:, 0], indices)
+    numbers, index = np.zeros((len(coding.tables), largest + 1), np.int32), np.zeros((len(coding.tables), largest + 1), np.uint8)
+    for number, table in enumerate(coding.tables):
+        frequencies = np.array(table.frequencies, np.int32)
+        laws, last = _law_bits(frequencies, np.cumsum(frequencies) - frequencies), len(frequencies) - 1
+        escape = laws[last] | ESCAPES if table.escape else laws[last]
+        numbers[number, coding.escape_base :], index[number] = escape, last
+        own = np.flatnonzero(frequencies[: last + 1 - table.escape])
+        own = own[(own + table.first >= 0) & (own + table.first <= largest)]
+        numbers[number, own + table.first], index[number, own + table.first] = laws[own], own
+    return _Laws(coding.escape_base, numbers, index)
 
 
-def _chunk(coded: Coded, split: Split, laws: _Laws, cut: Cut) -> tuple[bytes, list[bytes]]:
+def _law_bits(frequencies: NDArray, starts: NDArray) -> NDArray[np.int32]:
+    return (frequencies + 512 * starts).astype(np.float32).view(np.int32)
+
+
+def _cut_laws(split: Split, laws: _Laws) -> NDArray[np.int32]:
+    """Those of the cut bit of each class value, at 2 * value + bit."""
+    own = np.full((len(laws.index), MOST_CLASSES), EVEN_CUT, np.uint8) if split.fields.cuts is None else split.fields.cuts
+    cuts = np.take_along_axis(own, laws.index, 1).astype(np.int32)
+    return _law_bits(np.stack([cuts, 256 - cuts], -1), np.stack([np.zeros_like(cuts), cuts], -1)).reshape(len(cuts), -1)
+
+
+def _chunk(coded: Coded, split: Split, laws: _Laws, cut: Cut) -> tuple[bytes, list[bytes | memoryview]]:
     """(directory entry, sections) of one chunk."""
     batch, first, groups, lanes = cut
-    view, fields = split.view, split.fields
-    folded = np.empty((groups * view.k, lanes), split.words.dtype)
-    tops = np.empty(folded.shape, split.tops.dtype)
-    behind = 0 if fields.integers else split.mantissa - (fields.cuts is not None)
-    way = (0 if fields.integers else split.width, behind, split.shift, laws.base)
-    kernels.gather_steps(split.words[batch, first : first + groups * lanes], lanes, way, folded, tops)
-    stream = _encode(coded, split, laws, cut, (tops, folded))
-    raw = np.empty(groups * view.k * split.stored_raw_bits * sum(-(-min(PANEL_ROWS, lanes - at) // 8) for at in range(0, lanes, PANEL_ROWS)), np.uint8)
-    kernels.store_bits(folded, split.shift - split.raw_bits, split.stored_raw_bits, raw)
-    body = [stream[0], stream[1], raw.tobytes(), stream[2], _low(coded.member, split, cut, folded)]
+    view, fields, row = split.view, split.fields, batch * split.view.rows + first
+    panel_bytes = sum(-(-min(PANEL_ROWS, lanes - at) // 8) for at in range(0, lanes, PANEL_ROWS))
+    size = groups * view.k * lanes
+    short_row = np.zeros(0, np.uint8) if fields.short_row is None else fields.short_row[row : row + groups * lanes]
+    sections = kernels.Sections(
+        np.empty(2 * size + lanes + 16, np.uint8), np.empty(size if laws.escapes else 0, f"<u{escape_bytes(coded.member)}"),
+        np.empty(groups * view.k * split.stored_raw_bits * panel_bytes, np.uint8), np.empty(low_bytes(coded.member, row, groups, lanes), np.uint8),
+        np.empty(lanes, np.uint16),
+    )  # fmt: skip
+    words, turned = lines(split.words[batch])
+    begin, escaped = kernels.write_chunk(
+        words, _layout(split, cut, turned), kernels.Law(laws.numbers, laws.bits, _tables(coded, view, cut), laws.base), short_row, sections
+    )
+    body: list[bytes | memoryview] = [sections.rans[begin:].tobytes(), sections.states.tobytes(), sections.raw.data, sections.escapes[escaped:].tobytes(), sections.low.data]
     crc = 0
     for section in body:
         crc = zlib.crc32(section, crc)
-    entry = varint(len(stream[0])) + varint(len(stream[2]) // escape_bytes(coded.member)) + crc.to_bytes(4, "little")
+    entry = varint(len(body[0])) + varint(len(sections.escapes) - escaped) + crc.to_bytes(4, "little")
     return entry, body
 
 
-def _encode(coded: Coded, split: Split, laws: _Laws, cut: Cut, ordered: tuple[NDArray, NDArray]) -> tuple[bytes, bytes, bytes]:
-    """rANS bytes, heads and escapes of class values in decoding order; `ordered`: these and the folded words."""
-    tops, folded = ordered
+def _layout(split: Split, cut: Cut, turned: bool) -> Layout:
+    _, first, groups, lanes = cut
+    fields, floats = split.fields, not split.fields.integers
+    cut_bit = -1 if fields.cuts is None else split.shift - 1
+    return Layout(
+        turned, first, groups, lanes, split.width if floats else 0, split.mantissa - (fields.cuts is not None) if floats else 0, split.shift, cut_bit,
+        split.shift - split.raw_bits, split.stored_raw_bits, fields.planes, fields.drop, fields.short,
+    )  # fmt: skip
+
+
+def _tables(coded: Coded, view: View, cut: Cut) -> NDArray[np.uint8]:
+    """The number of the table of each panel, uint8 [groups, columns of k, panels]."""
     batch, first, groups, lanes = cut
-    coding, view = coded.coding, split.view
-    panels = -(-lanes // PANEL_ROWS)
+    coding, panels = coded.coding, -(-lanes // PANEL_ROWS)
     numbers = batch * (view.panels // view.batch) + first // PANEL_ROWS + np.arange(groups * panels)
     rows = np.zeros(len(numbers), np.intp) if coding.row_class is None else coding.row_class[numbers].astype(np.intp)
     columns = np.zeros(view.k, np.intp) if coding.column_class is None else coding.column_class.astype(np.intp)
-    tables = coding.map[rows.reshape(groups, 1, panels), columns.reshape(1, -1, 1), 0]
-    states = np.full(lanes, 256, np.uint32)
-    rans = np.empty(2 * tops.size + lanes + 16, np.uint8)
-    escapes = np.empty(tops.size if laws.numbers[:, 2].any() else 0, f"<u{escape_bytes(coded.member)}")
-    own = np.full((len(coding.tables), MOST_CLASSES), EVEN_CUT, np.uint8) if split.fields.cuts is None else split.fields.cuts
-    law = kernels.Law(laws.numbers, laws.reciprocals, np.take_along_axis(own, laws.index, 1), -1 if split.fields.cuts is None else split.shift - 1)
-    begin, escaped = kernels.encode_tops(tops, folded, tables, law, states, rans, escapes)
-    return rans[begin:].tobytes(), states.astype("<u2").tobytes(), escapes[escaped:].tobytes()
-
-
-def _low(member: Member, split: Split, cut: Cut, folded: NDArray) -> bytes:
-    """The planes section."""
-    batch, first, groups, lanes = cut
-    fields, row = split.fields, batch * split.view.rows + first
-    out = np.empty(low_bytes(member, row, groups, lanes), np.uint8)
-    if fields.short_row is None:
-        kernels.store_planes(folded, fields.planes, fields.drop, out)
-    else:
-        kernels.store_ragged(folded, fields.short_row[row : row + groups * lanes], (fields.planes, fields.drop, fields.short), out)
-    return out.tobytes()
+    return coding.map[rows.reshape(groups, 1, panels), columns.reshape(1, -1, 1), 0]

@@ -148,25 +148,29 @@ def gathered(counts: NDArray[np.float64], classes: NDArray[np.uint8]) -> NDArray
     return np.stack([counts[classes == number].sum(0) for number in range(int(classes.max()) + 1)])
 
 
-def coding(cells: NDArray[np.float64], rows: NDArray[np.uint8] | None, columns: NDArray[np.uint8] | None) -> Coding:
-    """The coding of counts [row classes, column classes, quantizers, classes]: a table for each cell, or one for both quantizers where that is cheaper."""
+def coding(cells: NDArray[np.float64], rows: NDArray[np.uint8] | None, columns: NDArray[np.uint8] | None, low: int = 0) -> Coding:
+    """The coding of counts [row classes, column classes, quantizers, classes], the first of which is `low`.
+
+    There is a table for each cell, or one for both quantizers where that is cheaper.
+    """
     numbers = np.zeros(cells.shape[:3], np.uint8)
     tables: list[Table] = []
     counts: list[NDArray[np.float64]] = []
     bits = 0.0
     for row, column in np.ndindex(cells.shape[:2]):
-        both = [cells[row, column].sum(0)]
-        apart = list(cells[row, column])
-        fitted, separate = [fit_table(one, 0) for one in both], [fit_table(one, 0) for one in apart]
-        if len(apart) > 1 and sum(cost for cost, _ in separate) < fitted[0][0]:
-            both, fitted = apart, separate
-        numbers[row, column] = np.arange(len(both)) + len(tables)
-        counts += both
+        own = [cells[row, column].sum(0)]
+        fitted = [fit_table(own[0], low)]
+        if cells.shape[2] > 1:
+            apart = [fit_table(one, low) for one in cells[row, column]]
+            if sum(cost for cost, _ in apart) < fitted[0][0]:
+                own, fitted = list(cells[row, column]), apart
+        numbers[row, column] = np.arange(len(own)) + len(tables)
+        counts += own
         tables += [table for _, table in fitted]
         bits += sum(cost for cost, _ in fitted)
     bits += sum(_packed_bits(classes) for classes in (rows, columns)) + (8.0 * numbers.size if len(tables) > 1 else 0)
     rows, columns = (None if size == 1 else classes for size, classes in zip(cells.shape, (rows, columns), strict=False))
-    return Coding(bits, 0, 0, tuple(tables), numbers, np.stack(counts), rows, columns)
+    return Coding(bits, 0, low, tuple(tables), numbers, np.stack(counts), rows, columns)
 
 
 def _packed_bits(classes: NDArray[np.uint8] | None) -> float:

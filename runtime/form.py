@@ -5,6 +5,7 @@ Forms are plain values. They know shapes, never bytes (`reader`, and `writer` in
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,7 +30,7 @@ class View:
     @property
     def size(self) -> int:
         """Number of values."""
-        return int(np.prod(self.dims, dtype=np.int64)) if self.dims else 1
+        return math.prod(self.dims)
 
     @property
     def k(self) -> int:
