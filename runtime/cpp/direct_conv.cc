@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "activation.h"
+
 namespace onnx_compress {
 
 Phases::Phases(const Geometry& geometry, const Kernels& kernels) : geometry_(geometry), kernels_(kernels) {
@@ -103,7 +105,7 @@ int64_t Phases::source(int64_t channel, const Tap& tap) const {
   return channel * channel_size_ + number * phase_size_ + offset;
 }
 
-void convolve_directly(const Phases& phases, const Lanes& lanes, const float* x, const float* bias, float* y) {
+void convolve_directly(const Phases& phases, const Lanes& lanes, const float* x, const Finish& finish, float* y) {
   const Geometry& g = phases.geometry();
   const Tile& tile = lanes.tile;
   float* planes = pack_memory(phases.floats());
@@ -113,15 +115,16 @@ void convolve_directly(const Phases& phases, const Lanes& lanes, const float* x,
   std::vector<float> weights(static_cast<size_t>(taps));
   for (int64_t k = tile.first; k < tile.last; ++k) sources.push_back(planes + phases.source(k / g.taps(), Tap(g, k % g.taps())));
   Correlation correlation = {
-      sources.data(), weights.data(), taps, phases.outputs().data(), static_cast<int64_t>(phases.outputs().size()), nullptr, 0,
-      tile.first > 0};
+      sources.data(), weights.data(), taps,      phases.outputs().data(), static_cast<int64_t>(phases.outputs().size()),
+      nullptr,        tile.first > 0, UNFINISHED};
   for (int64_t lane = lanes.first, filled = -1; lane < lanes.last; ++lane) {
     const int64_t output = tile.batch * g.group_outputs() + tile.row + lane, group = output / g.group_outputs();
     if (group != filled) phases.fill(x + (lanes.image * g.channels + group * g.group_channels()) * g.plane(), planes);
     filled = group;
     for (int64_t tap = 0; tap < taps; ++tap) weights[static_cast<size_t>(tap)] = tile.lane(lane)[tap * PANEL_ROWS];
-    correlation.y = y + (lanes.image * g.outputs + output) * g.positions();
-    correlation.bias = bias && tile.first == 0 ? bias[output] : 0.0f;
+    const int64_t offset = (lanes.image * g.outputs + output) * g.positions();
+    correlation.y = y + offset;
+    if (tile.last == g.group_channels() * g.taps()) correlation.finish = of_output(finish, output, offset);
     tile.kernels->correlate(&correlation);
   }
 }

@@ -39,7 +39,7 @@ struct Lanes {
   int64_t image, first, last;
 };
 
-// Adds their products to y, [images, outputs, positions], and the bias (a value an output, or null) to the first.
-void convolve_directly(const Phases& phases, const Lanes& lanes, const float* x, const float* bias, float* y);
+// Adds their products to y, [images, outputs, positions], and finishes the last.
+void convolve_directly(const Phases& phases, const Lanes& lanes, const float* x, const Finish& finish, float* y);
 
 }  // namespace onnx_compress
