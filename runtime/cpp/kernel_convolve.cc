@@ -114,32 +114,49 @@ inline void store_lanes(float* to, Floats floats, uint32_t lanes) {
 #endif
 }
 
-template <int MANY>
+template <int MANY, bool MASKED>
 inline void correlate_patches(const Correlation& c, int64_t first) {
   const Floats bias = all(c.finish.biases ? *c.finish.biases : 0.0f);
+  const Patch* patches = c.patches + first;
   Floats sum[MANY] = {};
   for (int64_t tap = 0; tap < c.taps; ++tap) {
-    const float* source = c.sources[tap];
-    const float weight = c.weights[tap];
+    const float* from = c.from + c.offsets[tap];
+    const float weight = c.weights[tap * PANEL];
 #pragma GCC unroll 8
-    for (int i = 0; i < MANY; ++i) sum[i] += weight * load_some(source + c.patches[first + i].position, FLOATS);
+    for (int i = 0; i < MANY; ++i) {
+#if VECTOR_BYTES == 64
+      if constexpr (MASKED) {
+        const auto lanes = static_cast<__mmask16>(c.masks[tap * c.patch_count + first + i]);
+        sum[i] += weight * (Floats)_mm512_maskz_loadu_ps(lanes, from + patches[i].position);
+        continue;
+      }
+#endif
+      sum[i] += weight * load_some(from + patches[i].position, FLOATS);
+    }
   }
 #pragma GCC unroll 8
   for (int i = 0; i < MANY; ++i) {
-    const Patch patch = c.patches[first + i];
+    const Patch patch = patches[i];
     if (c.accumulate) sum[i] += load_lanes(c.y + patch.index, patch.lanes);
     if (c.finish.residual) sum[i] += load_lanes(c.finish.residual + patch.index, patch.lanes);
     store_lanes(c.y + patch.index, clamp(sum[i] + bias, all(c.finish.low), all(c.finish.high)), patch.lanes);
   }
 }
 
+template <bool MASKED>
+void correlate_all(const Correlation& c) {
+  in_parts<8>(c.patch_count, [&](int64_t first, int64_t end) {
+    with_number<8>(end - first, [&](auto many) { correlate_patches<decltype(many)::value, MASKED>(c, first); });
+  });
+}
+
 }  // namespace
 
 void correlate(const Correlation* correlation) {
-  const Correlation c = *correlation;
-  in_parts<8>(c.patch_count, [&](int64_t first, int64_t end) {
-    with_number<8>(end - first, [&](auto many) { correlate_patches<decltype(many)::value>(c, first); });
-  });
+#if VECTOR_BYTES == 64
+  if (correlation->masks) return correlate_all<true>(*correlation);
+#endif
+  correlate_all<false>(*correlation);
 }
 
 namespace {

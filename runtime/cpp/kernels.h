@@ -57,13 +57,15 @@ struct Patch {
   uint32_t lanes;
 };
 
-// y[index ...] (+)= sum over taps of weights[tap] * sources[tap][position + lane], for the lanes of each patch, finished.
+// y[index ...] (+)= sum over taps of weights[tap * 64] * from[offsets[tap] + position + lane], for the lanes of each patch, finished.
 struct Correlation {
-  const float* const* sources;  // readable for a vector from every patch on
+  const float* from;
+  const int64_t* offsets;
   const float* weights;
   int64_t taps;
   const Patch* patches;
   int64_t patch_count;
+  const uint32_t* masks;  // [tap, patch]: the lanes that are read, others are 0; or null: all are read, of every patch a vector
   float* y;
   int accumulate;
   Finish finish;
@@ -184,6 +186,7 @@ struct GruCell {
 struct Kernels {
   const char* name;
   int vector;   // floats
+  bool masked;  // may be given a Correlation with masks
   bool direct;  // has a decoder for weights of Group::direct, which may multiply as it decodes
   int (*decode)(Stream*, const Group*, const Evaluation*, const Range*);
   void (*decode_together)(Stream* const*, const Group* const*, const Evaluation* const*, Range*, int*);
