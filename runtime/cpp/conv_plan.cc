@@ -49,7 +49,7 @@ bool is_pointwise(const Geometry& g, int64_t vector) {
 }  // namespace
 
 ConvPlan::ConvPlan(const ConvAttributes& attributes, const Shape& shape, const Weight& weight)
-    : x(shape), geometry(attributes, shape, weight.member()) {
+    : x(shape), geometry(attributes, shape, weight.member()), bias{geometry.outputs}, y(geometry.shape()) {
   const bool direct = geometry.group > 1 && (weight.member().batch == 1 || geometry.group_outputs() < DIRECT_BELOW);
   if (direct) {
     phases.emplace(geometry, weight.kernels());

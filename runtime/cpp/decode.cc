@@ -114,11 +114,9 @@ void TileSource::load_scales(int64_t block) {
   const Dense& scale = member_.scale;
   const int64_t blocks = member_.block ? (member_.k + member_.block - 1) / member_.block : 1;
   std::fill(form_.scale, form_.scale + LANES_MAX, 0.0f);
-  if (scale.count == 0) std::fill(form_.scale, form_.scale + lanes_, 1.0f);
-  for (int64_t lane = 0; lane < lanes_ && scale.count; ++lane) {
-    const int64_t index = (batch_ * member_.rows + row_ + lane) * blocks + block;
-    form_.scale[lane] = scale.at(scale.count == 1 ? 0 : static_cast<uint64_t>(index));
-  }
+  if (scale.count <= 1) return std::fill(form_.scale, form_.scale + lanes_, scale.count ? scale.at(0) : 1.0f);
+  for (int64_t lane = 0; lane < lanes_; ++lane)
+    form_.scale[lane] = scale.at(static_cast<uint64_t>((batch_ * member_.rows + row_ + lane) * blocks + block));
 }
 
 void TileSource::load_columns(int64_t first, int64_t last) {

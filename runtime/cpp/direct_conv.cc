@@ -42,7 +42,7 @@ void Phases::stay_in_place() {
       first[axis] = std::max<int64_t>(0, -shift[axis]), last[axis] = std::min(g.out[axis], g.in[axis] - shift[axis]);
     }
     offsets_.push_back(k / g.taps() * channel_size_ + (shift[0] * g.in[1] + shift[1]) * g.in[2] + shift[2]);
-    for (const Patch& patch : across_rows(first, last)) masks_.push_back(patch.lanes);
+    for (const Patch& patch : across_rows(first, last)) masks_.push_back(static_cast<uint16_t>(patch.lanes));
   }
 }
 
@@ -81,7 +81,7 @@ void Phases::lay_out() {
 
 Correlation Phases::correlation(int64_t first, int64_t last) const {
   const int64_t count = static_cast<int64_t>(outputs_.size());
-  const uint32_t* masks = in_place() ? masks_.data() + first * count : nullptr;
+  const uint16_t* masks = in_place() ? masks_.data() + first * count : nullptr;
   return {nullptr, offsets_.data() + first, nullptr, last - first, outputs_.data(), count, masks, nullptr, first > 0, UNFINISHED};
 }
 
@@ -158,17 +158,20 @@ int64_t Phases::source(int64_t channel, const Tap& tap) const {
 void convolve_directly(const Phases& phases, const Lanes& lanes, const float* x, const Finish& finish, float* y) {
   const Geometry& g = phases.geometry();
   const Tile& tile = lanes.tile;
+  const int64_t group_outputs = g.group_outputs(), positions = g.positions(), group_floats = g.group_channels() * g.plane();
   float* planes = phases.in_place() ? nullptr : pack_memory(phases.floats());
   if (planes) std::fill(planes, planes + phases.floats(), 0.0f);
   Correlation correlation = phases.correlation(tile.first, tile.last);
-  for (int64_t lane = lanes.first, filled = -1; lane < lanes.last; ++lane) {
-    const int64_t output = tile.batch * g.group_outputs() + tile.row + lane, group = output / g.group_outputs();
-    const float* channels = x + (lanes.image * g.channels + group * g.group_channels()) * g.plane();
-    if (planes && group != filled) phases.fill(channels, planes);
-    filled = group;
-    const int64_t offset = (lanes.image * g.outputs + output) * g.positions();
+  const bool last = tile.last == g.group_channels() * g.taps();
+  int64_t output = tile.batch * group_outputs + tile.row + lanes.first, inside = output % group_outputs;  // inside its group
+  const float* channels = x + lanes.image * g.channels * g.plane() + output / group_outputs * group_floats;
+  for (int64_t lane = lanes.first; lane < lanes.last; ++lane, ++output, ++inside) {
+    const bool next = inside == group_outputs;
+    if (next) inside = 0, channels += group_floats;
+    if (planes && (next || lane == lanes.first)) phases.fill(channels, planes);
+    const int64_t offset = (lanes.image * g.outputs + output) * positions;
     correlation.from = planes ? planes : channels, correlation.weights = tile.lane(lane), correlation.y = y + offset;
-    if (tile.last == g.group_channels() * g.taps()) correlation.finish = of_output(finish, output, offset);
+    if (last) correlation.finish = of_output(finish, output, offset);
     tile.kernels->correlate(&correlation);
   }
 }

@@ -36,7 +36,7 @@ class Phases {
   std::vector<Span> rows_;               // of a plane, which `fill` copies
   std::vector<Patch> inputs_, outputs_;  // or spreads, where that is less
   std::vector<int64_t> offsets_;         // of each step of k
-  std::vector<uint32_t> masks_;          // [k, patch of the outputs]
+  std::vector<uint16_t> masks_;          // [k, patch of the outputs]
 };
 
 // Some lanes of a tile, which are outputs, and an image.

@@ -114,29 +114,29 @@ inline void store_lanes(float* to, Floats floats, uint32_t lanes) {
 #endif
 }
 
+// What a tap reads of patch `first` + i.
+template <bool MASKED>
+inline Floats tap_values(const Correlation& c, const float* from, [[maybe_unused]] int64_t tap, int64_t first, int i) {
+#if VECTOR_BYTES == 64
+  if constexpr (MASKED)
+    return (Floats)_mm512_maskz_loadu_ps(c.masks[tap * c.patch_count + first + i], from + c.patches[first].position + i * FLOATS);
+#endif
+  return load_some(from + c.patches[first + i].position, FLOATS);
+}
+
 template <int MANY, bool MASKED>
 inline void correlate_patches(const Correlation& c, int64_t first) {
   const Floats bias = all(c.finish.biases ? *c.finish.biases : 0.0f);
-  const Patch* patches = c.patches + first;
   Floats sum[MANY] = {};
   for (int64_t tap = 0; tap < c.taps; ++tap) {
     const float* from = c.from + c.offsets[tap];
     const float weight = c.weights[tap * PANEL];
 #pragma GCC unroll 8
-    for (int i = 0; i < MANY; ++i) {
-#if VECTOR_BYTES == 64
-      if constexpr (MASKED) {
-        const auto lanes = static_cast<__mmask16>(c.masks[tap * c.patch_count + first + i]);
-        sum[i] += weight * (Floats)_mm512_maskz_loadu_ps(lanes, from + patches[i].position);
-        continue;
-      }
-#endif
-      sum[i] += weight * load_some(from + patches[i].position, FLOATS);
-    }
+    for (int i = 0; i < MANY; ++i) sum[i] += weight * tap_values<MASKED>(c, from, tap, first, i);
   }
 #pragma GCC unroll 8
   for (int i = 0; i < MANY; ++i) {
-    const Patch patch = patches[i];
+    const Patch patch = c.patches[first + i];
     if (c.accumulate) sum[i] += load_lanes(c.y + patch.index, patch.lanes);
     if (c.finish.residual) sum[i] += load_lanes(c.finish.residual + patch.index, patch.lanes);
     store_lanes(c.y + patch.index, clamp(sum[i] + bias, all(c.finish.low), all(c.finish.high)), patch.lanes);

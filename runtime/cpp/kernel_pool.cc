@@ -16,21 +16,23 @@ inline Floats load_levels(const int16_t* from) {
   return __builtin_convertvector(levels, Floats);
 }
 
-}  // namespace
-
-void scale_levels(const PooledSteps* pooled) {
-  const PooledSteps steps = *pooled;
+// "round32(round32(scale * col_scale) * level)"
+template <bool COLUMN_SCALE>
+void scale_steps(const PooledSteps& steps) {
   constexpr int COLUMNS = PANEL / FLOATS;
   Floats scale[COLUMNS];
   for (int c = 0; c < COLUMNS; ++c) scale[c] = load_some(steps.scale + c * FLOATS, FLOATS);
-  for (int64_t step = 0; step < steps.count; ++step) {
-    const Floats column = all(steps.column_scale ? steps.column_scale[step] : 1.0f);
+  for (int64_t step = 0; step < steps.count; ++step)
 #pragma GCC unroll 16
-    for (int c = 0; c < COLUMNS; ++c)
-      store_some(steps.to + step * PANEL + c * FLOATS, scale[c] * column * load_levels(steps.levels + step * steps.lanes + c * FLOATS),
-                 FLOATS);
-  }
+    for (int c = 0; c < COLUMNS; ++c) {
+      const Floats factor = COLUMN_SCALE ? scale[c] * steps.column_scale[step] : scale[c];
+      store_some(steps.to + step * PANEL + c * FLOATS, factor * load_levels(steps.levels + step * steps.lanes + c * FLOATS), FLOATS);
+    }
 }
+
+}  // namespace
+
+void scale_levels(const PooledSteps* steps) { steps->column_scale ? scale_steps<true>(*steps) : scale_steps<false>(*steps); }
 
 }  // namespace ONNX_COMPRESS_ISA
 }  // namespace onnx_compress

@@ -65,7 +65,7 @@ struct Correlation {
   int64_t taps;
   const Patch* patches;
   int64_t patch_count;
-  const uint32_t* masks;  // [tap, patch]: the lanes that are read, others are 0; or null: all are read, of every patch a vector
+  const uint16_t* masks;  // [tap, patch]: the lanes that are read, others are 0, of patches that follow each other; null: all are read
   float* y;
   int accumulate;
   Finish finish;

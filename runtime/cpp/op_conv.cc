@@ -181,7 +181,10 @@ struct Direct {
 class Conv : public WeightOperator {
  public:
   Conv(const Attributes& attributes, const Options& options)
-      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options), conv_(attributes), activation_(attributes) {
+      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options),
+        conv_(attributes),
+        activation_(attributes),
+        bias_(attributes, 2, "bias") {
     keep_constant(attributes);
   }
 
@@ -189,11 +192,10 @@ class Conv : public WeightOperator {
     const auto held = weight(run);
     const Tensor x = run.input(0).value();
     const auto plan = plan_for(x.shape, *held);
-    const Geometry& g = plan->geometry;
     const Floats activations(x);
-    const auto bias = optional_floats(run, 2, "bias", {g.outputs});
-    const auto residual = optional_floats(run, 3, "residual", g.shape());
-    Output y(run, g.shape(), x.type);
+    const auto bias = bias_.of(run, plan->bias);
+    const auto residual = optional_floats(run, 3, "residual", plan->y);
+    Output y(run, plan->y, x.type);
     const Ends ends = {bias ? bias->data() : nullptr, residual ? residual->data() : nullptr, activation_, held->kernels()};
     convolve(run, *plan, *held, activations.data(), ends, y.data());
     y.finish();
@@ -233,6 +235,7 @@ class Conv : public WeightOperator {
 
   ConvAttributes conv_;
   Activation activation_;
+  OptionalFloats bias_;
   mutable std::shared_ptr<const ConvPlan> plan_;
 };
 
