@@ -126,7 +126,8 @@ inline Floats tap_values(const Correlation& c, const float* from, [[maybe_unused
 
 template <int MANY, bool MASKED>
 inline void correlate_patches(const Correlation& c, int64_t first) {
-  const Floats bias = all(c.finish.biases ? *c.finish.biases : 0.0f);
+  const Finish finish = c.finish;
+  const Floats bias = all(finish.biases ? *finish.biases : 0.0f), low = all(finish.low), high = all(finish.high);
   Floats sum[MANY] = {};
   for (int64_t tap = 0; tap < c.taps; ++tap) {
     const float* from = c.from + c.offsets[tap];
@@ -138,8 +139,8 @@ inline void correlate_patches(const Correlation& c, int64_t first) {
   for (int i = 0; i < MANY; ++i) {
     const Patch patch = c.patches[first + i];
     if (c.accumulate) sum[i] += load_lanes(c.y + patch.index, patch.lanes);
-    if (c.finish.residual) sum[i] += load_lanes(c.finish.residual + patch.index, patch.lanes);
-    store_lanes(c.y + patch.index, clamp(sum[i] + bias, all(c.finish.low), all(c.finish.high)), patch.lanes);
+    if (finish.residual) sum[i] += load_lanes(finish.residual + patch.index, patch.lanes);
+    store_lanes(c.y + patch.index, clamp(sum[i] + bias, low, high), patch.lanes);
   }
 }
 

@@ -109,28 +109,32 @@ void multiply_positions_block(const PositionProduct& p, int64_t output, int64_t 
 #pragma GCC unroll 4
       for (int c = 0; c < COLS; ++c) sum[m][c] += tile[m] * values[c];
   }
+  const Finish finish = p.finish;
+  const Floats low = all(finish.low), high = all(finish.high);
 #pragma GCC unroll 12
   for (int m = 0; m < MANY; ++m) {
     const int64_t offset = (output + m) * p.y_row + first;
-    const Floats bias = all(p.finish.biases ? p.finish.biases[output + m] : 0.0f);
+    const Floats bias = all(finish.biases ? finish.biases[output + m] : 0.0f);
 #pragma GCC unroll 4
     for (int c = 0; c < COLS; ++c) {
       const int64_t at = offset + c * FLOATS, count = c + 1 < COLS ? FLOATS : last;
       Floats value = sum[m][c] + bias;
       if (p.accumulate) value += load_some(p.y + at, count);
-      if (p.finish.residual) value += load_some(p.finish.residual + at, count);
-      store_some(p.y + at, clamp(value, all(p.finish.low), all(p.finish.high)), count);
+      if (finish.residual) value += load_some(finish.residual + at, count);
+      store_some(p.y + at, clamp(value, low, high), count);
     }
   }
 }
 
 // Steps at a time: the same of a panel and of x stay in the first-level cache until all outputs have read them.
-constexpr int64_t STEPS = 64;
+constexpr int64_t STEPS = 128;
+// Vectors of positions at a time, fewer than fit: more outputs then read each of them.
+constexpr int MOST_VECTORS = COLUMNS == 4 ? 3 : COLUMNS;
 
 void multiply_some_steps(const PositionProduct& p) {
-  in_parts<COLUMNS>((p.count + FLOATS - 1) / FLOATS, [&](int64_t column, int64_t end) {
+  in_parts<MOST_VECTORS>((p.count + FLOATS - 1) / FLOATS, [&](int64_t column, int64_t end) {
     const int64_t first = column * FLOATS, left = p.count - (end - 1) * FLOATS;
-    with_number<COLUMNS>(end - column, [&](auto cols) {
+    with_number<MOST_VECTORS>(end - column, [&](auto cols) {
       constexpr int COLS = decltype(cols)::value;
       in_parts<rows_of(COLS)>(p.outputs, [&](int64_t output, int64_t last) {
         with_number<rows_of(COLS)>(last - output, [&](auto many) {
