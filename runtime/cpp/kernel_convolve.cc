@@ -97,9 +97,9 @@ inline Floats load_lanes(const float* from, uint32_t lanes) {
   const __m512 together = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << _mm_popcnt_u32(lanes)) - 1), from);
   return (Floats)_mm512_maskz_expand_ps(static_cast<__mmask16>(lanes), together);
 #else
-  Floats floats{};
-  for (int lane = 0; lane < FLOATS; ++lane) floats[lane] = lanes >> lane & 1 ? *from++ : 0.0f;
-  return floats;
+  alignas(VECTOR_BYTES) float values[FLOATS];
+  for (int lane = 0; lane < FLOATS; ++lane) values[lane] = lanes >> lane & 1 ? *from++ : 0.0f;
+  return load_some(values, FLOATS);
 #endif
 }
 
@@ -144,10 +144,12 @@ inline void correlate_patches(const Correlation& c, int64_t first) {
   }
 }
 
+// Patches at a time: with masks they follow each other, so that one position serves all; else each has a register of its own.
 template <bool MASKED>
 void correlate_all(const Correlation& c) {
-  in_parts<8>(c.patch_count, [&](int64_t first, int64_t end) {
-    with_number<8>(end - first, [&](auto many) { correlate_patches<decltype(many)::value, MASKED>(c, first); });
+  constexpr int MOST = MASKED ? 8 : 4;
+  in_parts<MOST>(c.patch_count, [&](int64_t first, int64_t end) {
+    with_number<MOST>(end - first, [&](auto many) { correlate_patches<decltype(many)::value, MASKED>(c, first); });
   });
 }
 
@@ -183,8 +185,15 @@ inline void copy_vector(const float* from, int64_t stride, int64_t count, float*
 }  // namespace
 
 void spread(const float* from, const Patch* patches, int64_t patch_count, float* to) {
-  for (int64_t i = 0; i < patch_count; ++i)
-    store_some(to + patches[i].position, load_lanes(from + patches[i].index, patches[i].lanes), FLOATS);
+  for (int64_t i = 0; i < patch_count; ++i) {
+    const Patch patch = patches[i];
+#if VECTOR_BYTES == 64
+    store_some(to + patch.position, load_lanes(from + patch.index, patch.lanes), FLOATS);
+#else
+    const float* values = from + patch.index;
+    for (int lane = 0; lane < FLOATS; ++lane) to[patch.position + lane] = patch.lanes >> lane & 1 ? *values++ : 0.0f;
+#endif
+  }
 }
 
 void copy_spans(const float* from, const Span* spans, int64_t span_count, int64_t stride, float* to) {
