@@ -24,7 +24,7 @@ from tests.mutation import SMALL, mutants
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = "libonnx_compress.so"
 MUTANTS = 1000
-OPERATOR_TESTS = ("tests/test_operators.py", "tests/test_direct.py", "tests/test_activations.py", "tests/test_lookups.py", "tests/test_late_payloads.py", "tests/test_residency.py", "tests/test_recurrent.py")
+OPERATOR_TESTS = ("tests/test_operators.py", "tests/test_neighbours.py", "tests/test_direct.py", "tests/test_activations.py", "tests/test_lookups.py", "tests/test_late_payloads.py", "tests/test_residency.py", "tests/test_recurrent.py")
 
 
 def main(folder: Path) -> int:

@@ -44,4 +44,11 @@ Activation::Activation(const Attributes& attributes) {
   fail(Fault::argument, "activation '", name, "' is unknown, legal are ", legal, "or nothing");
 }
 
+Finish Activation::finish() const {
+  Finish finish = UNFINISHED;
+  if (kind == ACTIVATION_RELU) finish.low = 0.0f;
+  if (kind == ACTIVATION_CLIP) finish.low = parameters[0], finish.high = parameters[1];
+  return finish;
+}
+
 }  // namespace onnx_compress

@@ -40,14 +40,20 @@ namespace {
 // Groups of fewer outputs than this go the direct way: a panel would be mostly other groups' lanes.
 constexpr int64_t DIRECT_BELOW = 16;
 
+// Whether outputs are products of the positions where they are, and these fill seven of eight lanes at least.
+bool is_pointwise(const Geometry& g, int64_t vector) {
+  const int64_t lanes = (g.positions() + vector - 1) / vector * vector;
+  return g.taps() == 1 && g.positions() == g.plane() && g.padding() == 0 && 7 * lanes <= 8 * g.positions();
+}
+
 }  // namespace
 
 ConvPlan::ConvPlan(const ConvAttributes& attributes, const Shape& shape, const Weight& weight)
-    : x(shape), geometry(attributes, shape, weight.member()) {
+    : x(shape), geometry(attributes, shape, weight.member()), bias{geometry.outputs}, y(geometry.shape()) {
   const bool direct = geometry.group > 1 && (weight.member().batch == 1 || geometry.group_outputs() < DIRECT_BELOW);
   if (direct) {
     phases.emplace(geometry, weight.kernels());
-  } else {
+  } else if (!(pointwise = is_pointwise(geometry, weight.kernels().vector))) {
     padded.emplace(geometry);
   }
 }

@@ -32,7 +32,9 @@ struct ConvPlan {
 
   const Shape x;
   const Geometry geometry;
+  const Shape bias, y;
   std::optional<Phases> phases;       // of groups of few outputs
+  bool pointwise = false;             // of single positions that fill vectors
   std::optional<PaddedInput> padded;  // of all others
 };
 

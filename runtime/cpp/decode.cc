@@ -114,11 +114,9 @@ void TileSource::load_scales(int64_t block) {
   const Dense& scale = member_.scale;
   const int64_t blocks = member_.block ? (member_.k + member_.block - 1) / member_.block : 1;
   std::fill(form_.scale, form_.scale + LANES_MAX, 0.0f);
-  if (scale.count == 0) std::fill(form_.scale, form_.scale + lanes_, 1.0f);
-  for (int64_t lane = 0; lane < lanes_ && scale.count; ++lane) {
-    const int64_t index = (batch_ * member_.rows + row_ + lane) * blocks + block;
-    form_.scale[lane] = scale.at(scale.count == 1 ? 0 : static_cast<uint64_t>(index));
-  }
+  if (scale.count <= 1) return std::fill(form_.scale, form_.scale + lanes_, scale.count ? scale.at(0) : 1.0f);
+  for (int64_t lane = 0; lane < lanes_; ++lane)
+    form_.scale[lane] = scale.at(static_cast<uint64_t>((batch_ * member_.rows + row_ + lane) * blocks + block));
 }
 
 void TileSource::load_columns(int64_t first, int64_t last) {
@@ -240,26 +238,30 @@ void TileSource::check(int fault) const {
 // The levels of a pool's member are checked already: only the arithmetic of the forms is left, in the same order. A piece has one panel.
 void TileSource::pooled_range(const Range& range) {
   const int16_t* levels = weight_.pooled_.data() + (batch_ * member_.rows + row_) * member_.k + range.first * lanes_;
-  float* to = range.tile;
-  for (int64_t k = range.first; k < range.last; ++k, levels += lanes_, to += PANEL_ROWS) {
-    pooled_step(levels, k - range.first, to);
-    std::fill(to + lanes_, to + PANEL_ROWS, 0.0f);
+  if (member_.form == FORM_GRID) {
+    const PooledSteps steps = {levels, lanes_, range.last - range.first, form_.scale, form_.column_scale, range.tile};
+    weight_.kernels_->scale_levels(&steps);
+  } else {
+    for (int64_t k = range.first; k < range.last; ++k)
+      coded_step(levels + (k - range.first) * lanes_, range.tile + (k - range.first) * PANEL_ROWS);
   }
+  for (int64_t k = range.first; k < range.last && (form_.round_first || form_.round_then); ++k)
+    round_step(range.tile + (k - range.first) * PANEL_ROWS);
 }
 
-void TileSource::pooled_step(const int16_t* levels, int64_t step, float* to) const {
-  if (member_.form == FORM_GRID && form_.column_scale) {
-    const float column = form_.column_scale[step];
-    for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] = form_.scale[lane] * column * static_cast<float>(levels[lane]);
-  } else if (member_.form == FORM_GRID) {
-    for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] = form_.scale[lane] * static_cast<float>(levels[lane]);
-  } else if (member_.form == FORM_CODEBOOK || member_.form == FORM_MAPPED) {
+// One step of a codebook, or of integers.
+void TileSource::coded_step(const int16_t* levels, float* to) const {
+  if (member_.form == FORM_CODEBOOK || member_.form == FORM_MAPPED) {
     const bool mapped = member_.form == FORM_MAPPED;
     for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] = form_.centroids[(mapped ? form_.base[lane] : 0) + levels[lane]];
     for (int64_t lane = 0; lane < lanes_ && form_.has_scale; ++lane) to[lane] *= form_.scale[lane];
   } else {
     for (int64_t lane = 0; lane < lanes_; ++lane) to[lane] = static_cast<float>(levels[lane]);
   }
+  std::fill(to + lanes_, to + PANEL_ROWS, 0.0f);
+}
+
+void TileSource::round_step(float* to) const {
   for (const int dtype : {form_.round_first, form_.round_then}) {
     if (dtype != FLOAT16 && dtype != BFLOAT16) continue;
     for (int64_t lane = 0; lane < lanes_; ++lane)

@@ -67,7 +67,8 @@ class Weight {
   size_t member_;
   const Kernels* kernels_;
   int round_then_;
-  std::vector<int16_t> pooled_;    // [panel][k][lanes of the panel]: levels, or multiples where they are trellis-coded
+  std::vector<int16_t>
+      pooled_;  // [panel][k][lanes of the panel], and a panel's room behind: levels, or multiples where they are trellis-coded
   std::vector<LookupPair> pairs_;  // [row class, column class] of trellis-coded levels
   // As in Group.
   bool direct_ = false, narrow_ = true, half_values_ = true, small_levels_ = true;
@@ -112,7 +113,8 @@ class TileSource {
   void check(int fault) const;
   void decode_range(const Range& range);
   void pooled_range(const Range& range);
-  void pooled_step(const int16_t* levels, int64_t step, float* to) const;
+  void coded_step(const int16_t* levels, float* to) const;
+  void round_step(float* to) const;
   void finish() const;
 
   const Weight& weight_;

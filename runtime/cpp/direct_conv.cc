@@ -2,9 +2,53 @@
 
 #include <algorithm>
 
+#include "activation.h"
+
 namespace onnx_compress {
+namespace {
+
+// More masks than this are no longer read from the first-level cache.
+constexpr int64_t MOST_MASKS = 2048;
+
+// Whether every output is where the middle of what it reads is.
+bool keeps_places(const Geometry& g) {
+  bool same = true;
+  for (int axis = 0; axis < 3; ++axis) same = same && g.stride[axis] == 1 && g.out[axis] == g.in[axis];
+  return same;
+}
+
+}  // namespace
 
 Phases::Phases(const Geometry& geometry, const Kernels& kernels) : geometry_(geometry), kernels_(kernels) {
+  const int64_t vectors = (geometry.positions() + kernels.vector - 1) / kernels.vector, k = geometry.group_channels() * geometry.taps();
+  if (kernels.masked && keeps_places(geometry) && vectors * k <= MOST_MASKS) {
+    stay_in_place();
+  } else {
+    lay_out();
+  }
+}
+
+// Outputs are vectors of the plane, whatever rows they are of.
+void Phases::stay_in_place() {
+  const Geometry& g = geometry_;
+  std::copy_n(g.in, 3, extent_);
+  channel_size_ = phase_size_ = g.plane();
+  outputs_ = across_rows({0, 0, 0}, g.out);
+  for (int64_t k = 0; k < g.group_channels() * g.taps(); ++k) {
+    const Tap tap(g, k % g.taps());
+    int64_t shift[3], first[3], last[3];
+    for (int axis = 0; axis < 3; ++axis) {
+      shift[axis] = tap.at[axis] * g.dilation[axis] - g.before[axis];
+      first[axis] = std::max<int64_t>(0, -shift[axis]), last[axis] = std::min(g.out[axis], g.in[axis] - shift[axis]);
+    }
+    offsets_.push_back(k / g.taps() * channel_size_ + (shift[0] * g.in[1] + shift[1]) * g.in[2] + shift[2]);
+    for (const Patch& patch : across_rows(first, last)) masks_.push_back(static_cast<uint16_t>(patch.lanes));
+  }
+}
+
+void Phases::lay_out() {
+  const Geometry& geometry = geometry_;
+  const Kernels& kernels = kernels_;
   int64_t phases = 1;
   for (int axis = 0; axis < 3; ++axis) {
     // Coordinates that some tap of some output reads, in one phase.
@@ -31,6 +75,14 @@ Phases::Phases(const Geometry& geometry, const Kernels& kernels) : geometry_(geo
   int64_t vectors = 0;
   for (const Span& row : rows_) vectors += (row.count + kernels.vector - 1) / kernels.vector;
   if (static_cast<int64_t>(inputs_.size()) * 4 > vectors * 5) inputs_.clear();
+  for (int64_t k = 0; k < geometry.group_channels() * geometry.taps(); ++k)
+    offsets_.push_back(source(k / geometry.taps(), Tap(geometry, k % geometry.taps())));
+}
+
+Correlation Phases::correlation(int64_t first, int64_t last) const {
+  const int64_t count = static_cast<int64_t>(outputs_.size());
+  const uint16_t* masks = in_place() ? masks_.data() + first * count : nullptr;
+  return {nullptr, offsets_.data() + first, nullptr, last - first, outputs_.data(), count, masks, nullptr, first > 0, UNFINISHED};
 }
 
 std::vector<Patch> Phases::row_by_row() const {
@@ -103,25 +155,23 @@ int64_t Phases::source(int64_t channel, const Tap& tap) const {
   return channel * channel_size_ + number * phase_size_ + offset;
 }
 
-void convolve_directly(const Phases& phases, const Lanes& lanes, const float* x, const float* bias, float* y) {
+void convolve_directly(const Phases& phases, const Lanes& lanes, const float* x, const Finish& finish, float* y) {
   const Geometry& g = phases.geometry();
   const Tile& tile = lanes.tile;
-  float* planes = pack_memory(phases.floats());
-  std::fill(planes, planes + phases.floats(), 0.0f);
-  const int64_t taps = tile.last - tile.first;
-  std::vector<const float*> sources;
-  std::vector<float> weights(static_cast<size_t>(taps));
-  for (int64_t k = tile.first; k < tile.last; ++k) sources.push_back(planes + phases.source(k / g.taps(), Tap(g, k % g.taps())));
-  Correlation correlation = {
-      sources.data(), weights.data(), taps, phases.outputs().data(), static_cast<int64_t>(phases.outputs().size()), nullptr, 0,
-      tile.first > 0};
-  for (int64_t lane = lanes.first, filled = -1; lane < lanes.last; ++lane) {
-    const int64_t output = tile.batch * g.group_outputs() + tile.row + lane, group = output / g.group_outputs();
-    if (group != filled) phases.fill(x + (lanes.image * g.channels + group * g.group_channels()) * g.plane(), planes);
-    filled = group;
-    for (int64_t tap = 0; tap < taps; ++tap) weights[static_cast<size_t>(tap)] = tile.lane(lane)[tap * PANEL_ROWS];
-    correlation.y = y + (lanes.image * g.outputs + output) * g.positions();
-    correlation.bias = bias && tile.first == 0 ? bias[output] : 0.0f;
+  const int64_t group_outputs = g.group_outputs(), positions = g.positions(), group_floats = g.group_channels() * g.plane();
+  float* planes = phases.in_place() ? nullptr : pack_memory(phases.floats());
+  if (planes) std::fill(planes, planes + phases.floats(), 0.0f);
+  Correlation correlation = phases.correlation(tile.first, tile.last);
+  const bool last = tile.last == g.group_channels() * g.taps();
+  int64_t output = tile.batch * group_outputs + tile.row + lanes.first, inside = output % group_outputs;  // inside its group
+  const float* channels = x + lanes.image * g.channels * g.plane() + output / group_outputs * group_floats;
+  for (int64_t lane = lanes.first; lane < lanes.last; ++lane, ++output, ++inside) {
+    const bool next = inside == group_outputs;
+    if (next) inside = 0, channels += group_floats;
+    if (planes && (next || lane == lanes.first)) phases.fill(channels, planes);
+    const int64_t offset = (lanes.image * g.outputs + output) * positions;
+    correlation.from = planes ? planes : channels, correlation.weights = tile.lane(lane), correlation.y = y + offset;
+    if (last) correlation.finish = of_output(finish, output, offset);
     tile.kernels->correlate(&correlation);
   }
 }

@@ -12,16 +12,20 @@ class Phases {
  public:
   Phases(const Geometry& geometry, const Kernels& kernels);
 
+  // Whether the input may stay where it is: taps then leave out what is padding by masks.
+  bool in_place() const { return !masks_.empty(); }
   int64_t floats() const { return channel_size_ * geometry_.group_channels() + kernels_.vector; }
   // The group's channels [channels, plane] into `planes`, whose padding is zero before the first.
   void fill(const float* x, float* planes) const;
-  // Where a tap's phase begins.
-  int64_t source(int64_t channel, const Tap& tap) const;
-  // The outputs of a plane.
-  const std::vector<Patch>& outputs() const { return outputs_; }
+  // What computes a plane of outputs from these steps of k; where from, with which weights and where to are left to say.
+  Correlation correlation(int64_t first, int64_t last) const;
   const Geometry& geometry() const { return geometry_; }
 
  private:
+  void stay_in_place();
+  void lay_out();
+  // Where a tap's phase begins.
+  int64_t source(int64_t channel, const Tap& tap) const;
   void add_row(int64_t z, int64_t y);
   std::vector<Patch> row_by_row() const;
   // The patches of a plane of these extents whose values are a box of it.
@@ -31,6 +35,8 @@ class Phases {
   int64_t extent_[3], phase_size_, channel_size_;
   std::vector<Span> rows_;               // of a plane, which `fill` copies
   std::vector<Patch> inputs_, outputs_;  // or spreads, where that is less
+  std::vector<int64_t> offsets_;         // of each step of k
+  std::vector<uint16_t> masks_;          // [k, patch of the outputs]
 };
 
 // Some lanes of a tile, which are outputs, and an image.
@@ -39,7 +45,7 @@ struct Lanes {
   int64_t image, first, last;
 };
 
-// Adds their products to y, [images, outputs, positions], and the bias (a value an output, or null) to the first.
-void convolve_directly(const Phases& phases, const Lanes& lanes, const float* x, const float* bias, float* y);
+// Adds their products to y, [images, outputs, positions], and finishes the last.
+void convolve_directly(const Phases& phases, const Lanes& lanes, const float* x, const Finish& finish, float* y);
 
 }  // namespace onnx_compress

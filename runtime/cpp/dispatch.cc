@@ -4,15 +4,32 @@
 
 namespace onnx_compress {
 
-#define ONNX_COMPRESS_SET(isa, bytes, direct)                                                                                   \
-  namespace isa {                                                                                                               \
-  ONNX_COMPRESS_DECLARE_KERNELS                                                                                                 \
-  }                                                                                                                             \
-  namespace {                                                                                                                   \
-  constexpr Kernels isa##_set = {                                                                                               \
-      #isa,           bytes / 4,       direct,      isa::decode,    isa::decode_together, isa::multiply,        isa::transpose, \
-      isa::correlate, isa::copy_spans, isa::spread, isa::end_rows,  isa::pack_levels,     isa::multiply_levels, isa::lstm_cell, \
-      isa::gru_gates, isa::gru_cell,   isa::planes, isa::turn_words};                                                           \
+#define ONNX_COMPRESS_SET(isa, bytes, direct)             \
+  namespace isa {                                         \
+  ONNX_COMPRESS_DECLARE_KERNELS                           \
+  }                                                       \
+  namespace {                                             \
+  constexpr Kernels isa##_set = {#isa,                    \
+                                 bytes / 4,               \
+                                 bytes == 64,             \
+                                 direct,                  \
+                                 isa::decode,             \
+                                 isa::decode_together,    \
+                                 isa::multiply,           \
+                                 isa::multiply_positions, \
+                                 isa::transpose,          \
+                                 isa::correlate,          \
+                                 isa::copy_spans,         \
+                                 isa::spread,             \
+                                 isa::end_rows,           \
+                                 isa::pack_levels,        \
+                                 isa::multiply_levels,    \
+                                 isa::lstm_cell,          \
+                                 isa::gru_gates,          \
+                                 isa::gru_cell,           \
+                                 isa::planes,             \
+                                 isa::turn_words,         \
+                                 isa::scale_levels};      \
   }
 
 ONNX_COMPRESS_SET(baseline, 16, false)

@@ -23,6 +23,7 @@ struct Geometry {
   Geometry(const ConvAttributes& attributes, const Shape& x, const Member& member);
   int64_t plane() const { return in[0] * in[1] * in[2]; }
   int64_t positions() const { return out[0] * out[1] * out[2]; }
+  int64_t padding() const { return before[0] + before[1] + before[2] + after[0] + after[1] + after[2]; }
   int64_t taps() const { return kernel[0] * kernel[1] * kernel[2]; }
   int64_t group_channels() const { return channels / group; }
   int64_t group_outputs() const { return outputs / group; }

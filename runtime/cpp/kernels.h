@@ -26,6 +26,25 @@ struct Product {
   int accumulate;
 };
 
+// What is added to the sums of outputs once they are finished, and the limits that they are kept in.
+struct Finish {
+  const float *biases, *residual;  // a value an output, one a sum where y has it; or null
+  float low, high;
+};
+constexpr Finish UNFINISHED = {nullptr, nullptr, -__builtin_inff(), __builtin_inff()};
+
+// y[output, position] (+)= sum over k of x[k, position] * tile[k, output], finished: needs no transposition where positions are neighbours.
+struct PositionProduct {
+  const float* x;  // [k, count], rows `x_row` floats apart
+  int64_t x_row, k, count;
+  const float* tile;  // [k, 64]
+  int64_t outputs;
+  float* y;  // [outputs, count], rows `y_row` floats apart
+  int64_t y_row;
+  int accumulate;
+  Finish finish;
+};
+
 // Neighbours in a row of a plane.
 struct Span {
   int64_t from, to, count;
@@ -38,16 +57,18 @@ struct Patch {
   uint32_t lanes;
 };
 
-// y[index ...] (+)= sum over taps of weights[tap] * sources[tap][position + lane] + bias, for the lanes of each patch.
+// y[index ...] (+)= sum over taps of weights[tap * 64] * from[offsets[tap] + position + lane], for the lanes of each patch, finished.
 struct Correlation {
-  const float* const* sources;  // readable for a vector from every patch on
+  const float* from;
+  const int64_t* offsets;
   const float* weights;
   int64_t taps;
   const Patch* patches;
   int64_t patch_count;
+  const uint16_t* masks;  // [tap, patch]: the lanes that are read, others are 0, of patches that follow each other; null: all are read
   float* y;
-  float bias;
   int accumulate;
+  Finish finish;
 };
 
 enum ActivationKind : int {
@@ -91,6 +112,15 @@ struct LevelPack {
   const float *values, *inverse;
   int64_t k;
   int8_t* levels;
+};
+
+// to[step, lane] = scale[lane] * column_scale[step] * levels[step * lanes + lane], for the 64 lanes of a panel, whatever `lanes` is: what
+// lies behind those of the last step must be readable.
+struct PooledSteps {
+  const int16_t* levels;
+  int64_t lanes, count;
+  const float *scale, *column_scale;  // the latter null: 1
+  float* to;
 };
 
 // What a gate sums: rows of X * W, of H * R and a bias, each of the layer's units.
@@ -138,6 +168,7 @@ struct GruCell {
   int decode(Stream* stream, const Group* group, const Evaluation* evaluation, const Range* range);                                     \
   void decode_together(Stream* const* streams, const Group* const* groups, const Evaluation* const* forms, Range* ranges, int* faults); \
   void multiply(const Product* product);                                                                                                \
+  void multiply_positions(const PositionProduct* product);                                                                              \
   void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, float* to, int64_t to_row);                            \
   void correlate(const Correlation* correlation);                                                                                       \
   void copy_spans(const float* from, const Span* spans, int64_t span_count, int64_t stride, float* to);                                 \
@@ -149,15 +180,18 @@ struct GruCell {
   void gru_gates(const GruGates* gates);                                                                                                \
   void gru_cell(const GruCell* cell);                                                                                                   \
   int planes(Stream* stream, const Group* group, const PlanesPlan* split, const PlanesRange* range);                                    \
-  void turn_words(const Turn* turn);
+  void turn_words(const Turn* turn);                                                                                                    \
+  void scale_levels(const PooledSteps* steps);
 
 struct Kernels {
   const char* name;
   int vector;   // floats
+  bool masked;  // may be given a Correlation with masks
   bool direct;  // has a decoder for weights of Group::direct, which may multiply as it decodes
   int (*decode)(Stream*, const Group*, const Evaluation*, const Range*);
   void (*decode_together)(Stream* const*, const Group* const*, const Evaluation* const*, Range*, int*);
   void (*multiply)(const Product*);
+  void (*multiply_positions)(const PositionProduct*);
   void (*transpose)(const float*, int64_t, int64_t, const float*, float*, int64_t);
   void (*correlate)(const Correlation*);
   void (*copy_spans)(const float*, const Span*, int64_t, int64_t, float*);
@@ -170,6 +204,7 @@ struct Kernels {
   void (*gru_cell)(const GruCell*);
   int (*planes)(Stream*, const Group*, const PlanesPlan*, const PlanesRange*);
   void (*turn_words)(const Turn*);
+  void (*scale_levels)(const PooledSteps*);
 };
 
 }  // namespace onnx_compress

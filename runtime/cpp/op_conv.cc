@@ -24,23 +24,32 @@ const float* padded_input(const Run& run, const ConvPlan& plan, const float* x) 
   return to;
 }
 
+// What becomes of sums.
 struct Ends {
-  const std::optional<Floats>& residual;
+  const float *biases, *residual;
   const Activation& activation;
   const Kernels& kernels;
+
+  Finish finish() const {
+    Finish finish = activation.finish();
+    finish.biases = biases, finish.residual = residual;
+    return finish;
+  }
 };
 
 // Some positions of some outputs of an image.
 struct Part {
   int64_t image, output, lanes, first, last;
+
+  int64_t offset(const Geometry& g) const { return (image * g.outputs + output) * g.positions() + first; }
+  Sums sums(const Geometry& g, float* y) const { return {y + offset(g), lanes, last - first, g.positions()}; }
 };
 
-void finish_rows(const Geometry& g, float* y, const Part& part, const Ends& ends) {
-  const int64_t offset = (part.image * g.outputs + part.output) * g.positions() + part.first;
-  const Sums sums = {y + offset, part.lanes, part.last - part.first, g.positions()};
-  Ending ending = ends.activation.ending();
-  if (ends.residual) ending.residual = ends.residual->data() + offset;
-  if (!ending.nothing()) ends.kernels.end_rows(&sums, &ending);
+// What `Finish` leaves of the activation.
+void activate(const Geometry& g, float* y, const Part& part, const Ends& ends) {
+  const Sums sums = part.sums(g, y);
+  const Ending ending = ends.activation.ending();
+  if (!ends.activation.limits()) ends.kernels.end_rows(&sums, &ending);
 }
 
 // A convolution as a multiplication.
@@ -48,7 +57,7 @@ struct Multiplied {
   const Geometry& g;
   const Weight& weight;
   const PaddedInput& padded;
-  const float *input, *bias;  // padded; a value an output, or null
+  const float* input;  // padded
   Ends ends;
   float* y;
   int64_t rows;  // positions of a block
@@ -87,9 +96,57 @@ struct Multiplied {
   }
 
   void store(const Part& part, const float* sums) const {
-    float* to = y + (part.image * g.outputs + part.output) * g.positions() + part.first;
-    weight.kernels().transpose(sums, part.last - part.first, part.lanes, bias ? bias + part.output : nullptr, to, g.positions());
-    finish_rows(g, y, part, ends);
+    const float* biases = ends.biases ? ends.biases + part.output : nullptr;
+    const Sums stored = part.sums(g, y);
+    ends.kernels.transpose(sums, stored.count, part.lanes, biases, stored.values, g.positions());
+    Ending ending = ends.activation.ending();
+    if (ends.residual) ending.residual = ends.residual + part.offset(g);
+    if (!ending.nothing()) ends.kernels.end_rows(&stored, &ending);
+  }
+};
+
+// A convolution of single positions one after the other, whose neighbours fill vectors.
+struct Pointwise {
+  const Geometry& g;
+  const Weight& weight;
+  const float* input;
+  Ends ends;
+  float* y;
+  int64_t parts;  // blocks of an image and a panel
+
+  TileWork work() const {
+    return {g.images * g.positions() * g.outputs * weight.member().k, TILE_FLOATS, 0,
+            [this](const Tile& tile) { return g.images * panels(tile) * parts; },
+            [this](const Tile& tile, int64_t block, float*) { multiply(tile, block); }};
+  }
+
+ private:
+  static int64_t panels(const Tile& tile) { return (tile.lanes + PANEL_ROWS - 1) / PANEL_ROWS; }
+  // The first position of a part: whole vectors in all but the last.
+  int64_t begin(int64_t part) const {
+    const int64_t vector = weight.kernels().vector, vectors = (g.positions() + vector - 1) / vector;
+    return std::min(vectors * part / parts * vector, g.positions());
+  }
+
+  // Some positions of one panel of one image; panels follow each other, because they read the same of x.
+  void multiply(const Tile& tile, int64_t block) const {
+    const int64_t panel = block % panels(tile), number = block / panels(tile) % parts, image = block / panels(tile) / parts;
+    const int64_t output = tile.batch * weight.member().rows + tile.row + panel * PANEL_ROWS;
+    const Part part = {image, output, std::min(PANEL_ROWS, tile.lanes - panel * PANEL_ROWS), begin(number), begin(number + 1)};
+    const float* x = input + (image * g.channels + tile.batch * g.group_channels() + tile.first) * g.plane() + part.first;
+    const bool last = tile.last == weight.member().k;
+    const PositionProduct product = {x,
+                                     g.plane(),
+                                     tile.last - tile.first,
+                                     part.last - part.first,
+                                     tile.lane(panel * PANEL_ROWS),
+                                     part.lanes,
+                                     y + part.offset(g),
+                                     g.positions(),
+                                     tile.first > 0,
+                                     last ? of_output(ends.finish(), output, part.offset(g)) : UNFINISHED};
+    tile.kernels->multiply_positions(&product);
+    if (last) activate(g, y, part, ends);
   }
 };
 
@@ -101,7 +158,7 @@ struct Direct {
   const Geometry& g;
   const Weight& weight;
   const Phases& phases;
-  const float *x, *bias;
+  const float* x;
   Ends ends;
   float* y;
   int64_t lanes;  // of a block
@@ -115,16 +172,19 @@ struct Direct {
  private:
   void multiply(const Tile& tile, int64_t block) const {
     const int64_t image = block % g.images, first = block / g.images * lanes, last = std::min(first + lanes, tile.lanes);
-    convolve_directly(phases, {tile, image, first, last}, x, bias, y);
+    convolve_directly(phases, {tile, image, first, last}, x, ends.finish(), y);
     const int64_t output = tile.batch * weight.member().rows + tile.row + first;
-    if (tile.last == weight.member().k) finish_rows(g, y, {image, output, last - first, 0, g.positions()}, ends);
+    if (tile.last == weight.member().k) activate(g, y, {image, output, last - first, 0, g.positions()}, ends);
   }
 };
 
 class Conv : public WeightOperator {
  public:
   Conv(const Attributes& attributes, const Options& options)
-      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options), conv_(attributes), activation_(attributes) {
+      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options),
+        conv_(attributes),
+        activation_(attributes),
+        bias_(attributes, 2, "bias") {
     keep_constant(attributes);
   }
 
@@ -132,23 +192,12 @@ class Conv : public WeightOperator {
     const auto held = weight(run);
     const Tensor x = run.input(0).value();
     const auto plan = plan_for(x.shape, *held);
-    const Geometry& g = plan->geometry;
     const Floats activations(x);
-    const auto bias = optional_floats(run, 2, "bias", {g.outputs});
-    const auto residual = optional_floats(run, 3, "residual", g.shape());
-    Output y(run, g.shape(), x.type);
-    const float *in = activations.data(), *biases = bias ? bias->data() : nullptr;
-    const Ends ends = {residual, activation_, held->kernels()};
-    const int64_t k = held->member().k;
-    if (plan->phases) {
-      const int64_t lanes = part_rows(std::min<int64_t>(LANES_MAX, held->member().rows), g.positions() * k * DIRECT_COST);
-      const Direct layer = {g, *held, *plan->phases, in, biases, ends, y.data(), lanes};
-      share_tiles(run, *held, layer.work());
-    } else {
-      const int64_t rows = part_rows(g.positions(), std::min(PANEL_ROWS, g.group_outputs()) * k);
-      const Multiplied layer = {g, *held, *plan->padded, padded_input(run, *plan, in), biases, ends, y.data(), rows};
-      share_tiles(run, *held, layer.work());
-    }
+    const auto bias = bias_.of(run, plan->bias);
+    const auto residual = optional_floats(run, 3, "residual", plan->y);
+    Output y(run, plan->y, x.type);
+    const Ends ends = {bias ? bias->data() : nullptr, residual ? residual->data() : nullptr, activation_, held->kernels()};
+    convolve(run, *plan, *held, activations.data(), ends, y.data());
     y.finish();
   }
 
@@ -161,6 +210,20 @@ class Conv : public WeightOperator {
   }
 
  private:
+  static void convolve(const Run& run, const ConvPlan& plan, const Weight& weight, const float* x, const Ends& ends, float* y) {
+    const Geometry& g = plan.geometry;
+    const int64_t k = weight.member().k, panel_products = std::min(PANEL_ROWS, g.group_outputs()) * k;
+    if (plan.phases) {
+      const int64_t lanes = part_rows(std::min<int64_t>(LANES_MAX, weight.member().rows), g.positions() * k * DIRECT_COST);
+      share_tiles(run, weight, Direct{g, weight, *plan.phases, x, ends, y, lanes}.work());
+    } else if (plan.pointwise) {
+      share_tiles(run, weight, Pointwise{g, weight, x, ends, y, parts_of(g.positions(), panel_products)}.work());
+    } else {
+      const float* padded = padded_input(run, plan, x);
+      share_tiles(run, weight, Multiplied{g, weight, *plan.padded, padded, ends, y, part_rows(g.positions(), panel_products)}.work());
+    }
+  }
+
   // The last plan serves as long as the shape and the weight are the same.
   std::shared_ptr<const ConvPlan> plan_for(const Shape& x, const Weight& weight) const {
     auto plan = std::atomic_load(&plan_);
@@ -172,6 +235,7 @@ class Conv : public WeightOperator {
 
   ConvAttributes conv_;
   Activation activation_;
+  OptionalFloats bias_;
   mutable std::shared_ptr<const ConvPlan> plan_;
 };
 

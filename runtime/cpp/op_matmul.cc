@@ -39,7 +39,9 @@ Broadcast broadcast(Shape x, Shape weight) {
 class MatMul : public WeightOperator {
  public:
   MatMul(const Attributes& attributes, const Options& options)
-      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options), activation_(attributes) {
+      : WeightOperator(attributes, 1, static_cast<int>(attributes.integer("to", 0)), options),
+        activation_(attributes),
+        bias_(attributes, 2, "bias") {
     keep_constant(attributes);
   }
 
@@ -57,7 +59,7 @@ class MatMul : public WeightOperator {
     shape.push_back(member.rows);
 
     const Floats activations(x);
-    const auto bias = optional_floats(run, 2, "bias", {member.rows});
+    const auto bias = bias_.of(run, {member.rows});
     const auto residual = optional_floats(run, 3, "residual", shape);
     Output y(run, shape, x.type);
     const auto jobs = jobs_of(axes, activations.data(), y.data(), m, member);
@@ -96,6 +98,7 @@ class MatMul : public WeightOperator {
   }
 
   Activation activation_;
+  OptionalFloats bias_;
 };
 
 }  // namespace

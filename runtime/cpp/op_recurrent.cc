@@ -48,6 +48,7 @@ class Recurrent : public Operator {
   float clip_;
   bool linear_, input_forget_;
   HeldWeight w_, r_;
+  OptionalFloats bias_;
   mutable std::atomic<bool> wide_{false};  // levels of R do not fit eight bits
 };
 
@@ -66,7 +67,8 @@ Recurrent::Recurrent(const Attributes& attributes, const Options& options, int64
       linear_(attributes.integer("linear_before_reset", 0) != 0),
       input_forget_(attributes.integer("input_forget", 0) != 0),
       w_(place_of(attributes, 0), options, [this](const Weight& weight) { validate(weight); }),
-      r_(place_of(attributes, 1), options, [this](const Weight& weight) { validate(weight); }) {
+      r_(place_of(attributes, 1), options, [this](const Weight& weight) { validate(weight); }),
+      bias_(attributes, INPUT_B, "B") {
   if (direction_.empty()) direction_ = "forward";
   if (direction_ != "forward" && direction_ != "reverse" && direction_ != "bidirectional")
     fail(Fault::argument, "direction '", direction_, "' is unknown, legal are forward, reverse and bidirectional");
@@ -132,7 +134,7 @@ void Recurrent::read_bias(const Run& run, Layer& layer) const {
   const int64_t all = gates_ * hidden_, directions = layer.extent.directions;
   layer.bias.assign(static_cast<size_t>(directions * all), 0.0f);
   layer.reset_bias.assign(static_cast<size_t>(directions * hidden_), 0.0f);
-  const auto given = optional_floats(run, INPUT_B, "B", {directions, 2 * all});
+  const auto given = bias_.of(run, {directions, 2 * all});
   if (!given) return;
   for (int64_t direction = 0; direction < directions; ++direction)
     for (int64_t i = 0; i < all; ++i) {

@@ -61,11 +61,22 @@ void Output::finish() {
   if (half_) std::transform(copy_.begin(), copy_.end(), half_, to_half);
 }
 
+namespace {
+
+Floats floats_of(const Tensor& tensor, const char* what, const Shape& shape) {
+  if (tensor.count() != count_of(shape)) fail(Fault::argument, what, " has shape ", text_of(tensor.shape), ", expected ", text_of(shape));
+  return Floats(tensor);
+}
+
+}  // namespace
+
 std::optional<Floats> optional_floats(const Run& run, size_t index, const char* what, const Shape& shape) {
   const auto tensor = run.input(index);
-  if (!tensor) return {};
-  if (tensor->count() != count_of(shape)) fail(Fault::argument, what, " has shape ", text_of(tensor->shape), ", expected ", text_of(shape));
-  return Floats(*tensor);
+  return tensor ? floats_of(*tensor, what, shape) : std::optional<Floats>();
+}
+
+std::optional<Floats> OptionalFloats::of(const Run& run, const Shape& shape) const {
+  return constant_ ? floats_of(*constant_, what_, shape) : optional_floats(run, index_, what_, shape);
 }
 
 float* tile_memory() {

@@ -85,6 +85,19 @@ class Output {
 
 std::optional<Floats> optional_floats(const Run& run, size_t index, const char* what, const Shape& shape);
 
+// The same of an input that mostly is a constant, which is looked up once.
+class OptionalFloats {
+ public:
+  OptionalFloats(const Attributes& attributes, size_t index, const char* what)
+      : index_(index), what_(what), constant_(attributes.constant(index)) {}
+  std::optional<Floats> of(const Run& run, const Shape& shape) const;
+
+ private:
+  size_t index_;
+  const char* what_;
+  std::optional<Tensor> constant_;
+};
+
 // The memory of this thread for tiles, TILE_FLOATS, and for whatever the operator packs beside it.
 float* tile_memory();
 float* pack_memory(int64_t floats);

@@ -19,12 +19,14 @@ Case recurrence(decltype(Case::make) make, int64_t gates, const Member& member) 
   return {make, node, {1, 2}, {fake_floats({3, 2, member.k})}};
 }
 
-Case convolution(const Member& member, int64_t times) {
+// With as many outputs as inputs where `same`, else without padding.
+Case convolution(const Member& member, int64_t times, bool same) {
   const int64_t group = member.batch > 1 ? member.batch : member.dims[1] == 1 ? member.dims[0] : 1;
   Shape x = {2 * times, member.dims[1] * group};
   for (size_t axis = 2; axis < member.dims.size(); ++axis) x.push_back(member.dims[axis] + 3);
   OrtKernelInfo node;
   node.integers["group"] = group;
+  if (same) node.strings["auto_pad"] = "SAME_UPPER";
   return {make_conv, node, {1}, {fake_floats(x), fake_floats({member.dims[0]})}};
 }
 
@@ -59,7 +61,8 @@ std::vector<Case> cases_for(const Member& member, int64_t times) {
                              {decompress, {}, {0}, {}},
                              recurrence(make_lstm, 4, member),
                              recurrence(make_gru, 3, member)};
-  if (member.dims.size() >= 3 && member.dims.size() <= 5) cases.push_back(convolution(member, times));
+  for (const bool same : {false, true})
+    if (member.dims.size() >= 3 && member.dims.size() <= 5) cases.push_back(convolution(member, times, same));
   return cases;
 }
 

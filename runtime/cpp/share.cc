@@ -14,7 +14,7 @@ constexpr int64_t LEAST_PRODUCTS = 1 << 19;
 constexpr int64_t DECODING_COST = 16;
 // More threads than this do not share one operator.
 constexpr int64_t MOST_WORKERS = 64;
-constexpr int64_t STAGE_FLOATS = TILE_FLOATS / 2, MICRO_ROWS = 6;
+constexpr int64_t STAGE_FLOATS = TILE_FLOATS / 2, MICRO_ROWS = 6, LEAST_POSITIONS = 64;
 
 // One tile, and how many of its blocks nobody has begun, and nobody has finished.
 class Stage {
@@ -141,6 +141,11 @@ void share_tiles(const Run& run, const Weight& weight, const TileWork& work) {
 int64_t part_rows(int64_t rows, int64_t products_a_row) {
   const int64_t wanted = std::clamp<int64_t>(LEAST_PRODUCTS / products_a_row, MICRO_ROWS, PART_ROWS), parts = (rows + wanted - 1) / wanted;
   return (rows + parts * MICRO_ROWS - 1) / (parts * MICRO_ROWS) * MICRO_ROWS;
+}
+
+int64_t parts_of(int64_t positions, int64_t products_a_position) {
+  const int64_t wanted = std::max<int64_t>(LEAST_PRODUCTS / products_a_position, LEAST_POSITIONS);
+  return (positions + wanted - 1) / wanted;
 }
 
 }  // namespace onnx_compress

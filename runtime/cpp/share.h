@@ -22,5 +22,7 @@ void share_tiles(const Run& run, const Weight& weight, const TileWork& work);
 // size, a whole number of micro-kernel rows.
 constexpr int64_t PART_ROWS = 96;
 int64_t part_rows(int64_t rows, int64_t products_a_row);
+// In how many parts of that kind, of any size, positions are best taken that are neighbours: each then fills vectors.
+int64_t parts_of(int64_t positions, int64_t products_a_position);
 
 }  // namespace onnx_compress

@@ -93,10 +93,12 @@ std::optional<Tensor> Attributes::constant(size_t input) const {
   return read_tensor(api_, value);
 }
 
+Run::Run(const OrtApi* api, OrtKernelContext* context) : api_(api), context_(context) {
+  check(api_, ort::KernelContext_GetInputCount(api_, context_, &inputs_));
+}
+
 std::optional<Tensor> Run::input(size_t index) const {
-  size_t count = 0;
-  check(api_, ort::KernelContext_GetInputCount(api_, context_, &count));
-  if (index >= count) return {};
+  if (index >= inputs_) return {};
   const OrtValue* value = nullptr;
   check(api_, ort::KernelContext_GetInput(api_, context_, index, &value));
   if (value == nullptr) return {};

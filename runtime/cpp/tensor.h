@@ -55,7 +55,7 @@ class Attributes {
 // The inputs and outputs of one run.
 class Run {
  public:
-  Run(const OrtApi* api, OrtKernelContext* context) : api_(api), context_(context) {}
+  Run(const OrtApi* api, OrtKernelContext* context);
   std::optional<Tensor> input(size_t index) const;
   // Null where the node has no output of that number.
   void* output(const Shape& shape, size_t index = 0) const;
@@ -65,6 +65,7 @@ class Run {
  private:
   const OrtApi* api_;
   OrtKernelContext* context_;
+  size_t inputs_ = 0;
 };
 
 }  // namespace onnx_compress

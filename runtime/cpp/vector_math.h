@@ -5,6 +5,10 @@
 
 #include "classes.h"
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 namespace onnx_compress {
 namespace {
 
@@ -58,6 +62,8 @@ inline Floats larger(Floats than, Floats x) {
   return reinterpret_cast<Floats>(_mm512_maskz_max_ps(0xFFFF, reinterpret_cast<__m512>(than), reinterpret_cast<__m512>(x)));
 #elif defined(__AVX2__)
   return reinterpret_cast<Floats>(_mm256_max_ps(reinterpret_cast<__m256>(than), reinterpret_cast<__m256>(x)));
+#elif defined(__SSE2__)
+  return _mm_max_ps(than, x);
 #else
   return x < than ? than : x;
 #endif
@@ -68,6 +74,8 @@ inline Floats smaller(Floats than, Floats x) {
   return reinterpret_cast<Floats>(_mm512_maskz_min_ps(0xFFFF, reinterpret_cast<__m512>(than), reinterpret_cast<__m512>(x)));
 #elif defined(__AVX2__)
   return reinterpret_cast<Floats>(_mm256_min_ps(reinterpret_cast<__m256>(than), reinterpret_cast<__m256>(x)));
+#elif defined(__SSE2__)
+  return _mm_min_ps(than, x);
 #else
   return x > than ? than : x;
 #endif

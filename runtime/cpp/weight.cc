@@ -13,9 +13,9 @@ const Lookup& table_of(const Payload& payload, const Symbols& symbols, int row_c
 
 namespace {
 
-// [batch, rows, k] as [panel][k][lanes of the panel], panels one after the other.
+// [batch, rows, k] as [panel][k][lanes of the panel], panels one after the other; vectors may read a step's worth beyond.
 std::vector<int16_t> by_panels(const std::vector<int16_t>& levels, const Member& member) {
-  std::vector<int16_t> turned(levels.size());
+  std::vector<int16_t> turned(levels.size() + PANEL_ROWS);
   auto to = turned.begin();
   for (int64_t batch = 0; batch < member.batch; ++batch)
     for (int64_t row = 0; row < member.rows; row += PANEL_ROWS) {

@@ -1,0 +1,212 @@
+// Convolutions: planes of neighbours, and what their sums become. Compiled for several instruction sets.
+#include "kernels.h"
+#include "parts.h"
+#include "vector_math.h"
+
+namespace onnx_compress {
+namespace ONNX_COMPRESS_ISA {
+ONNX_COMPRESS_DECLARE_KERNELS
+namespace {
+
+#if VECTOR_BYTES == 64
+// Up to sixteen lanes of up to sixteen rows: pairs, fours and so on of rows exchange halves, in registers.
+void transpose_some(const float* from, int64_t m, int64_t lanes, __m512 bias, float* to, int64_t to_row) {
+  __m512 rows[16], pairs[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) rows[i] = _mm512_add_ps(i < m ? _mm512_loadu_ps(from + i * PANEL) : _mm512_setzero_ps(), bias);
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2)
+    pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]), pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4)
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      const __m512d low = _mm512_castps_pd(pairs[i + j]), high = _mm512_castps_pd(pairs[i + j + 2]);
+      rows[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high)),
+                   rows[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+    }
+  // rows[4 * g + c] has, in quarter q, lane 4 * q + c of the rows 4 * g to 4 * g + 3.
+  const __mmask16 some = static_cast<__mmask16>((1u << m) - 1);
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) {
+    const __m512 even_low = _mm512_shuffle_f32x4(rows[c], rows[4 + c], 0x88), odd_low = _mm512_shuffle_f32x4(rows[c], rows[4 + c], 0xDD);
+    const __m512 even_high = _mm512_shuffle_f32x4(rows[8 + c], rows[12 + c], 0x88),
+                 odd_high = _mm512_shuffle_f32x4(rows[8 + c], rows[12 + c], 0xDD);
+    const __m512 quarters[4] = {_mm512_shuffle_f32x4(even_low, even_high, 0x88), _mm512_shuffle_f32x4(odd_low, odd_high, 0x88),
+                                _mm512_shuffle_f32x4(even_low, even_high, 0xDD), _mm512_shuffle_f32x4(odd_low, odd_high, 0xDD)};
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q)
+      if (4 * q + c < lanes) _mm512_mask_storeu_ps(to + (4 * q + c) * to_row, some, quarters[q]);
+  }
+}
+
+}  // namespace
+
+void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, float* to, int64_t to_row) {
+  for (int64_t lane = 0; lane < lanes; lane += FLOATS) {
+    const int64_t many = lanes - lane < FLOATS ? lanes - lane : FLOATS;
+    const __mmask16 some = static_cast<__mmask16>((1u << many) - 1);
+    const __m512 added = bias ? _mm512_maskz_loadu_ps(some, bias + lane) : _mm512_setzero_ps();
+    for (int64_t row = 0; row < m; row += 16)
+      transpose_some(from + row * PANEL + lane, m - row < 16 ? m - row : 16, many, added, to + lane * to_row + row, to_row);
+  }
+}
+#else
+typedef float Four __attribute__((vector_size(16)));
+
+inline Four load_four(const float* from) {
+  Four four;
+  std::memcpy(&four, from, sizeof four);
+  return four;
+}
+
+// Four lanes of four rows.
+inline void transpose_four(const float* from, Four bias, float* to, int64_t to_row) {
+  const Four a = load_four(from) + bias, b = load_four(from + PANEL) + bias;
+  const Four c = load_four(from + 2 * PANEL) + bias, d = load_four(from + 3 * PANEL) + bias;
+#pragma GCC unroll 4
+  for (int lane = 0; lane < 4; ++lane) {
+    const Four rows = {a[lane], b[lane], c[lane], d[lane]};
+    std::memcpy(to + lane * to_row, &rows, sizeof rows);
+  }
+}
+
+}  // namespace
+
+void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, float* to, int64_t to_row) {
+  int64_t lane = 0;
+  for (; lane + 4 <= lanes; lane += 4) {
+    const Four added = bias ? load_four(bias + lane) : Four{};
+    int64_t row = 0;
+    for (; row + 4 <= m; row += 4) transpose_four(from + row * PANEL + lane, added, to + lane * to_row + row, to_row);
+    for (; row < m; ++row)
+      for (int i = 0; i < 4; ++i) to[(lane + i) * to_row + row] = from[row * PANEL + lane + i] + added[i];
+  }
+  for (; lane < lanes; ++lane)
+    for (int64_t row = 0; row < m; ++row) to[lane * to_row + row] = from[row * PANEL + lane] + (bias ? bias[lane] : 0.0f);
+}
+#endif
+
+namespace {
+
+constexpr uint32_t ALL_LANES = (1u << FLOATS) - 1;
+
+// The floats of these lanes, next to each other in memory.
+inline Floats load_lanes(const float* from, uint32_t lanes) {
+#if VECTOR_BYTES == 64
+  const __m512 together = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << _mm_popcnt_u32(lanes)) - 1), from);
+  return (Floats)_mm512_maskz_expand_ps(static_cast<__mmask16>(lanes), together);
+#else
+  alignas(VECTOR_BYTES) float values[FLOATS];
+  for (int lane = 0; lane < FLOATS; ++lane) values[lane] = lanes >> lane & 1 ? *from++ : 0.0f;
+  return load_some(values, FLOATS);
+#endif
+}
+
+inline void store_lanes(float* to, Floats floats, uint32_t lanes) {
+  if (lanes == ALL_LANES) return store_some(to, floats, FLOATS);
+#if VECTOR_BYTES == 64
+  const __m512 together = _mm512_maskz_compress_ps(static_cast<__mmask16>(lanes), (__m512)floats);
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << _mm_popcnt_u32(lanes)) - 1), together);
+#else
+  for (int lane = 0; lane < FLOATS; ++lane)
+    if (lanes >> lane & 1) *to++ = floats[lane];
+#endif
+}
+
+// What a tap reads of patch `first` + i.
+template <bool MASKED>
+inline Floats tap_values(const Correlation& c, const float* from, [[maybe_unused]] int64_t tap, int64_t first, int i) {
+#if VECTOR_BYTES == 64
+  if constexpr (MASKED)
+    return (Floats)_mm512_maskz_loadu_ps(c.masks[tap * c.patch_count + first + i], from + c.patches[first].position + i * FLOATS);
+#endif
+  return load_some(from + c.patches[first + i].position, FLOATS);
+}
+
+template <int MANY, bool MASKED>
+inline void correlate_patches(const Correlation& c, int64_t first) {
+  const Finish finish = c.finish;
+  const Floats bias = all(finish.biases ? *finish.biases : 0.0f), low = all(finish.low), high = all(finish.high);
+  Floats sum[MANY] = {};
+  for (int64_t tap = 0; tap < c.taps; ++tap) {
+    const float* from = c.from + c.offsets[tap];
+    const float weight = c.weights[tap * PANEL];
+#pragma GCC unroll 8
+    for (int i = 0; i < MANY; ++i) sum[i] += weight * tap_values<MASKED>(c, from, tap, first, i);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < MANY; ++i) {
+    const Patch patch = c.patches[first + i];
+    if (c.accumulate) sum[i] += load_lanes(c.y + patch.index, patch.lanes);
+    if (finish.residual) sum[i] += load_lanes(finish.residual + patch.index, patch.lanes);
+    store_lanes(c.y + patch.index, clamp(sum[i] + bias, low, high), patch.lanes);
+  }
+}
+
+// Patches at a time: with masks they follow each other, so that one position serves all; else each has a register of its own.
+template <bool MASKED>
+void correlate_all(const Correlation& c) {
+  constexpr int MOST = MASKED ? 8 : 4;
+  in_parts<MOST>(c.patch_count, [&](int64_t first, int64_t end) {
+    with_number<MOST>(end - first, [&](auto many) { correlate_patches<decltype(many)::value, MASKED>(c, first); });
+  });
+}
+
+}  // namespace
+
+void correlate(const Correlation* correlation) {
+#if VECTOR_BYTES == 64
+  if (correlation->masks) return correlate_all<true>(*correlation);
+#endif
+  correlate_all<false>(*correlation);
+}
+
+namespace {
+
+#if VECTOR_BYTES == 64
+// Sixteen of every `stride`, 1 or 2, or as many as there are.
+inline void copy_vector(const float* from, int64_t stride, int64_t count, float* to) {
+  const __mmask16 wanted = static_cast<__mmask16>(count < FLOATS ? (1u << count) - 1 : 0xFFFFu);
+  __m512 values;
+  if (stride == 1) {
+    values = _mm512_maskz_loadu_ps(wanted, from);
+  } else {
+    const int64_t last = 2 * count - 1;  // elements that may be read
+    const __mmask16 low = static_cast<__mmask16>(last < FLOATS ? (1u << last) - 1 : 0xFFFFu);
+    const __mmask16 high = static_cast<__mmask16>(last <= FLOATS ? 0 : last < 2 * FLOATS ? (1u << (last - FLOATS)) - 1 : 0xFFFFu);
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    values = _mm512_permutex2var_ps(_mm512_maskz_loadu_ps(low, from), even, _mm512_maskz_loadu_ps(high, from + FLOATS));
+  }
+  _mm512_mask_storeu_ps(to, wanted, values);
+}
+#endif
+
+}  // namespace
+
+void spread(const float* from, const Patch* patches, int64_t patch_count, float* to) {
+  for (int64_t i = 0; i < patch_count; ++i) {
+    const Patch patch = patches[i];
+#if VECTOR_BYTES == 64
+    store_some(to + patch.position, load_lanes(from + patch.index, patch.lanes), FLOATS);
+#else
+    const float* values = from + patch.index;
+    for (int lane = 0; lane < FLOATS; ++lane) to[patch.position + lane] = patch.lanes >> lane & 1 ? *values++ : 0.0f;
+#endif
+  }
+}
+
+void copy_spans(const float* from, const Span* spans, int64_t span_count, int64_t stride, float* to) {
+  for (int64_t i = 0; i < span_count; ++i) {
+    const Span span = spans[i];
+    int64_t at = 0;
+#if VECTOR_BYTES == 64
+    for (; stride <= 2 && at < span.count; at += FLOATS)
+      copy_vector(from + span.from + at * stride, stride, span.count - at, to + span.to + at);
+#endif
+    for (; at < span.count; ++at) to[span.to + at] = from[span.from + at * stride];
+  }
+}
+
+}  // namespace ONNX_COMPRESS_ISA
+}  // namespace onnx_compress
