@@ -257,6 +257,6 @@ def _open_size(one: Wanted, axis: int, trial: Trial, batch: int) -> int:
 
 
 def _is_state(one: Wanted) -> bool:
-    """Whether this is the state of a recurrent layer, [layers, batch, size]."""
-    name = one.name.lower()
-    return len(one.dims or ()) == 3 and ("state" in name or "hidden" in name or name in {"h", "c", "h0", "c0"})
+    """Whether this is the state of a recurrent layer, [layers, batch, size]; hidden states of a transformer have no fixed first axis."""
+    name, dims = one.name.lower(), one.dims or ()
+    return len(dims) == 3 and isinstance(dims[0], int) and ("state" in name or "hidden" in name or name in {"h", "c", "h0", "c0"})

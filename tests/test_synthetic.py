@@ -120,6 +120,15 @@ def test_states_of_recurrent_layers_have_the_samples_on_axis_1_and_short_sounds_
     assert feed["input"].shape[1] > 200
 
 
+def test_hidden_states_of_an_encoder_are_a_sequence(tmp_path: Path) -> None:
+    net = Network(0)
+    masked = net.add("Mul", ["encoder_hidden_states", net.add("Unsqueeze", ["mask", net.constant("axis", [2], "int64")])])
+    net.named(net.add("MatMul", [masked, net.weight("w", (64, 64))]), "y")
+    given = [tensor("encoder_hidden_states", [None, None, 64]), tensor("mask", [None, None])]
+    feed = synthesize(loaded(net.model("m", given, [tensor("y", [None, None, 64])]), tmp_path), 0)[0]
+    assert feed["encoder_hidden_states"].shape == (8, 32, 64)
+
+
 def test_a_model_that_runs_on_nothing_made_up_asks_for_data(tmp_path: Path) -> None:
     net = Network(0)
     net.named(net.add("MatMul", ["x", net.weight("w", (77, 64))]), "y")
