@@ -17,7 +17,7 @@ from .cost import times
 from .distortion import Kind
 from .emit import Emitted
 from .evidence import Evidence
-from .fit import Market, Sizer
+from .fit import NEAR_ENOUGH, Market, Sizer
 from .fold import LEAST_OPSET
 from .gates import weighed
 from .parallel import spread
@@ -33,7 +33,7 @@ LEAST_BITS = 0.05
 """Candidates are made around this rate where the target leaves less."""
 
 FOLLOWINGS = 3
-"""Rounds of following the drift; all but the first are rare, where the file came out too large."""
+"""Rounds of following the drift; all but the first are rare, where the file came out too large or much too small."""
 
 SPARED = 0.0005
 """Of the bits: what a file that follows may come out larger than it was meant to."""
@@ -163,13 +163,16 @@ class Study:
         choices, share = [choice for payload in emitted.payloads for choice in payload.choices], 1 - SPARED
         road = drift.Road(self._task.model, self._calibration, self._task.untouchable, self._task.threads)
         arrays = {name: array for one in self._decoded(emitted) for name, array in one.items()}
+        best: tuple[int, Emitted] | None = None
         for _ in range(FOLLOWINGS):
             found = drift.followed(choices, arrays, road, share, self._start("following the drift"))
             anew, size = replace(self.sizer, coder=Coder(self._task.threads)).emit(found)
-            if size <= self._task.target_bytes:
-                return anew if self.divergence(anew) < self.divergence(emitted) else emitted
-            share *= 1 - 1.1 * (size - self._task.target_bytes) / sum(payload.bytes for payload in anew.payloads)
-        return emitted
+            if size <= self._task.target_bytes and (best is None or size > best[0]):
+                best = size, anew
+            if self._task.target_bytes * (1 - NEAR_ENOUGH) <= size <= self._task.target_bytes:
+                break
+            share *= 1 - 1.1 * (size - self._task.target_bytes * (1 - SPARED)) / sum(payload.bytes for payload in anew.payloads)
+        return emitted if best is None or self.divergence(best[1]) >= self.divergence(emitted) else best[1]
 
     def divergences_alone(self, emitted: Emitted) -> dict[str, float]:
         """The same for each weight alone, by name: the others are the original's."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -230,3 +230,16 @@ def test_a_file_is_left_as_it_was_where_following_moves_the_outputs_more(source:
 
 def test_fast_does_not_follow(source: Path) -> None:
     assert "following the drift" not in compressed(source, effort="fast")[2]
+
+
+def test_a_file_that_came_out_too_small_is_followed_once_more(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, shares = drift.followed, []
+
+    def meagre(choices: Sequence[Choice], arrays: dict[str, Floats], road: drift.Road, share: float, tick: Callable[[float], None]) -> list[Choice]:
+        shares.append(share)
+        return real(choices, arrays, road, share * (0.9 if len(shares) == 1 else 1.0), tick)
+
+    monkeypatch.setattr(drift, "followed", meagre)
+    assert len(compressed(source)[0]) <= source.stat().st_size / 10
+    assert len(shares) > 1
+    assert shares[1] > shares[0]
