@@ -15,8 +15,8 @@ import pytest
 
 from tests.cli_spy import environment
 
-HEEDS_SIGINT = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-"""A shell makes what it runs in the background ignore Ctrl-C, and that is inherited."""
+HEEDS_SIGNALS = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+"""A shell makes what it runs in the background ignore Ctrl-C, nohup makes it ignore the end of the terminal, and both are inherited."""
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -26,7 +26,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, 
     folder = tmp_path / "folder"
     folder.mkdir()
     script.write_text(
-        f"import sys, time, types\n{HEEDS_SIGINT}"
+        f"import sys, time, types\n{HEEDS_SIGNALS}"
         "from onnx_compress.optimizer import cli, files\n"
         "def compress(source, target, request, progress):\n"
         "    with files.Workspace(source, target) as work:\n"
@@ -56,7 +56,7 @@ def test_ctrl_c_in_the_middle_of_the_work_ends_it_at_once_and_leaves_nothing_beh
     folder.mkdir()
     onnx.save(slow_model(), source)
     script.write_text(
-        f"import sys\n{HEEDS_SIGINT}"
+        f"import sys\n{HEEDS_SIGNALS}"
         "from contextlib import contextmanager\n"
         "from onnx_compress.optimizer import cli\n"
         "@contextmanager\n"
