@@ -135,8 +135,8 @@ def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def is_silent(values: NDArray[np.generic]) -> bool:
-    """Whether no probability is as large as SILENT."""
-    return bool((np.abs(values) < SILENT).all())
+    """Whether there are probabilities, and none is as large as SILENT."""
+    return values.size > 0 and bool((np.abs(values) < SILENT).all())
 
 
 def _quotient(original: NDArray[np.float64], changed: NDArray[np.float64], least: float = 0.0) -> float:

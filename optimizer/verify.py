@@ -196,11 +196,13 @@ def _agreement(fused: Sequence[Outputs], restored: Path, feeds: Sequence[Feed], 
     outputs in which it differs from itself as much are rounding and nothing else (a Sigmoid of large negative numbers). Raises VerificationError for others.
     """
     outputs = run(_plain_session(restored), feeds, tick)
+    _check_integers(fused, outputs)
     found = _apart(fused, outputs)
     if not max(found.values(), default=0.0) <= tolerance:
         itself = _apart(run(_plain_session(restored, ort.GraphOptimizationLevel.ORT_DISABLE_ALL), [_nudged(feed) for feed in feeds]), outputs)
         for name, share in found.items():
-            if not share <= max(tolerance, AS_ITSELF * itself[name]):
+            own = itself[name] if np.isfinite(itself[name]) else 0.0
+            if not share <= max(tolerance, AS_ITSELF * own):
                 raise VerificationError(f"output {name!r} of the compressed model differs from the restored model's by {share:.2g} of its largest value: please report this as a bug")
     return max(found.values(), default=0.0)
 
@@ -217,19 +219,23 @@ def _nudged(feed: Feed) -> Feed:
 
 
 def _apart(ours: Sequence[Outputs], others: Sequence[Outputs]) -> dict[str, float]:
-    """max|ours - others| / max|others| of each float output; both maxima are over all feeds, some of which an output may hardly answer."""
+    """max|ours - others| / max|others| of each float output; both maxima are over all feeds, some of which an output may hardly answer. Infinite where
+    shapes differ.
+    """
     largest: dict[str, float] = {}
     apart: dict[str, float] = {}
     for one, other in zip(ours, others, strict=True):
         for name, array in one.items():
             if array.dtype.kind != "f":
-                _check_integers(name, array, other[name])
+                continue
+            if array.shape != other[name].shape:
+                apart[name] = np.inf
                 continue
             a, b = array.astype(np.float64), other[name].astype(np.float64)
             finite = np.isfinite(b)
             largest[name] = max(largest.get(name, 1e-30), float(np.abs(b[finite]).max(initial=0.0)))
             apart[name] = max(apart.get(name, 0.0), _furthest(a[finite] - b[finite]))
-    return {name: apart[name] / largest[name] for name in apart}
+    return {name: apart[name] / largest.get(name, 1.0) for name in apart}
 
 
 def _furthest(differences: NDArray[np.float64]) -> float:
@@ -238,9 +244,12 @@ def _furthest(differences: NDArray[np.float64]) -> float:
     return np.inf if np.isnan(largest) else largest
 
 
-def _check_integers(name: str, array: NDArray, other: NDArray) -> None:
-    if array.size and array.shape == other.shape and float(np.mean(array == other)) < EQUAL_INTEGERS - 1 / array.size:
-        raise VerificationError(f"integers of output {name!r} differ between the compressed and the restored model: please report this as a bug")
+def _check_integers(fused: Sequence[Outputs], restored: Sequence[Outputs]) -> None:
+    for one, other in zip(fused, restored, strict=True):
+        for name, array in one.items():
+            whole = array.dtype.kind != "f" and array.size > 0 and array.shape == other[name].shape
+            if whole and float(np.mean(array == other[name])) < EQUAL_INTEGERS - 1 / array.size:
+                raise VerificationError(f"integers of output {name!r} differ between the compressed and the restored model: please report this as a bug")
 
 
 SURPRISE = 2.0

@@ -213,6 +213,7 @@ def test_probabilities_that_are_all_but_zero_do_not_diverge_by_their_rounding() 
     assert one("probability", a + 0.5, a + 0.4) == pytest.approx(one("map", a + 0.5, a + 0.4))
     assert is_silent(a)
     assert not is_silent(np.array([1e-6, 0.4]))
+    assert not is_silent(np.zeros((0, 4)))
 
 
 def test_what_a_sigmoid_reads_is_found_behind_what_moves_values() -> None:

@@ -173,6 +173,13 @@ def test_an_output_that_one_input_hardly_moves_is_judged_by_what_others_make_of_
     assert _apart([small], [other]) == {"y": pytest.approx(1 / 3)}
 
 
+def test_outputs_of_other_shapes_are_infinitely_apart_and_integers_have_a_check_of_their_own() -> None:
+    three, four = ({"y": np.ones(size, np.float32), "label": np.full(size, size)} for size in (3, 4))
+    assert _apart([three], [four]) == {"y": np.inf}
+    assert _apart([three, three], [three, four]) == {"y": np.inf}
+    assert _apart([three], [three | {"label": np.zeros(3, np.int64)}]) == {"y": 0.0}
+
+
 def test_a_visible_loss_is_never_silent(tmp_path: Path) -> None:
     """At 25 times, half a bit a weight is left beside the scales."""
     model = STRUCTURES["conv_1d"](0)
