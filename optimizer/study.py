@@ -152,7 +152,10 @@ class Study:
 
     def divergence(self, emitted: Emitted) -> float:
         """How far the outputs move under a compressed model: its payloads are decoded, nothing is predicted."""
-        weights = {name: array for arrays in self._decoded(emitted) for name, array in arrays.items()}
+        return self._moved(emitted, self._arrays(emitted))
+
+    def _moved(self, emitted: Emitted, weights: dict) -> float:
+        """The same, where what its payloads decode to is known."""
         small = {name: weights.get(name, array) for name, array in self._small.arrays(emitted.in_bytes).items()}
         return self._prober.divergence(weights | {name: rounded(array) for name, array in small.items()})
 
@@ -162,7 +165,7 @@ class Study:
             return emitted
         choices, share = [choice for payload in emitted.payloads for choice in payload.choices], 1 - SPARED
         road = drift.Road(self._task.model, self._calibration, self._task.untouchable, self._task.threads)
-        arrays = {name: array for one in self._decoded(emitted) for name, array in one.items()}
+        arrays = self._arrays(emitted)
         best: tuple[int, Emitted] | None = None
         for _ in range(FOLLOWINGS):
             found = drift.followed(choices, arrays, road, share, self._start("following the drift"))
@@ -172,7 +175,7 @@ class Study:
             if self._task.target_bytes * (1 - NEAR_ENOUGH) <= size <= self._task.target_bytes:
                 break
             share *= 1 - 1.1 * (size - self._task.target_bytes * (1 - SPARED)) / sum(payload.bytes for payload in anew.payloads)
-        return emitted if best is None or self.divergence(best[1]) >= self.divergence(emitted) else best[1]
+        return emitted if best is None or self.divergence(best[1]) >= self._moved(emitted, arrays) else best[1]
 
     def divergences_alone(self, emitted: Emitted) -> dict[str, float]:
         """The same for each weight alone, by name: the others are the original's."""
@@ -186,6 +189,10 @@ class Study:
 
         measured = spread(alone, self._decoded(emitted), lambda arrays: max(array.size for array in arrays.values()), self._task.threads)
         return dict(zip(names, measured, strict=True))
+
+    def _arrays(self, emitted: Emitted) -> dict:
+        """What all payloads decode to, by the names of initializers."""
+        return {name: array for one in self._decoded(emitted) for name, array in one.items()}
 
     def _decoded(self, emitted: Emitted) -> list[dict]:
         each = spread(decoded, emitted.payloads, lambda payload: sum(choice.weight.view.size for choice in payload.choices), self._task.threads)
