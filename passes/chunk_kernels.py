@@ -13,7 +13,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from .raw_kernels import PANEL, Layout, order_rows, store_bits, store_planes, store_ragged
+from ..runtime.form import PANEL_ROWS
+from .raw_kernels import Layout, order_rows, store_bits, store_planes, store_ragged
 
 STEPS = 256
 """Steps that are folded at a time: of 256 lanes of float32, 256 KB. Of rows far apart, fewer would be too few neighbouring bytes to be fetched ahead."""
@@ -126,13 +127,13 @@ def _encode(folded: NDArray, layout: Layout, law: Law, tables: NDArray, states: 
     """Encodes folded words [steps, lanes], the last step first, before `ends` of the stream and the escapes; gives where these now begin."""
     steps, lanes = folded.shape
     position, escaped = ends
-    top, by, base = (lanes - 1) // PANEL * PANEL, np.uint64(layout.shift), np.uint64(law.base)
-    found, given, full = np.empty(PANEL, np.int32), np.empty(PANEL, np.uint8), np.empty(PANEL, np.uint8)
+    top, by, base = (lanes - 1) // PANEL_ROWS * PANEL_ROWS, np.uint64(layout.shift), np.uint64(law.base)
+    found, given, full = np.empty(PANEL_ROWS, np.int32), np.empty(PANEL_ROWS, np.uint8), np.empty(PANEL_ROWS, np.uint8)
     laws = found.view(np.float32)
     for step in range(steps - 1, -1, -1):
         for coded in range(0 if layout.cut >= 0 else 1, 2):
-            for first in range(top, -1, -PANEL):
-                n, table = min(PANEL, lanes - first), tables[step, first // PANEL]
+            for first in range(top, -1, -PANEL_ROWS):
+                n, table = min(PANEL_ROWS, lanes - first), tables[step, first // PANEL_ROWS]
                 words = folded[step, first : first + n]
                 escapes = _look_up(words, layout.shift if coded else layout.cut, law.symbols[table] if coded else law.bits[table], found)
                 _advance(laws[:n], states[first : first + n], given, full)
@@ -151,10 +152,10 @@ def write_chunk(words: NDArray, layout: Layout, law: Law, short_row: NDArray, se
     `short_row` uint8 [groups * lanes]: which rows are short; empty where none is.
     """
     k, lanes = words.shape[0 if layout.turned else 1], layout.lanes
-    panels = (lanes + PANEL - 1) // PANEL
+    panels = (lanes + PANEL_ROWS - 1) // PANEL_ROWS
     folded, states = np.empty((STEPS, lanes), words.dtype), np.full(lanes, 256, np.float32)
     order, longs = np.empty(lanes, np.int64), np.empty(panels, np.int64)
-    bits_bytes, low_bytes = layout.raw * (lanes // PANEL * 8 + (lanes % PANEL + 7) // 8), layout.planes * lanes
+    bits_bytes, low_bytes = layout.raw * (lanes // PANEL_ROWS * 8 + (lanes % PANEL_ROWS + 7) // 8), layout.planes * lanes
     ends, low = (len(sections.rans), len(sections.escapes)), len(sections.low)
     for group in range(layout.groups - 1, -1, -1):
         if len(short_row):

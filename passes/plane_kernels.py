@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-PANEL = 64
+from ..runtime.form import PANEL_ROWS
 
 
 @numba.njit(cache=True, nogil=True)
@@ -86,7 +86,7 @@ def count_bits(words: NDArray, turned: bool, place: tuple[int, int, int, int], t
         line = words[number]
         for at in range(0, len(line), apart if turned else 1):
             word = np.uint64(line[at])
-            table = tables[at // PANEL, number] if turned else tables[number // PANEL, at]
+            table = tables[at // PANEL_ROWS, number] if turned else tables[number // PANEL_ROWS, at]
             counts[(np.uint64(cells[table, (word >> shift) & mask]) << one) | ((word >> bit) & one)] += 1
 
 

@@ -11,7 +11,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-PANEL = 64
+from ..runtime.form import PANEL_ROWS
 
 
 class Layout(NamedTuple):
@@ -60,10 +60,10 @@ def _turned(x: np.uint64) -> np.uint64:
 def store_bits(folded: NDArray, shift: int, bits: int, out: NDArray, at: int) -> None:
     """Bit planes of the `bits` bits (at most 8) from `shift` on, by step and panel, into `out` from `at` on."""
     steps, lanes = folded.shape
-    held = np.zeros(PANEL // 8, np.uint64)
+    held = np.zeros(PANEL_ROWS // 8, np.uint64)
     for step in range(steps if bits else 0):
-        for first in range(0, lanes, PANEL):
-            count = min(PANEL, lanes - first)
+        for first in range(0, lanes, PANEL_ROWS):
+            count = min(PANEL_ROWS, lanes - first)
             apart = (count + 7) // 8
             held[apart - 1] = 0
             _bytes(folded[step, first : first + count], shift, held.view(np.uint8)[:count])
@@ -81,8 +81,8 @@ def store_planes(folded: NDArray, layout: Layout, out: NDArray, at: int) -> None
     """The byte planes of folded words [steps, lanes], panel by panel, the most significant plane first, into `out` from `at` on."""
     steps, lanes = folded.shape
     for step in range(steps):
-        for first in range(0, lanes, PANEL):
-            count = min(PANEL, lanes - first)
+        for first in range(0, lanes, PANEL_ROWS):
+            count = min(PANEL_ROWS, lanes - first)
             for plane in range(layout.planes):
                 _bytes(folded[step, first : first + count], layout.drop + 8 * (layout.planes - 1 - plane), out[at : at + count])
                 at += count
@@ -99,8 +99,8 @@ def order_rows(short_row: NDArray, order: NDArray, longs: NDArray, layout: Layou
     """The lanes of each panel, long rows first, into `order` [lanes], how many these are into `longs` [panels]; gives the bytes of a step."""
     size = 0
     for panel in range(len(longs)):
-        first, at = panel * PANEL, panel * PANEL
-        last = min(first + PANEL, len(short_row))
+        first, at = panel * PANEL_ROWS, panel * PANEL_ROWS
+        last = min(first + PANEL_ROWS, len(short_row))
         for wanted in range(2):
             for lane in range(first, last):
                 if short_row[lane] == wanted:
@@ -138,7 +138,7 @@ def store_ragged(folded: NDArray, layout: Layout, rows: tuple[NDArray, NDArray],
     for step in range(steps):
         words = folded[step]
         for panel in range(len(longs)):
-            first, last = panel * PANEL, min((panel + 1) * PANEL, lanes)
+            first, last = panel * PANEL_ROWS, min((panel + 1) * PANEL_ROWS, lanes)
             split = first + longs[panel]
             for plane in range(layout.planes):
                 shift, kept = layout.drop + 8 * (layout.planes - 1 - plane), _kept(layout, plane)

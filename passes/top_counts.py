@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.form import PANEL_ROWS
 from . import plane_kernels as kernels
 
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
@@ -35,7 +36,7 @@ def stripes(array: NDArray, cells: int = 0) -> Iterator[Stripe]:
     """Stripes of an array [batch, rows, k] along its lines, of whole panels; few where each has many `cells` of its own."""
     batch, many = array.shape[0], len(lines(array[0])[0])
     parts = max(1, array[0].size // STRIPE) if cells <= MOST_CELLS else 1
-    each = -(-many // (parts * kernels.PANEL)) * kernels.PANEL
+    each = -(-many // (parts * PANEL_ROWS)) * PANEL_ROWS
     for number in range(batch):
         yield from ((number, at, min(at + each, many)) for at in range(0, many, each))
 
