@@ -11,8 +11,10 @@ from onnx_compress.passes import writer
 from onnx_compress.runtime.errors import FormatError
 from onnx_compress.runtime.reader import read_header
 
+from tests.assembled import ASSEMBLED
 from tests.assembly import framed
-from tests.payloads import ASSEMBLED, PLANES, codebook, constant, grid, integers, mapped, plain_view, sparse, trellis
+from tests.forms import codebook, constant, grid, integers, mapped, plain_view, sparse, trellis
+from tests.payloads import PLANES
 
 MOST_SYMBOLS = 65536
 """Mutated dims may announce more than is quick to decode; such payloads are tested as headers only."""

@@ -3,105 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx_compress.passes import writer
 from onnx_compress.passes.planes import write_planes
-from onnx_compress.runtime.form import Codebook, Dense, Form, Grid, Mapped, Member, Payload, Sparse, Symbols, Table, View
+from onnx_compress.runtime.form import Dense, Grid, Member, Symbols, View
 
-from tests import assembly
-
-BITS = {"float32": np.uint32, "float16": np.uint16, "bfloat16": np.uint16, "log8": np.uint8}
-LOW_HIGH = {2: (0, 255), 3: (-128, 127), 4: (0, 60000), 5: (-30000, 30000), 21: (0, 15), 22: (-8, 7)}
-
-
-def plain_view(batch: int, rows: int, k: int) -> View:
-    return View((batch, rows, k), (0, 1, 2), batch, rows)
-
-
-def dense(values: NDArray, kind: str = "float32", exponent: int = 0) -> Dense:
-    """A leaf with these values, or with these codes where the kind is log8."""
-    array = np.asarray(values).reshape(-1)
-    if kind == "log8":
-        return Dense(kind, array.astype(np.uint8), exponent)
-    if kind == "bfloat16":
-        return Dense(kind, (array.astype("<f4").view(np.uint32) >> 16).astype(np.uint16))
-    return Dense(kind, array.astype(np.dtype(kind).newbyteorder("<")).view(BITS[kind]))
-
-
-def laplace(shape: tuple[int, ...], spread: float, seed: int = 0) -> NDArray[np.int32]:
-    """Levels with a Laplacian distribution of this scale."""
-    return np.rint(np.random.default_rng(seed).laplace(0, spread, shape)).astype(np.int32)
-
-
-def grid(
-    view: View,
-    spread: float = 1.5,
-    dtype: int = 1,
-    seed: int = 0,
-    kind: str = "log8",
-    block: int = 0,
-    column: bool = False,
-    one: bool = False,
-) -> Member:
-    """A Grid of Laplacian levels; `one` scale for all, or one a row, or one a block."""
-    random = np.random.default_rng(seed + 1000)
-    count = 1 if one else view.batch * view.rows * (-(-view.k // block) if block else 1)
-    scale = dense(random.integers(0, 256, count), kind, -22) if kind == "log8" else dense(random.uniform(0.01, 0.3, count), kind)
-    column_scale = dense(random.uniform(0.5, 2, view.k)) if column else None
-    return Member(dtype, view, Grid(scale, Symbols(laplace(view.shape, spread, seed)), column_scale, block))
-
-
-def codebook(view: View, count: int, dtype: int = 1, seed: int = 0, row_scale: bool = False) -> Member:
-    """A Codebook of `count` centroids, its codes in a bell around the middle."""
-    random = np.random.default_rng(seed)
-    codes = np.clip(np.rint(random.normal(count / 2, count / 5 + 0.1, view.shape)), 0, count - 1).astype(np.int32)
-    scale = dense(random.integers(0, 256, view.batch * view.rows), "log8", -20) if row_scale else None
-    return Member(dtype, view, Codebook(dense(np.sort(random.normal(0, 1, count)), "float16"), Symbols(codes), scale))
-
-
-def mapped(view: View, groups: int, size: int, dtype: int = 1, seed: int = 0, row_scale: bool = False) -> Member:
-    """A Mapped form: `groups` codebooks of `size` centroids, rows dealt to them at random."""
-    random = np.random.default_rng(seed + 2000)
-    made = codebook(view, size, dtype, seed, row_scale)
-    assert isinstance(made.form, Codebook)
-    rows = random.integers(0, groups, view.batch * view.rows).astype(np.uint8) if groups > 1 else None
-    return Member(dtype, view, Mapped(dense(random.normal(0, 1, groups * size), "float16"), groups, rows, made.form.codes, made.form.scale))
-
-
-def trellis(view: View, spread: float = 1.0, dtype: int = 1, seed: int = 0, **changes: bool) -> Member:
-    """A Grid of trellis-coded levels; `column`, `one` as in `grid`."""
-    made = grid(view, spread, dtype, seed, **changes)
-    assert isinstance(made.form, Grid)
-    return Member(dtype, view, replace(made.form, levels=replace(made.form.levels, quantizers=2)))
-
-
-def sparse(view: View, share: float, kind: str = "float32", dtype: int = 1, seed: int = 0) -> Member:
-    """A Sparse member that keeps about `share` of its values."""
-    random = np.random.default_rng(seed)
-    mask = (random.random(view.shape) < share).astype(np.int32)
-    return Member(dtype, view, Sparse(Symbols(mask), dense(random.normal(0, 1, int(mask.sum())), kind)))
-
-
-def integers(view: View, dtype: int, seed: int = 0) -> Member:
-    """Integers over the whole range of their dtype."""
-    low, high = LOW_HIGH[dtype]
-    return Member(dtype, view, Symbols(np.random.default_rng(seed).integers(low, high, view.shape, endpoint=True).astype(np.int32)))
-
-
-def constant(view: View, level: int, dtype: int = 1) -> Member:
-    """All levels the same."""
-    levels = Symbols(np.full(view.shape, level, np.int32))
-    return Member(dtype, view, levels if dtype in LOW_HIGH else Grid(dense(np.array([0.25])), levels))
-
-
-def _trellis_of(member: Member) -> Member:
-    """The same levels, trellis-coded."""
-    assert isinstance(member.form, Grid)
-    return replace(member, form=replace(member.form, levels=replace(member.form.levels, quantizers=2)))
-
+from tests.assembled import ASSEMBLED
+from tests.forms import BITS, LOW_HIGH, _trellis_of, codebook, constant, dense, grid, integers, laplace, mapped, plain_view, sparse, trellis
 
 SHAPES = [
     (1, 1, 1),
@@ -116,10 +26,15 @@ SHAPES = [
     (1, 300, 17),
     (2, 128, 8),
 ]
+
 TRANSPOSED = View((6, 5, 70), (2, 0, 1), 1, 70)
+
 CONVOLUTION = View((4, 3, 3, 65), (3, 0, 1, 2), 1, 65)
+
 GROUPS = View((5, 2, 66), (1, 2, 0), 2, 66)
+
 RANK0 = View((), (), 1, 1)
+
 RANK8 = View((1, 2, 1, 3, 1, 2, 5, 1), (7, 6, 5, 4, 3, 2, 1, 0), 1, 10)
 
 
@@ -154,7 +69,6 @@ def _outliers() -> Member:
     levels = laplace(view.shape, 0.4)
     levels[0, 3, 7], levels[0, 69, 0], levels[0, 0, 59] = 120, -90, 33
     return Member(1, view, Grid(dense(np.array([0.1])), Symbols(levels)))
-
 
 WRITTEN: dict[str, Callable[[], Member]] = {
     **{f"grid {b}x{r}x{k}": lambda b=b, r=r, k=k: grid(plain_view(b, r, k)) for b, r, k in SHAPES},  # type: ignore[misc]
@@ -267,108 +181,6 @@ POOLS: dict[str, Callable[[], list[Member]]] = {
 """Lists of members by name, for `writer.write_pool`."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Assembled:
-    """A payload of known forms and tables, and its layout: (width, groups), or (lanes,) of a pool."""
-
-    payload: Payload
-    layout: tuple[int, ...]
-
-    def bytes(self) -> bytes:
-        if self.payload.pooled:
-            return assembly.assemble_pool(self.payload, *self.layout)
-        return assembly.assemble(self.payload, *self.layout)
-
-
-THREE = (Table(-1, (60, 136, 60)), Table(-3, (10, 0, 40, 150, 40, 0, 16), True), Table(0, (256,)))
-"""Plain; with zero frequencies and an escape; a single class."""
-
-
-@dataclass(frozen=True, slots=True)
-class Axes:
-    """How many row and column classes and quantizers a leaf has; `by_row`: row classes as in a pool."""
-
-    rows: int
-    columns: int
-    quantizers: int = 1
-    by_row: bool = False
-
-
-def _leaf(view: View, seed: int, axes: Axes, raw_bits: int = 0, base: int = -100) -> Symbols:
-    """Levels that the tables THREE can code, with row and column classes at random."""
-    random = np.random.default_rng(seed)
-    units = view.batch * view.rows if axes.by_row else view.panels
-    row_class = random.integers(0, axes.rows, units).astype(np.uint8) if axes.rows > 1 else None
-    column_class = random.integers(0, axes.columns, view.k).astype(np.uint8) if axes.columns > 1 else None
-    table_of = random.integers(0, 3, (axes.rows, axes.columns, axes.quantizers)).astype(np.uint8)
-    panel = np.arange(view.batch)[:, None] * -(-view.rows // 64) + np.arange(view.rows) // 64
-    unit = np.arange(view.batch * view.rows).reshape(view.batch, view.rows) if axes.by_row else panel
-    by_row = np.zeros(unit.shape, int) if row_class is None else row_class[unit]
-    by_column = np.zeros(view.k, int) if column_class is None else column_class
-    wide = np.where(random.random(view.shape) < 0.05, random.integers(base, base + 255, view.shape), random.integers(-2, 3, view.shape))
-    raw = random.integers(0, 1 << raw_bits, view.shape)
-    levels, state = np.zeros(view.shape, np.int32), np.zeros((view.batch, view.rows), int)
-    for k in range(view.k):
-        table = table_of[by_row, by_column[k], state % axes.quantizers]
-        classes = np.choose(table, [np.clip(wide[..., k], -1, 1), wide[..., k], np.zeros(state.shape, int)])
-        levels[..., k] = (classes << raw_bits) - ((1 << raw_bits) >> 1) + raw[..., k]
-        state = np.array(assembly.NEXT)[state, levels[..., k] & 1]
-    return Symbols(levels, raw_bits, base, table_of, row_class, column_class, axes.quantizers)
-
-
-def _assembled(view: View, seed: int, axes: tuple[int, ...], layout: tuple[int, ...], raw_bits: int = 0) -> Assembled:
-    scale = dense(np.random.default_rng(seed).uniform(0.1, 1, view.batch * view.rows), "bfloat16")
-    return Assembled(Payload(THREE, (Member(1, view, Grid(scale, _leaf(view, seed, Axes(*axes), raw_bits))),), False), layout)
-
-
-def _pooled(count: int, lanes: int, quantizers: int = 1) -> Assembled:
-    members = []
-    for number in range(count):
-        view = plain_view(1 + number % 2, 1 + 11 * number % 90, 1 + number % 7)
-        two = quantizers if number % 4 % 2 else 1
-        symbols = _leaf(view, number, Axes(1 + number % 3, 1 + number % 4, two, by_row=True), number % 2 * 3, -10)
-        symbols = replace(symbols, levels=np.clip(symbols.levels, -128, 127))
-        form: Form = Grid(dense(np.array([0.5])), symbols) if number % 4 else symbols
-        members.append(Member(1 if number % 4 else 5, view, form))
-    tables = (*THREE[:1], Table(-10, (*range(1, 16), 136), True), THREE[2])
-    members = [member for member in members if _codable(tables, member)]
-    return Assembled(Payload(tables, tuple(members), True), (lanes,))
-
-
-def _codable(tables: tuple[Table, ...], member: Member) -> bool:
-    try:
-        assembly.assemble_pool(Payload(tables, (member,), True), 1)
-    except AssertionError:
-        return False
-    return True
-
-
-ASSEMBLED: dict[str, Callable[[], Assembled]] = {
-    "column classes": lambda: _assembled(plain_view(1, 66, 20), 1, (1, 4), (1, 1)),
-    "row and column classes": lambda: _assembled(plain_view(2, 200, 10), 2, (3, 5), (1, 3)),
-    "sixteen classes each way": lambda: _assembled(plain_view(1, 1100, 20), 3, (16, 16), (1, 17)),
-    "width 2": lambda: _assembled(plain_view(1, 300, 6), 4, (2, 2), (2, 2)),
-    "width 3": lambda: _assembled(plain_view(2, 400, 5), 5, (2, 3), (3, 1), 2),
-    "width 4": lambda: _assembled(plain_view(1, 700, 4), 6, (4, 2), (4, 2), 1),
-    "width 4, few rows": lambda: _assembled(plain_view(1, 70, 12), 7, (2, 2), (4, 5), 3),
-    "eight raw bits": lambda: _assembled(plain_view(1, 130, 7), 8, (2, 1), (2, 1), 8),
-    "seven raw bits, ragged": lambda: _assembled(plain_view(3, 77, 7), 9, (3, 2), (1, 1), 7),
-    "transposed, width 2": lambda: _assembled(View((3, 4, 150), (2, 1, 0), 1, 150), 10, (2, 4), (2, 1)),
-    "four chunks, the last of one row": lambda: _assembled(View((193, 3), (0, 1), 1, 193), 16, (1, 1), (1, 1)),
-    "pool of 1, one lane": lambda: _pooled(1, 1),
-    "pool of 9, five lanes": lambda: _pooled(9, 5),
-    "pool of 30, 64 lanes": lambda: _pooled(30, 64),
-    "trellis": lambda: _assembled(plain_view(1, 66, 20), 11, (1, 1, 2), (1, 1)),
-    "trellis with classes": lambda: _assembled(plain_view(2, 200, 10), 12, (3, 5, 2), (1, 3)),
-    "trellis, width 3, raw bits": lambda: _assembled(plain_view(2, 400, 5), 13, (2, 3, 2), (3, 1), 1),
-    "trellis, width 4, few rows": lambda: _assembled(plain_view(1, 70, 12), 14, (2, 2, 2), (4, 5), 3),
-    "trellis, all classes": lambda: _assembled(plain_view(1, 1100, 20), 15, (16, 16, 2), (2, 4), 1),
-    "trellis pool of 9, five lanes": lambda: _pooled(9, 5, 2),
-    "trellis pool of 30, 64 lanes": lambda: _pooled(30, 64, 2),
-}
-"""Payloads that the writer never makes, by name."""
-
-
 def _bits(seed: int, shape: tuple[int, ...], dtype: int) -> NDArray:
     """Bits of normal values, of awkward ones too; for integers, of a ramp."""
     rng = np.random.default_rng(seed)
@@ -409,7 +221,6 @@ def _louder(bits: NDArray) -> None:
     """The second half of the columns is 32 times as large, where it is finite."""
     half = bits[:, bits.shape[1] // 2 :]
     half[(half & 0x7F80) < 0x7000] += np.uint16(5 << 7)
-
 
 PLANES: dict[str, Callable[[], bytes]] = {
     **{f"planes of dtype {dtype}": (lambda dtype=dtype: _planes(dtype, (70, 21))) for dtype in (1, 2, 3, 6, 7, 10, 11, 12, 13, 16, 17, 18, 19, 20)},

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx_compress.runtime.form import Codebook, Form, Grid, Mapped, Member, Sparse, Symbols, Table
 
 from tests.assembly import framed, member_bytes, table_bytes, varint
-from tests.payloads import dense, plain_view
+from tests.forms import dense, plain_view
 
 FORMS = ("grid", "grid", "trellis", "codebook", "mapped", "sparse", "integers")
 STREAMS = 50

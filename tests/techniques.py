@@ -14,7 +14,7 @@ from onnx_compress.passes.thin import Thin
 from onnx_compress.runtime.evaluate import viewed_values
 from onnx_compress.runtime.form import Form, Member
 
-from tests.payloads import plain_view
+from tests.forms import plain_view
 
 TECHNIQUES: tuple[Technique, ...] = (
     *(Quantize(step, power) for step in (0.05, 0.5, 4.0) for power in (0.0, 0.5, 1.0)),

@@ -9,44 +9,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnx_compress.passes.channels import find_chains
 from onnx_compress.passes.fold_shapes import InferShapes
 from onnx_compress.passes.simplify import simplify
 
-from tests.slimming import Array, assert_same, floats, loaded_copy, model_of, normal, operators, run, slimmed, stored
-
-IMAGE = (2, 4, 7, 7)
-FLOAT16_IMAGE = helper.make_tensor_value_info("x", TensorProto.FLOAT16, IMAGE)
-
-
-def two_layers(between: Sequence[onnx.NodeProto], pads: int = 0, extra: dict[str, Array] | None = None, **replaced: Array) -> onnx.ModelProto:
-    """x -> Conv 8 channels -> `between` (h to m) -> Conv 3x3 5 channels; `replaced` are other values of w, b, v, c."""
-    constants = {"w": normal(8, 4, 1, 1), "b": normal(8, seed=2), "v": normal(5, 8, 3, 3, seed=3), "c": normal(5, seed=4)} | replaced | (extra or {})
-    last = helper.make_node("Conv", ["m", "v", "c"], ["y"], pads=[pads] * 4)
-    return model_of([helper.make_node("Conv", ["x", "w", "b"], ["h"]), *between, last], [floats(*IMAGE)], ["y"], constants)
-
-
-def zero_rows(array: NDArray[np.float32], rows: Sequence[int], value: float = 0.0) -> NDArray[np.float32]:
-    array[list(rows)] = value
-    return array
-
-
-def check(model: onnx.ModelProto, untouchable: Sequence[str] = (), dims: tuple[int, ...] = IMAGE) -> dict[str, tuple[int, ...]]:
-    """The dims of all constants once slimmed, with which the outputs are what they were."""
-    slim = slimmed(model, untouchable)
-    for seed in range(3):
-        feed: dict[str, Array] = {"x": 3 * normal(*dims, seed=seed)}
-        assert_same(run(model, feed), run(slim, feed))
-    return {name: array.shape for name, array in stored(slim).items()}
-
-
-RELU = [helper.make_node("Relu", ["h"], ["m"])]
-CLIP = [helper.make_node("Clip", ["h", "low", "high"], ["m"])]
-LIMITS: dict[str, Array] = {"low": np.array(0, np.float32), "high": np.array(6, np.float32)}
-DEAD = (1, 2, 5, 6)
-
+from tests.channel_models import CLIP, DEAD, FLOAT16_IMAGE, IMAGE, LIMITS, RELU, check, two_layers, zero_rows
+from tests.slimming import Array, floats, loaded_copy, model_of, normal, operators, slimmed, stored
 
 # --- what is proved
 
@@ -82,45 +51,6 @@ def test_as_many_stay_as_make_a_multiple_of_four_and_they_are_zero(count: int, l
 def test_a_layer_without_multiply_of_four_channels_loses_any_number() -> None:
     model = two_layers(RELU, w=zero_rows(normal(7, 4, 1, 1), [3]), b=np.abs(normal(7)), v=normal(5, 7, 3, 3))
     assert check(model)["v"] == (5, 6, 3, 3)
-
-
-def clipped(weights: float, bias: float) -> onnx.ModelProto:
-    """Two Clips to 0..6: channels 0 to 3 of the second have 8 equal weights and that bias."""
-    middle = helper.make_node("Conv", ["k", "u", "d"], ["h"])
-    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["g"]), helper.make_node("Clip", ["g", "low", "high"], ["k"]), middle, *CLIP]
-    constants = LIMITS | {"w": normal(8, 4, 1, 1), "b": normal(8), "u": zero_rows(normal(8, 8, 1, 1), range(4), weights)}
-    constants |= {"d": zero_rows(normal(8), range(4), bias), "v": normal(5, 8, 3, 3)}
-    return model_of([*nodes, helper.make_node("Conv", ["m", "v"], ["y"])], [floats(*IMAGE)], ["y"], constants)
-
-
-@pytest.mark.parametrize(
-    ("weights", "bias", "is_dead"),
-    [(-1.0, -0.1, True), (-1.0, 0.1, False), (0.1, -4.9, True), (0.1, -4.7, False), (0.1, 6.1, True), (0.1, 5.9, False), (-0.1, 10.9, True), (-0.1, 10.7, False)],
-)
-def test_ranges_prove_a_channel_dead_at_either_end_of_a_clip(weights: float, bias: float, is_dead: bool) -> None:
-    dims = check(clipped(weights, bias))
-    assert dims["v"] == (5, 4 if is_dead else 8, 3, 3)
-    assert ("v.bias" in dims) == (is_dead and bias > 5)
-
-
-def test_a_sum_that_ends_exactly_at_the_limit_is_dead_but_one_within_rounding_of_it_is_not() -> None:
-    assert check(clipped(-0.5, 0.0))["v"] == (5, 4, 3, 3)
-    assert check(clipped(1.0, -48.0))["v"] == (5, 8, 3, 3)
-
-
-def test_relu_bounds_from_below_only() -> None:
-    for sign, left in ((-1, 4), (1, 8)):
-        nodes = [
-            *(helper.make_node("Conv", ["x", "w"], ["g"]), helper.make_node("Relu", ["g"], ["k"]), helper.make_node("Conv", ["k", "u", "d"], ["h"])),
-            *(*RELU, helper.make_node("Conv", ["m", "v"], ["y"])),
-        ]
-        constants = {"w": normal(8, 4, 1, 1), "u": zero_rows(normal(8, 8, 1, 1), range(4), sign), "d": zero_rows(normal(8), range(4), -1), "v": normal(5, 8, 3, 3)}
-        assert check(model_of(nodes, [floats(*IMAGE)], ["y"], constants))["v"] == (5, left, 3, 3)
-
-
-def test_unbounded_inputs_prove_nothing() -> None:
-    dims = check(two_layers(CLIP, extra=LIMITS, b=np.full(8, -1e6, np.float32)))
-    assert dims["v"] == (5, 8, 3, 3)
 
 
 def test_channels_that_nobody_reads_go_and_so_do_those_that_only_they_read() -> None:

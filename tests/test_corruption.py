@@ -13,6 +13,7 @@ from onnx_compress.runtime.reader import read, read_header
 from tests import isolation, stranger
 from tests.changed import HEADER_BYTES, LIMIT_SECONDS, Outcome, outcome, templates
 from tests.mutation import MOST_SYMBOLS, SMALL, mutants, symbols
+from tests.stranger_bytes import Rejected
 from tests.test_agreement import equal_bits
 
 PLAIN, REPAIRED, STRANGE = 250, 500, 120
@@ -22,7 +23,7 @@ def strangers_outcome(data: bytes) -> Outcome:
     """The same, of the decoder that was written from FORMAT.md."""
     try:
         return 0, stranger.decode(data)
-    except stranger.Rejected as rejected:
+    except Rejected as rejected:
         return rejected.number, []
 
 

@@ -10,7 +10,7 @@ from onnx_compress.passes.entropy import encode
 from onnx_compress.runtime.form import Grid, Member, Symbols, Table
 from onnx_compress.runtime.header import read_header
 
-from tests.payloads import dense, grid, plain_view
+from tests.forms import dense, grid, plain_view
 
 ROWS, COLUMNS = 256, 1024
 OVERHEAD = 1.015

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from benchmarks.lossless import hostile
-from tests.test_lossless import gather_model, matmul_model, weight
+from tests.lossless_models import gather_model, matmul_model, weight
 from tests.test_lossless_bundles import sums
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")

@@ -18,7 +18,8 @@ from onnx_compress.runtime import reader
 from onnx_compress.runtime.form import Codebook, Dense, Grid, Member, Symbols, View
 from onnx_compress.runtime.library import DECODE_BUFFER_BYTES
 
-from tests.payloads import POOLS, mapped, plain_view, trellis
+from tests.forms import mapped, plain_view, trellis
+from tests.payloads import POOLS
 
 
 def grid(rows: int, k: int, seed: int = 0) -> Member:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -18,110 +15,28 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx_compress.optimizer import Request, compress
 from onnx_compress.optimizer.errors import CompressError, UsageError
-from onnx_compress.optimizer.lossless_restore import hash_original, read_recipe
-from onnx_compress.optimizer.lossless_source import Source
-from onnx_compress.optimizer.lossless_tensors import Coder
+from onnx_compress.optimizer.lossless_restore import read_recipe
 from onnx_compress.optimizer.protos import read_metadata, read_model
-from onnx_compress.optimizer.recipe import COPY_MODEL
 from onnx_compress.optimizer.report import Report
 from onnx_compress.optimizer.restore import restore
 from onnx_compress.runtime import session
 
-ROWS, COLUMNS = 96, 128
-EIGHT_BITS_OF = {TensorProto.UINT4: TensorProto.UINT8, TensorProto.INT4: TensorProto.INT8}
-
-
-def weight(seed: int = 0, shape: tuple[int, ...] = (ROWS, COLUMNS)) -> NDArray[np.float32]:
-    return (np.random.default_rng(seed).standard_normal(shape) * 0.05).astype(np.float32)
-
-
-def matmul_model(*arrays: NDArray, raw: bool = True) -> onnx.ModelProto:
-    """x [1, ROWS] times each matrix, one output each."""
-    nodes = [helper.make_node("MatMul", ["x", f"w{i}"], [f"y{i}"]) for i in range(len(arrays))]
-    outputs = [helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, ["n", f"m{i}"]) for i in range(len(arrays))]
-    tensors = [
-        numpy_helper.from_array(array, f"w{i}") if raw else helper.make_tensor(f"w{i}", TensorProto.FLOAT, array.shape, array.reshape(-1).tolist())
-        for i, array in enumerate(arrays)
-    ]
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, ROWS])], outputs, tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def constant_model(shape: tuple[int, ...], raw: bytes, dtype: int) -> onnx.ModelProto:
-    """A weight of any dtype, which is an output; as 8-bit integers where it has 4 bits, of which onnxruntime makes no outputs."""
-    tensor, shown = helper.make_tensor("w", dtype, shape, raw, raw=True), EIGHT_BITS_OF.get(dtype, dtype)
-    node = helper.make_node("Identity", ["w"], ["y"]) if shown == dtype else helper.make_node("Cast", ["w"], ["y"], to=shown)
-    graph = helper.make_graph([node], "g", [], [helper.make_tensor_value_info("y", shown, shape)], [tensor])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-
-
-def if_model() -> onnx.ModelProto:
-    """Weights in both bodies of an If: a Constant node's and an initializer."""
-    constant = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(weight(1), "anything"))
-    one = helper.make_graph([constant, helper.make_node("MatMul", ["x", "c"], ["a"])], "one", [], [helper.make_tensor_value_info("a", 1, ["n", "m"])])
-    inner = numpy_helper.from_array(weight(2), "inner")
-    two = helper.make_graph([helper.make_node("MatMul", ["x", "inner"], ["b"])], "two", [], [helper.make_tensor_value_info("b", 1, ["n", "m"])], [inner])
-    nodes = [helper.make_node("If", ["flag"], ["y"], then_branch=one, else_branch=two)]
-    inputs = [helper.make_tensor_value_info("flag", TensorProto.BOOL, []), helper.make_tensor_value_info("x", 1, [1, ROWS])]
-    graph = helper.make_graph(nodes, "g", inputs, [helper.make_tensor_value_info("y", 1, ["n", "m"])])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def function_model() -> onnx.ModelProto:
-    """A function whose body holds a Constant, beside a weight of the graph."""
-    body = [helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(weight(3), "c")), helper.make_node("MatMul", ["v", "c"], ["r"])]
-    function = helper.make_function("own", "times", ["v"], ["r"], body, [helper.make_opsetid("", 17)])
-    model = matmul_model(weight(4))
-    model.graph.node.append(helper.make_node("times", ["x"], ["z"], domain="own"))
-    model.graph.output.append(helper.make_tensor_value_info("z", 1, ["n", "m"]))
-    model.functions.append(function)
-    model.opset_import.append(helper.make_opsetid("own", 1))
-    return model
-
-
-def shared_model() -> onnx.ModelProto:
-    """A weight that is multiplied with and is an output, too."""
-    model = matmul_model(weight(8))
-    model.graph.node.append(helper.make_node("Identity", ["w0"], ["w"]))
-    model.graph.output.append(helper.make_tensor_value_info("w", 1, [ROWS, COLUMNS]))
-    return model
-
-
-def overridable_model() -> onnx.ModelProto:
-    """Initializers that are inputs too, in a model before IR version 4."""
-    model = matmul_model(weight(5))
-    model.graph.input.append(helper.make_tensor_value_info("w0", 1, [ROWS, COLUMNS]))
-    model.ir_version = 3
-    return model
-
-
-def gather_model() -> onnx.ModelProto:
-    """An embedding that is looked up, and multiplied with by its transpose, which is exported as a copy."""
-    table = weight(6, (COLUMNS, ROWS))
-    model = matmul_model(np.ascontiguousarray(table.T))
-    model.graph.initializer.append(numpy_helper.from_array(table, "table"))
-    model.graph.node.append(helper.make_node("Gather", ["table", "ids"], ["e"]))
-    model.graph.input.append(helper.make_tensor_value_info("ids", TensorProto.INT64, [3]))
-    model.graph.output.append(helper.make_tensor_value_info("e", 1, ["n", "m"]))
-    return model
-
-
-def sha(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def pressed(tmp_path: Path, data: bytes, **asked: object) -> tuple[Path, Path, Report]:
-    """The files of a model and of its lossless form, and the report."""
-    source, target = tmp_path / "in.onnx", tmp_path / "out.onnx"
-    source.write_bytes(data)
-    return source, target, compress(source, target, Request(lossless=True, **asked))  # type: ignore[arg-type]
-
-
-def returns(tmp_path: Path, data: bytes, **asked: object) -> Report:
-    source, target, report = pressed(tmp_path, data, **asked)
-    restore(target, tmp_path / "again.onnx")
-    assert sha(tmp_path / "again.onnx") == sha(source)
-    return report
+from tests.lossless_models import (
+    COLUMNS,
+    EIGHT_BITS_OF,
+    ROWS,
+    constant_model,
+    function_model,
+    gather_model,
+    if_model,
+    matmul_model,
+    overridable_model,
+    plain_options,
+    pressed,
+    returns,
+    shared_model,
+    weight,
+)
 
 
 def with_unknown_fields(model: onnx.ModelProto) -> bytes:
@@ -136,7 +51,6 @@ def with_unknown_fields(model: onnx.ModelProto) -> bytes:
     rest.ClearField("graph")
     unknown = b"\xfa\x3f\x03abc"
     return unknown + b"\x3a" + bytes(length[:-1]) + bytes([length[-1] & 127]) + graph + unknown + rest.SerializeToString()
-
 
 AWKWARD: dict[str, Callable[[], bytes]] = {
     "raw data": lambda: matmul_model(weight()).SerializeToString(),
@@ -163,14 +77,6 @@ def test_the_file_is_smaller_and_valid(tmp_path: Path, name: str) -> None:
     onnx.checker.check_model(str(target))
 
 
-def plain_options() -> ort.SessionOptions:
-    """No fusions and no prepacked weights: whoever multiplies, does it in one way."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    return options
-
-
 @pytest.mark.parametrize("name", AWKWARD)
 def test_outputs_are_equal_to_the_bit(tmp_path: Path, name: str) -> None:
     source, target, _ = pressed(tmp_path, AWKWARD[name]())
@@ -181,7 +87,6 @@ def test_outputs_are_equal_to_the_bit(tmp_path: Path, name: str) -> None:
         feeds = {one.name: np.array(flag) if one.name == "flag" else values[one.name] for one in after.get_inputs()}
         for one, other in zip(before.run(None, feeds), after.run(None, feeds), strict=True):
             assert one.tobytes() == other.tobytes()
-
 
 DTYPES: dict[int, NDArray] = {
     TensorProto.FLOAT: weight(),
@@ -270,104 +175,6 @@ def test_widened_duplicates_are_free_and_a_transpose_of_one_is_coded(tmp_path: P
     found = session(tmp_path / "out.onnx", plain_options()).run(None, {"x": weight(4, (1, ROWS))})
     expected = ort.InferenceSession(tmp_path / "in.onnx", plain_options(), providers=["CPUExecutionProvider"]).run(None, {"x": weight(4, (1, ROWS))})
     assert all(one.tobytes() == other.tobytes() for one, other in zip(found, expected, strict=True))
-
-
-def external_model(folder: Path) -> Path:
-    """Weights in a data file, with a gap before the second, and a small tensor there too."""
-    model = matmul_model(weight(1), weight(2))
-    model.graph.initializer.append(numpy_helper.from_array(np.arange(3, dtype=np.int64), "small"))
-    model.graph.node.append(helper.make_node("Identity", ["small"], ["s"]))
-    model.graph.output.append(helper.make_tensor_value_info("s", TensorProto.INT64, [3]))
-    data = bytearray(b"head")
-    for tensor in model.graph.initializer:
-        data += b"\0" * (-len(data) % 64)
-        entries = {"location": "weights.bin", "offset": str(len(data)), "length": str(len(tensor.raw_data))}
-        data += tensor.raw_data
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in entries.items():
-            tensor.external_data.add(key=key, value=value)
-    (folder / "weights.bin").write_bytes(data + b"tail")
-    path = folder / "in.onnx"
-    onnx.save(model, path)
-    return path
-
-
-@pytest.mark.parametrize("inline", [True, False])
-def test_external_data_comes_back_under_its_names(tmp_path: Path, inline: bool) -> None:
-    source, out = external_model(tmp_path), tmp_path / "there"
-    out.mkdir()
-    compress(source, tmp_path / "out.onnx", Request(lossless=True, external_data=not inline))
-    found = session(tmp_path / "out.onnx", plain_options()).run(None, {"x": weight(4, (1, ROWS))})
-    expected = ort.InferenceSession(source, plain_options(), providers=["CPUExecutionProvider"]).run(None, {"x": weight(4, (1, ROWS))})
-    assert all(one.tobytes() == other.tobytes() for one, other in zip(found, expected, strict=True))
-    restore(tmp_path / "out.onnx", out / "again.onnx")
-    assert sha(out / "again.onnx") == sha(source)
-    assert sha(out / "weights.bin") == sha(tmp_path / "weights.bin")
-
-
-def as_external(folder: Path, model: onnx.ModelProto, **entries: str) -> Path:
-    """A model of one weight whose bytes are in weights.bin; `entries` of external_data as given."""
-    (tensor,) = model.graph.initializer
-    (folder / "weights.bin").write_bytes(tensor.raw_data)
-    for key, value in ({"location": "weights.bin", "length": str(len(tensor.raw_data))} | entries).items():
-        tensor.external_data.add(key=key, value=value)
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    path = folder / "in.onnx"
-    onnx.save(model, path)
-    return path
-
-
-def test_data_that_no_form_makes_smaller_is_held_once(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, 1_000_000, np.uint8)
-    source, out = as_external(tmp_path, constant_model(noise.shape, noise.tobytes(), TensorProto.UINT8)), tmp_path / "there"
-    out.mkdir()
-    report = compress(source, tmp_path / "out.onnx", Request(lossless=True))
-    assert report.bytes_after < 1.01 * report.bytes_before
-    restore(tmp_path / "out.onnx", out / "again.onnx")
-    assert sha(out / "again.onnx") == sha(source)
-    assert sha(out / "weights.bin") == sha(tmp_path / "weights.bin")
-
-
-@pytest.mark.parametrize("inline", [True, False])
-@pytest.mark.parametrize("entries", [{"offset": "-64"}, {"offset": str(1 << 62)}, {"length": "49153"}], ids=str)
-def test_places_outside_of_a_data_file_are_refused(tmp_path: Path, entries: dict[str, str], inline: bool) -> None:
-    source = as_external(tmp_path, constant_model((ROWS, COLUMNS), weight().tobytes(), TensorProto.FLOAT), **entries)
-    with pytest.raises(CompressError, match=r"weights\.bin has 49,152 bytes, and .* are asked for: .* copy or export it again"):
-        compress(source, tmp_path / "out.onnx", Request(lossless=True, external_data=not inline))
-    assert not (tmp_path / "out.onnx").exists()
-
-
-def test_places_outside_of_a_data_file_are_not_read_when_it_is_judged(tmp_path: Path) -> None:
-    source = as_external(tmp_path, constant_model((ROWS, COLUMNS), weight().tobytes(), TensorProto.FLOAT), offset="-64")
-    with Source(source) as held, ThreadPoolExecutor(1) as pool:
-        packed = Coder(held, Request(lossless=True), pool, None).pack(read_model(held.data), lambda _: None)
-    assert [(name, size) for name, _, size in packed.left_alone] == [("w", 49_152)]
-
-
-@pytest.mark.parametrize("change", [{"size": 1 << 60}, {"at": 1 << 60}, {"at": -64}], ids=str)
-def test_a_record_of_places_outside_of_the_file_is_refused(tmp_path: Path, change: dict[str, int]) -> None:
-    _, target, _ = pressed(tmp_path, matmul_model(weight()).SerializeToString())
-    recipe = read_recipe(target)
-    payloads = replace(recipe, payloads=tuple(replace(place, **change) for place in recipe.payloads))
-    (file,) = recipe.files
-    copies = replace(recipe, files=(replace(file, segments=tuple(replace(one, **change) if one.kind == COPY_MODEL else one for one in file.segments)),))
-    for bad in (payloads, copies):
-        with pytest.raises(CompressError, match=r"out\.onnx has [0-9,]* bytes, and .* are asked for"):
-            hash_original(target, bad, 1)
-
-
-def test_a_taken_name_of_a_data_file_is_refused_or_renamed(tmp_path: Path) -> None:
-    source = external_model(tmp_path)
-    compress(source, tmp_path / "out.onnx", Request(lossless=True))
-    with pytest.raises(UsageError, match=r"weights\.bin exists already.*--rename-data"):
-        restore(tmp_path / "out.onnx", tmp_path / "again.onnx")
-    report = restore(tmp_path / "out.onnx", tmp_path / "again.onnx", rename_data=True)
-    assert "differs" in report.note  # type: ignore[union-attr]
-    found = ort.InferenceSession(tmp_path / "again.onnx", plain_options(), providers=["CPUExecutionProvider"])
-    assert len(found.run(None, {"x": weight(4, (1, ROWS))})) == 3
-    assert sha(tmp_path / "weights.bin") == hashlib.sha256((tmp_path / "again.onnx.0.data").read_bytes()).hexdigest()
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from onnx_compress.runtime.form import Grid, Mapped, Member
 from onnx_compress.runtime.reader import read
 
 from models.structures import STRUCTURES
+from tests.forms import plain_view
 from tests.outcomes import calibration, compressed
-from tests.payloads import plain_view
 
 Floats = NDArray[np.float32]
 ROWS, K = 96, 128

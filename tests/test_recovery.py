@@ -16,7 +16,9 @@ from onnx_compress.runtime.form import Codebook, Dense, Grid, Member, Sparse, Sy
 from onnx_compress.runtime.reader import read, read_header
 
 from tests import stranger
-from tests.payloads import ASSEMBLED, POOLS, WRITTEN, Assembled, codebook, constant, dense, grid, integers, plain_view, sparse
+from tests.assembled import ASSEMBLED, Assembled
+from tests.forms import codebook, constant, dense, grid, integers, plain_view, sparse
+from tests.payloads import POOLS, WRITTEN
 
 
 def parsed(data: bytes) -> tuple[Member, ...]:

@@ -15,10 +15,11 @@ from onnx_compress.runtime.form import Codebook, Form, Grid, Mapped, Member, Pay
 from onnx_compress.runtime.reader import read, read_header
 
 from tests import isolation
+from tests.assembled import ASSEMBLED, THREE
 from tests.assembly import assemble, assemble_pool, dense_bytes, framed, symbols_bytes, table_bytes, varint, zigzag
 from tests.changed import HEADER_BYTES, LIMIT_SECONDS, outcome, templates
+from tests.forms import dense, plain_view
 from tests.mutation import Parts
-from tests.payloads import ASSEMBLED, THREE, dense, plain_view
 
 
 def grid_payload(dims: tuple[int, int, int] = (1, 1, 1), **changes: bytes) -> bytes:

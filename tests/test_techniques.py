@@ -19,7 +19,7 @@ from onnx_compress.runtime.evaluate import viewed_values
 from onnx_compress.runtime.form import Member
 from onnx_compress.runtime.reader import read
 
-from tests.payloads import plain_view
+from tests.forms import plain_view
 from tests.techniques import AWKWARD, COLUMNS, IMPORTANCE, SPREAD, TECHNIQUES, accepted, error, member, normal, values
 
 

@@ -11,8 +11,8 @@ from onnx_compress.runtime.form import Grid
 from onnx_compress.runtime.reader import read
 
 from tests.assembly import NEXT
-from tests.payloads import plain_view
-from tests.payloads import trellis as trellised
+from tests.forms import plain_view
+from tests.forms import trellis as trellised
 
 
 def walked(levels: list[int]) -> list[int]:

@@ -13,7 +13,9 @@ import numpy as np
 from onnx_compress.passes import writer
 
 from tests import stranger
-from tests.payloads import ASSEMBLED, PLANES, POOLS, WRITTEN, codebook, grid, plain_view
+from tests.assembled import ASSEMBLED
+from tests.forms import codebook, grid, plain_view
+from tests.payloads import PLANES, POOLS, WRITTEN
 from tests.vectors import FOLDER, MANIFEST
 
 CHOSEN = {
