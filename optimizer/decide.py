@@ -35,7 +35,7 @@ def decide(task: Task, evidence: Evidence, request: Request, confirm: Callable[[
         study.settle(budget)
         emitted = fit(study.market(), study.sizer, task.target_bytes, start("fitting the size"))
         measured = study.divergences_alone(emitted) if request.per_weight else {}
-        return Decision(study.followed(emitted), study.refused(), measured)
+        return Decision(study.followed(emitted, task.target_bytes), study.refused(), measured)
     assert request.max_divergence is not None
     emitted = smallest_within(study, request.max_divergence, confirm, start)
     return Decision(emitted, study.refused(), study.divergences_alone(emitted) if request.per_weight else {})

@@ -39,7 +39,7 @@ from .rig import Rig, as_input
 from .shrinkage import MANY_COLUMNS, shrunk
 from .sums import Half
 from .trial import Sample, coded_bits
-from .vectors import vectors
+from .vectors import cut, vectors
 
 CHOICES, FEW_CHOICES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0), (0.05, 0.2, 0.7)
 """Shrinkages that are tried; the latter from MANY_COLUMNS on."""
@@ -160,15 +160,17 @@ def _decoded(choice: Choice) -> Arrays:
 
 
 def _sums(rig: Rig, replaced: Mapping[str, ort.OrtValue], source: str, members: Sequence[Choice], feeds: Sequence[Feed]) -> list[Pair]:
-    """Feeds through the original and through what is compressed so far: the sums for each weight."""
-    found = [Pair() for _ in members]
+    """Feeds through the original and through what is compressed so far: the sums for each weight. Weights that meet the same vectors share them."""
+    cuts = [cut(choice.weight.uses[0], choice.weight.view) for choice in members]
+    found = {how: Pair() for how in cuts}
+    weights = {how: choice.weight for how, choice in zip(cuts, members, strict=True)}
     for feed in feeds:
         x, met = (rig.run(feed, [source], constants)[source] for constants in (None, replaced))
-        for choice, pair in zip(members, found, strict=True):
-            seen = [_vectors(choice.weight, one, feed, each(choice.weight.view.k, len(feeds))) for one in (x, met)]
+        for how, pair in found.items():
+            seen = [_vectors(weights[how], one, feed, each(weights[how].view.k, len(feeds))) for one in (x, met)]
             if seen[0].shape[1]:
                 pair.add(*seen)
-    return found
+    return [found[how] for how in cuts]
 
 
 def _vectors(weight: Weight, x: NDArray[np.generic], feed: Feed, most: int) -> Floats:

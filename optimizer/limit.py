@@ -1,7 +1,8 @@
 """The other way round: the smallest file whose outputs differ by at most a given divergence, measured and not predicted.
 
 Candidates are made around a rate that the predicted curve points at; budgets are then tried along that curve, each by coding the weights, decoding them
-and running the model with all of them, and at last one factor on all grid steps takes up what is left.
+and running the model with all of them, and at last one factor on all grid steps takes up what is left. What a file gains by following
+the drift (`drift.py`) is room for a smaller one.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ FINE_REACH, LEAST_FACTOR = 0.4, 0.005
 """In octaves of the step: the farthest that the fine search goes, and the least that is worth a measurement."""
 
 CONFIRMATIONS = 4
-"""Files that are written and run: they differ from what was measured by the order of sums, and by biases in 16 bits."""
+"""Files that are written and run: they differ from what was measured by the order of sums, by biases in 16 bits, and by what following the drift makes up for."""
+
+MOST_MADE_UP = 4.0
+"""Times the divergence without following the drift may be the limit's; 0.5 to 0.9 are usual with it, and the next file tells."""
 
 
 def smallest_within(study: Study, limit: float, confirm: Callable[[Emitted], float], start: Start) -> Emitted:
@@ -52,15 +56,32 @@ def smallest_within(study: Study, limit: float, confirm: Callable[[Emitted], flo
     budget = _approach(study, limit)
     study.sharpen(budget)
     study.settle(budget)
-    search = _Search(study, start)
-    aim, seen = limit, math.inf
+    search, aim, seen = _Search(study, start), limit, math.inf
+    kept: _Kept | None = None
     for _ in range(CONFIRMATIONS):
-        emitted = search.smallest(aim)
+        made, size = search.smallest(aim)
+        emitted = study.followed(made, size)
         seen = confirm(emitted)
         if seen <= max(limit, ROUNDING):
-            return emitted
-        aim *= 0.99 * min(limit / seen, 1.0)
-    raise _out_of_reach(limit, seen)
+            kept = _Kept(emitted, aim)
+            if emitted is made or seen >= CLOSE_ENOUGH * limit:
+                break
+            aim *= FINE_AIM * limit / max(seen, limit / MOST_MADE_UP)
+        else:
+            aim *= 0.99 * limit / seen
+        if kept is not None and aim <= kept.aim:
+            break
+    if kept is None:
+        raise _out_of_reach(limit, seen)
+    return kept.emitted
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kept:
+    """A file within the limit, and what its plan was allowed before it followed the drift: the more, the smaller it is."""
+
+    emitted: Emitted
+    aim: float
 
 
 def _approach(study: Study, limit: float) -> float:
@@ -137,15 +158,15 @@ class _Search:
         self._rounds = 0
         self._tick: Callable[[float], None] = lambda _: None
 
-    def smallest(self, limit: float) -> Emitted:
-        """The smallest file that was measured to keep the limit. Raises TargetError."""
+    def smallest(self, limit: float) -> tuple[Emitted, int]:
+        """The smallest file that was measured to keep the limit, and its bytes. Raises TargetError."""
         self._tick, self._rounds = self._start("searching the size"), 0
         self._coarse(limit)
         best = self._best(limit)
         if best is None:
             raise _out_of_reach(limit, min(plan.divergence for plan in self._plans))
         self._fine(limit, best)
-        return self._study.sizer.emit((self._best(limit) or best).choices)[0]
+        return self._study.sizer.emit((self._best(limit) or best).choices)
 
     def _best(self, limit: float) -> _Plan | None:
         return min((plan for plan in self._plans if plan.divergence <= max(limit, ROUNDING)), key=lambda plan: plan.bytes, default=None)

@@ -13,8 +13,8 @@ multiply before those that look up. A weight whose input lies in a branch or loo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -25,7 +25,7 @@ from .model import Use, Weight
 from .rig import Rig
 from .shrinkage import cross_validated, shrunk
 from .sums import Half, Sums, Total
-from .vectors import vectors
+from .vectors import cut, vectors
 
 WATCHED = 32
 """Inner values that one session hands out: bounds the activations of a batch in memory; more take further passes over the data."""
@@ -64,7 +64,12 @@ class Tap:
     weight: Weight
     use: Use
     source: str
-    total: Total = field(default_factory=Total)
+
+    @property
+    def met(self) -> Hashable:
+        """What it meets; places that meet the same share their sums."""
+        rows = self.weight.view.rows if self.use.node.op_type == "Gather" else 0
+        return self.source, cut(self.use, self.weight.view), rows
 
 
 Take = Callable[[Weight, Moments], None]
@@ -81,16 +86,17 @@ def measure(model: ir.Model, weights: Sequence[Weight], feeds: Sequence[Feed], t
     inputs = {str(value.name) for value in model.graph.inputs}
     groups = list(_groups(sought, inputs, matrices))
     for number, group in enumerate(groups):
-        inner = sorted({tap.source for _, taps in group for tap in taps} - inputs)
+        sums = {tap.met: (tap, Total()) for _, taps in group for tap in taps}
+        inner = sorted({tap.source for tap, _ in sums.values()} - inputs)
         for position, (feed, values) in enumerate(_runs(model, weights, feeds, inner)):
-            for _, taps in group:
-                for tap in taps:
-                    _collect(tap, values[tap.source], masked(feed), len(feeds) if matrices else 0)
+            for tap, total in sums.values():
+                _collect(tap, total, values[tap.source], masked(feed), len(feeds) if matrices else 0)
             tick((number + (position + 1) / len(feeds)) / len(groups))
+        last = {tap.met: weight for weight, taps in group for tap in taps}
         for weight, taps in group:
-            found = _moments(weight, taps)
-            for tap in taps:
-                tap.total.halves = (Half(), Half())
+            found = _moments(weight, taps, [sums[tap.met][1] for tap in taps])
+            for met in {tap.met for tap in taps if last[tap.met] is weight}:
+                del sums[met]
             if found is not None:
                 take(weight, found)
 
@@ -106,16 +112,16 @@ def _groups(sought: Sequence[tuple[Weight, list[Tap]]], inputs: set[str], matric
     """Weights that are measured in one pass: bounded in watched values and in matrices."""
     group: list[tuple[Weight, list[Tap]]] = []
     watched: set[str] = set()
-    size = 0
+    sizes: dict[Hashable, int] = {}
     for weight, taps in sought:
         more = {tap.source for tap in taps} - inputs
-        matrix = 8 * weight.view.batch * weight.view.k**2 * len(taps) if matrices else 0
-        if group and (len(watched | more) > WATCHED or size + matrix > MATRIX_BYTES):
+        matrix = {tap.met: 8 * weight.view.batch * weight.view.k**2 if matrices else 0 for tap in taps}
+        if group and (len(watched | more) > WATCHED or sum((sizes | matrix).values()) > MATRIX_BYTES):
             yield group
-            group, watched, size = [], set(), 0
+            group, watched, sizes = [], set(), {}
         group.append((weight, taps))
         watched |= more
-        size += matrix
+        sizes |= matrix
     if group:
         yield group
 
@@ -165,12 +171,12 @@ def each(k: int, batches: int) -> int:
     return max(max(LEAST_VECTORS, VECTORS_PER_COLUMN * k) // max(batches, 1), 64)
 
 
-def _collect(tap: Tap, x: Array, mask: NDArray[np.bool_] | None, batches: int) -> None:
+def _collect(tap: Tap, total: Total, x: Array, mask: NDArray[np.bool_] | None, batches: int) -> None:
     """Adds one batch; `batches` is how many there are where matrices are wanted, 0 where not."""
     x = counted(x, mask, tap.use.node.op_type == "Gather")
     if not x.size:
         return
-    total, view = tap.total, tap.weight.view
+    view = tap.weight.view
     if tap.use.node.op_type == "Gather":
         rows = x.astype(np.int64).reshape(-1)
         total.second = total.second + np.bincount(np.where(rows < 0, rows + view.rows, rows), minlength=view.rows).astype(np.float64)
@@ -192,9 +198,9 @@ def _collect(tap: Tap, x: Array, mask: NDArray[np.bool_] | None, batches: int) -
         total.batches += 1
 
 
-def _moments(weight: Weight, taps: Sequence[Tap]) -> Moments | None:
+def _moments(weight: Weight, taps: Sequence[Tap], totals: Sequence[Total]) -> Moments | None:
     """The pooled moments of a weight, or None where nothing usable was seen."""
-    seen = [tap.total for tap in taps if tap.total.count]
+    seen = [total for total in totals if total.count]
     if not seen:
         return None
     count = sum(total.count for total in seen)
@@ -227,8 +233,8 @@ def _pooled(halves: Sequence[Half]) -> Half | None:
     matrices = [half.matrix for half in halves if half.matrix is not None and half.count]
     if not matrices or any(matrix.shape != matrices[0].shape for matrix in matrices):
         return None
-    whole = matrices[0]
-    for matrix in matrices[1:]:
+    whole = matrices[0] if len(matrices) == 1 else np.add(matrices[0], matrices[1])
+    for matrix in matrices[2:]:
         whole += matrix
     return Half(np.asarray(sum(half.first for half in halves)), whole, sum(half.count for half in halves))
 

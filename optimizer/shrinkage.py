@@ -46,7 +46,7 @@ def cross_validated(halves: Sequence[Floats], weight: Floats) -> tuple[float, fl
     by_part = weight.reshape(parts, -1, k)
     few = spread(parts, max(1, ROWS // by_part.shape[1]))
     rows = np.ascontiguousarray(by_part[few][:, spread(by_part.shape[1], ROWS)])
-    first, second = (np.ascontiguousarray(half[few]) for half in halves)
+    first, second = (half if len(few) == parts else np.ascontiguousarray(half[few]) for half in halves)
     choices = CHOICES if k < MANY_COLUMNS else FEW_CHOICES
     best, seen, unseen, worse = 1.0, np.inf, np.inf, 0
     for share in choices:

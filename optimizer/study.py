@@ -159,8 +159,8 @@ class Study:
         small = {name: weights.get(name, array) for name, array in self._small.arrays(emitted.in_bytes).items()}
         return self._prober.divergence(weights | {name: rounded(array) for name, array in small.items()})
 
-    def followed(self, emitted: Emitted) -> Emitted:
-        """A file of the target's size whose weights make up for what those before them do (drift.py), where the effort asks for it and the outputs move less."""
+    def followed(self, emitted: Emitted, most_bytes: int) -> Emitted:
+        """A file of about these bytes whose weights make up for what those before them do (drift.py), where the effort asks for it and the outputs move less."""
         if not self._effort.follows or len(self._calibration) < 2:
             return emitted
         choices, share = [choice for payload in emitted.payloads for choice in payload.choices], 1 - SPARED
@@ -170,11 +170,11 @@ class Study:
         for _ in range(FOLLOWINGS):
             found = drift.followed(choices, arrays, road, share, self._start("following the drift"))
             anew, size = replace(self.sizer, coder=Coder(self._task.threads)).emit(found)
-            if size <= self._task.target_bytes and (best is None or size > best[0]):
+            if size <= most_bytes and (best is None or size > best[0]):
                 best = size, anew
-            if self._task.target_bytes * (1 - NEAR_ENOUGH) <= size <= self._task.target_bytes:
+            if most_bytes * (1 - NEAR_ENOUGH) <= size <= most_bytes:
                 break
-            share *= 1 - 1.1 * (size - self._task.target_bytes * (1 - SPARED)) / sum(payload.bytes for payload in anew.payloads)
+            share *= 1 - 1.1 * (size - most_bytes * (1 - SPARED)) / sum(payload.bytes for payload in anew.payloads)
         return emitted if best is None or self.divergence(best[1]) >= self._moved(emitted, arrays) else best[1]
 
     def divergences_alone(self, emitted: Emitted) -> dict[str, float]:

@@ -12,6 +12,7 @@ The rows of a weight use the m sets in equal parts, one after the other.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,15 @@ def vectors(use: Use, view: View, x: Floats, most: int) -> Floats:
         stacked = x.reshape(-1, view.batch, x.shape[-2], x.shape[-1])
         return _thinned(np.moveaxis(stacked, 1, 0).reshape(view.batch, -1, x.shape[-1]), most)
     return _thinned(x.reshape(1, -1, x.shape[-1]), most)
+
+
+def cut(use: Use, view: View) -> Hashable:
+    """What `vectors` goes by: uses of one value that have this in common meet the same vectors."""
+    node = use.node
+    how: Hashable = node.attributes.get_int("transA", 0), node.attributes.get_int("layout", 0)
+    if node.op_type in ("Conv", "MatMul"):
+        how = Geometry.of(node, view) if node.op_type == "Conv" else view.dims[:-2]
+    return node.op_type, use.index, view.batch, view.k, how
 
 
 def _thinned(x: Floats, most: int) -> Floats:

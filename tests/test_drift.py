@@ -202,15 +202,16 @@ def deep() -> onnx.ModelProto:
 
 
 def compressed(source: Path, **wishes: object) -> tuple[bytes, float, dict[str, float]]:
-    """(the file, its divergence on the calibration data, seconds by phase)."""
+    """(the file, its divergence on the calibration data, seconds by phase); a tenth of the size, unless they wish for something else."""
     target = source.with_name("out.onnx")
-    request = Request(target_ratio=10, calibration=(source.with_name("data.npz"),), force=True, threads=2, **wishes)  # type: ignore[arg-type]
+    goal = {} if "max_divergence" in wishes else {"target_ratio": 10}
+    request = Request(calibration=(source.with_name("data.npz"),), force=True, threads=2, **goal, **wishes)  # type: ignore[arg-type]
     report = compress(source, target, request)
     return target.read_bytes(), report.divergence, dict(report.seconds)
 
 
 def unfollowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Study, "followed", lambda _, emitted: emitted)
+    monkeypatch.setattr(Study, "followed", lambda _, emitted, most_bytes: emitted)
 
 
 def test_a_file_that_follows_moves_the_outputs_less_and_is_as_small(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,6 +220,15 @@ def test_a_file_that_follows_moves_the_outputs_less_and_is_as_small(source: Path
     assert len(data) <= source.stat().st_size / 10
     unfollowed(monkeypatch)
     assert divergence < 0.9 * compressed(source)[1]
+
+
+def test_the_smallest_file_within_a_divergence_follows(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = 0.003
+    data, divergence, seconds = compressed(source, max_divergence=limit)
+    assert "following the drift" in seconds
+    assert 0.9 * limit <= divergence <= limit
+    unfollowed(monkeypatch)
+    assert len(data) < 0.98 * len(compressed(source, max_divergence=limit)[0])
 
 
 def test_a_file_is_left_as_it_was_where_following_moves_the_outputs_more(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,21 +12,17 @@ import numpy as np
 import onnx
 import pytest
 from onnx_compress.optimizer import Request, compress, curve
-from onnx_compress.optimizer import limit as limits
 from onnx_compress.optimizer.allocate import allocate, frontier
 from onnx_compress.optimizer.curve import REACH_BITS, bands
 from onnx_compress.optimizer.distortion import ROUNDING
 from onnx_compress.optimizer.effort import BALANCED, BEST, EFFORTS, FAST, effort_of
 from onnx_compress.optimizer.errors import TargetError, UsageError
-from onnx_compress.optimizer.fit import Market
 from onnx_compress.optimizer.parallel import LARGE_VALUES, spread
 from onnx_compress.optimizer.plan import Layer
 from onnx_compress.optimizer.report import Report
-from onnx_compress.optimizer.sensitivity import Scaled, Sensitivities
-from onnx_compress.optimizer.study import Study
+from onnx_compress.optimizer.sensitivity import Sensitivities
 from onnx_compress.optimizer.trial import Candidate
 from onnx_compress.optimizer.verify import Checked, surprise_warnings
-from onnx_compress.passes.quantize import Quantize
 
 from models.structures import STRUCTURES
 from tests.outcomes import calibration
@@ -148,73 +143,6 @@ def test_the_frontier_is_what_the_allocator_spends_along() -> None:
         numbers = allocate(options, size)
         assert numbers is not None
         assert sum(harm[number] for (_, harm), number in zip(options, numbers, strict=True)) == pytest.approx(expected)
-
-
-@dataclass
-class FakeStudy:
-    """Divergence is `off` times the predicted one, shaken by `noise`; the file has 1,000 bytes beside the weights."""
-
-    off: float
-    noise: float
-    values: int = WEIGHTS * VALUES
-    extended: list[float] = field(default_factory=list)
-    files: list[tuple[int, float]] = field(default_factory=list)
-
-    @property
-    def sizer(self) -> FakeStudy:
-        return self
-
-    def extend(self, bits: float) -> None:
-        self.extended.append(bits)
-
-    def sharpen(self, budget: float) -> None:
-        pass
-
-    def settle(self, budget_bytes: float) -> None:
-        """Nothing is small."""
-
-    def market(self) -> Market:
-        """Steps in quarters of an octave around the rates that were asked for; a bit for each octave."""
-        quarters = sorted({round(4 * (bits + offset / 4)) for bits in self.extended for offset in range(-12, 17) if bits + offset / 4 > 0.2})
-        many = [
-            [Scaled(Candidate("grid", Quantize(2.0 ** (-q / 4), 0.0), VALUES / 8 * q / 4, 1.0), weight * 4.0 ** (-q / 4)) for q in quarters]
-            for weight in range(1, WEIGHTS + 1)
-        ]
-        layers = [cast("Layer", _FakeLayer(f"w{number}")) for number in range(WEIGHTS)]
-        return Market(layers, many, [])
-
-    def emit(self, choices: Any) -> tuple[Any, int]:
-        size = 1_000 + round(sum(-VALUES / 8 * np.log2(choice.technique.step) for choice in choices))
-        return (size, sum(choice.predicted for choice in choices)), size
-
-    def divergence(self, emitted: tuple[int, float]) -> float:
-        found = self.off * emitted[1] * (1 + self.noise * float(np.random.default_rng(emitted[0]).uniform(-1, 1)))
-        self.files.append((emitted[0], found))
-        return found
-
-
-@dataclass(frozen=True)
-class _FakeLayer:
-    name: str
-
-
-@pytest.mark.parametrize("limit", [1.0, 1e-2, 1e-5])
-@pytest.mark.parametrize("off", [0.3, 1.0, 5.0])
-@pytest.mark.parametrize("noise", [0.0, 0.1])
-def test_the_search_ends_close_below_the_limit_whatever_the_prediction_is_worth(limit: float, off: float, noise: float) -> None:
-    study = FakeStudy(off, noise)
-    size, predicted = limits.smallest_within(cast("Study", study), limit, cast("Any", study.divergence), lambda _: lambda _: None)  # type: ignore[misc]
-    assert off * predicted * (1 + noise) > 0.7 * limit
-    assert study.files[-1][0] == size
-    assert study.files[-1][1] <= limit
-    assert len(study.files) <= 11
-    assert len(study.extended) <= 6
-
-
-def test_a_file_that_differs_more_than_it_was_measured_to_is_stepped_back_from() -> None:
-    study = FakeStudy(1.0, 0.0)
-    size, _ = limits.smallest_within(cast("Study", study), 0.01, lambda emitted: 1.2 * study.divergence(cast("Any", emitted)), lambda _: lambda _: None)  # type: ignore[misc]
-    assert 1.2 * dict(study.files)[size] <= 0.01
 
 
 def test_sensitivities_between_probes_are_interpolated_and_never_fall_with_the_error() -> None:
