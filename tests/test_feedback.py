@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx_compress.passes.feedback import DAMPING, LANES, LEAST_VARIANCE, WINDOW, Factor, factorize, round_rows, trellis_rows
+from onnx_compress.passes.feedback import DAMPING, LANES, LARGE_COLUMNS, LEAST_VARIANCE, WINDOW, Factor, factorize, round_rows, trellis_rows
 from onnx_compress.runtime import trellis
 
 NO_GAINS = np.empty((0, 0, 0), np.float32)
@@ -82,8 +82,7 @@ def quadratic(weight: NDArray[np.float32], values: NDArray[np.float32], matrices
     return np.einsum("mri,mij,mrj->mr", difference, matrices, difference).reshape(-1)
 
 
-@pytest.mark.parametrize("m", [1, 3])
-@pytest.mark.parametrize("k", [1, 2, 9, 64])
+@pytest.mark.parametrize(("m", "k"), [*product((1, 3), (1, 2, 9, 64)), (2, LARGE_COLUMNS + 70)])
 def test_the_factor_multiplies_out_to_the_damped_matrix(m: int, k: int) -> None:
     moments = second_moments(m, k, seed=k)
     factor = factorize(moments)
@@ -102,7 +101,7 @@ def test_a_column_that_never_moved_keeps_a_small_variance() -> None:
     assert factor.variances[0, 2] == pytest.approx(LEAST_VARIANCE * np.einsum("mkk->mk", moments).mean(), rel=1e-3)
 
 
-@pytest.mark.parametrize("bad", [np.zeros((1, 4, 4)), np.full((1, 4, 4), np.nan), np.diag([1, np.inf])[None], [[[1.0, 2.0], [2.0, 1.0]]]])
+@pytest.mark.parametrize("bad", [np.zeros((1, 4, 4)), np.full((1, 4, 4), np.nan), np.diag([1, np.inf])[None], [[[1.0, 2.0], [2.0, 1.0]]], np.eye(LARGE_COLUMNS)[None] - 0.9])
 def test_what_is_no_positive_matrix_has_no_factor(bad: object) -> None:
     assert factorize(np.asarray(bad, np.float32)) is None
 
