@@ -24,6 +24,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from ..passes.cholesky import solved
 from ..passes.feedback import DAMPING, LEAST_VARIANCE
 from ..passes.technique import Adjustable, Context, Refusal
 from ..runtime.evaluate import viewed_values
@@ -229,12 +230,15 @@ def _step(seen: tuple[Floats, Floats], judge: tuple[Floats, Floats]) -> Floats:
 
 
 def _solved(matrix: Floats, cross: Floats, shrinkage: float) -> Floats:
-    """G C^-1 for C shrunk off the diagonal; inputs that hardly ever move count as if they did, a little."""
+    """G C^-1 for C shrunk off the diagonal; inputs that hardly ever move count as if they did, a little. Zeros where C is not positive for all that."""
     found = shrunk(matrix, shrinkage).astype(np.float64)
     diagonal = np.einsum("mkk->mk", found)
     mean = diagonal.mean(axis=1, keepdims=True)
     diagonal[...] = np.maximum(diagonal, np.maximum(LEAST_VARIANCE * mean, 1e-9 * mean.mean() + 1e-30)) * (1 + DAMPING)
-    return np.linalg.solve(found, cross.transpose(0, 2, 1)).transpose(0, 2, 1).astype(np.float32)
+    try:
+        return np.stack([solved(one, right.T.astype(np.float64)).T for one, right in zip(found, cross, strict=True)]).astype(np.float32)
+    except np.linalg.LinAlgError:
+        return np.zeros_like(cross)
 
 
 def _rounded(choice: Choice, aim: Floats, context: Context, share: float) -> Form | None:

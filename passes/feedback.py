@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.trellis import STATES
+from .cholesky import cholesky
 
 LANES = 16
 """Rows that advance together: one vector of floats."""
@@ -59,7 +60,7 @@ def factorize(moments: NDArray[np.float32]) -> Factor | None:
         reversed_ = matrix[::-1, ::-1].astype(np.float64)
         np.fill_diagonal(reversed_, np.maximum(diagonal[number], LEAST_VARIANCE * mean[number])[::-1] * (1 + DAMPING))
         try:
-            lower = _cholesky(reversed_)[::-1, ::-1].T  # row j: sqrt(D_j) U_ij for i <= j
+            lower = cholesky(reversed_)[::-1, ::-1].T  # row j: sqrt(D_j) U_ij for i <= j
         except np.linalg.LinAlgError:
             return None
         roots = np.diag(lower).copy()
@@ -67,27 +68,6 @@ def factorize(moments: NDArray[np.float32]) -> Factor | None:
         np.divide(lower, roots[:, None], out=gains[number], casting="same_kind")
     return Factor(gains, variances)
 
-
-def _cholesky(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The lower Cholesky factor [k, k]; a large matrix becomes it in place. Raises LinAlgError.
-
-    Through numpy LAPACK's takes two copies, and for 2,304 columns a third more time.
-    """
-    size = len(matrix)
-    if size < LARGE_COLUMNS:
-        return np.asarray(np.linalg.cholesky(matrix))
-    for first in range(0, size, BLOCK):
-        last = min(first + BLOCK, size)
-        block = matrix[first:last, first:last] = np.linalg.cholesky(matrix[first:last, first:last])
-        below = matrix[last:, first:last] = np.linalg.solve(block, matrix[last:, first:last].T).T
-        for start in range(last, size, BLOCK):
-            matrix[start:, start : start + BLOCK] -= below[start - last :] @ below[start - last : start - last + BLOCK].T
-        matrix[first:last, last:] = 0
-    return matrix
-
-
-LARGE_COLUMNS, BLOCK = 1024, 128
-"""From so many columns on a matrix is factorized by blocks of so many columns."""
 
 LEAST_VARIANCE = 1e-4
 """Of the mean variance: what an input that never moved may still do on other data."""

@@ -126,6 +126,11 @@ def test_inputs_that_never_move_ask_for_nothing() -> None:
     np.testing.assert_allclose(step[1], 1, rtol=1e-3)
 
 
+def test_a_covariance_that_is_none_asks_for_nothing() -> None:
+    matrix, cross = np.array([[[1.0, 5.0], [5.0, 1.0]]], np.float32), np.ones((1, 3, 2), np.float32)
+    assert not drift._solved(matrix, cross, 0.05).any()
+
+
 def test_a_weight_takes_the_bits_that_it_had(tmp_path: Path) -> None:
     _, weights = loaded(chain(biased=False), tmp_path)
     choice = Choice(Layer(weights[1], Context()), Quantize(0.3, power=0.0), "grid", 0.0)

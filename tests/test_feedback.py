@@ -8,7 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx_compress.passes.feedback import DAMPING, LANES, LARGE_COLUMNS, LEAST_VARIANCE, WINDOW, Factor, factorize, round_rows, trellis_rows
+from onnx_compress.passes.cholesky import BLOCK, LARGE_COLUMNS, solved
+from onnx_compress.passes.feedback import DAMPING, LANES, LEAST_VARIANCE, WINDOW, Factor, factorize, round_rows, trellis_rows
 from onnx_compress.runtime import trellis
 
 NO_GAINS = np.empty((0, 0, 0), np.float32)
@@ -91,6 +92,13 @@ def test_the_factor_multiplies_out_to_the_damped_matrix(m: int, k: int) -> None:
     damped = moments * (1 + DAMPING * np.eye(k))
     np.testing.assert_allclose(whole(factor), damped, rtol=1e-4, atol=1e-5 * np.abs(damped).max())
     assert (factor.variances > 0).all()
+
+
+@pytest.mark.parametrize("k", [1, BLOCK, 3 * BLOCK + 5, LARGE_COLUMNS + 70])
+def test_what_is_solved_fits(k: int) -> None:
+    matrix, right = second_moments(1, k)[0] + np.eye(k), normal(k, 7).astype(np.float64)
+    found = solved(matrix.copy(), right.copy())
+    np.testing.assert_allclose(matrix @ found, right, atol=1e-9)
 
 
 def test_a_column_that_never_moved_keeps_a_small_variance() -> None:
