@@ -94,6 +94,10 @@ def compress_command(
         external_data=external_data, keep_overridable=keep_overridable, force=force,
         threads=threads, dry_run=dry_run, per_weight=table,
     )
+    if not lossless:
+        from ..runtime.heap import map_large
+
+        map_large()
     _show_curve(console, source, request) if curve else _print(console, _compress(console, source, target, request), request)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import onnxruntime
 
 from .errors import UnsupportedVersionError
 from .header import FORMAT_KEY, FORMAT_VERSION, LOSSLESS_VERSION
+from .heap import give_back
 from .library import library_path
 
 CHECKSUMS_KEY = "onnx_compress.verify_checksums"
@@ -56,7 +55,7 @@ def session(
         if "this library reads draft" in str(error):
             raise UnsupportedVersionError(f"{path}: {error}") from error
         raise
-    _give_back()
+    give_back()  # folded weights leave 100-200 bytes a value behind while a session is created
     written = made.get_modelmeta().custom_metadata_map.get(FORMAT_KEY, FORMAT_VERSION)
     if written not in (FORMAT_VERSION, LOSSLESS_VERSION):
         raise UnsupportedVersionError(
@@ -64,13 +63,6 @@ def session(
             "install the version that wrote it, or compress the original again"
         )
     return made
-
-
-def _give_back() -> None:
-    """Returns freed memory to the system, where the C library can: folded weights leave 100-200 bytes a value behind while a session is created."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 def _register(options: onnxruntime.SessionOptions, entries: Mapping[str, str | None]) -> None:
