@@ -19,12 +19,15 @@ ONNX_COMPRESS_INLINE void add_values(const Found& found, float x, float* sums) {
     _mm512_storeu_ps(sums + 16 * q, _mm512_fmadd_ps(_mm512_set1_ps(x), found.value[q], _mm512_loadu_ps(sums + 16 * q)));
 }
 
-template <bool LESS>
-inline PlainTable<LESS> table_at(const Group& group, int panel, int column, const PlainTable<LESS>*) {
-  return PlainTable<LESS>(*group.tables[panel][column]);
+template <bool NARROW>
+inline PlainTable<NARROW> table_at(const Group& group, int panel, int column, const PlainTable<NARROW>*) {
+  return PlainTable<NARROW>(*group.tables[panel][column]);
 }
 
-inline PairTable table_at(const Group& group, int panel, int column, const PairTable*) { return PairTable(*group.pairs[panel][column]); }
+template <bool NARROW>
+inline PairTable<NARROW> table_at(const Group& group, int panel, int column, const PairTable<NARROW>*) {
+  return PairTable<NARROW>(*group.pairs[panel][column]);
+}
 
 // Steps from `first` on, as many as cannot read beyond the payload; gives the step that comes next.
 template <class Table, int PANELS, Sharing SHARED, bool RAW>
@@ -33,9 +36,7 @@ int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, R
   constexpr const Table* KIND = nullptr;
   States states[PANELS];
 #pragma GCC unroll 4
-  for (int p = 0; p < PANELS; ++p)
-    states[p] = {load_bytes(stream.states + p * PANEL), load_bytes(stream.states + p * PANEL + 32),
-                 _mm512_permutexvar_epi8(load_bytes(ORDERS.lanes), load_bytes(stream.trellis + p * PANEL))};
+  for (int p = 0; p < PANELS; ++p) states[p] = load_states(stream, p * PANEL);
   const int last_lanes = group.lanes - (PANELS - 1) * PANEL;
   const uint64_t last_active = last_lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << last_lanes) - 1;
   const Table of_all = table_at(group, 0, 0, KIND);
@@ -52,6 +53,7 @@ int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, R
       const int column = SHARED != SHARED_BY_ALL && group.column_class ? group.column_class[step] : 0;
       const Table of_step = SHARED == SHARED_BY_ALL ? of_all : table_at(group, 0, column, KIND);
       uint64_t any = 0;
+      fetch_ahead(bytes);
 #pragma GCC unroll 4
       for (int p = 0; p < PANELS; ++p) {
         const uint64_t active = p < PANELS - 1 ? ~uint64_t{0} : last_active;
@@ -71,15 +73,12 @@ int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, R
     }
     if (range.x) range.x += step - range.first;
     done.last = step, range.first = step, range.tile = out;
-    if (escapes.steps && fault == STREAM_OK) fault = patch_escapes<PANELS, lanes_in_order>(stream, group, form, done, escapes, raw);
+    if (escapes.steps && fault == STREAM_OK) fault = patch_escapes(stream, group, form, done, escapes, raw);
   }
   stream.position = static_cast<uint64_t>(bytes - stream.bytes);
   if (bytes > end) fault = STREAM_OVERRUN;
 #pragma GCC unroll 4
-  for (int p = 0; p < PANELS; ++p) {
-    _mm512_storeu_si512(stream.states + p * PANEL, states[p].low), _mm512_storeu_si512(stream.states + p * PANEL + 32, states[p].high);
-    _mm512_storeu_si512(stream.trellis + p * PANEL, _mm512_permutexvar_epi8(load_bytes(ORDERS.natural), states[p].trellis));
-  }
+  for (int p = 0; p < PANELS; ++p) store_states(states[p], stream, p * PANEL);
   result = fault;
   return range.first;
 }
@@ -94,8 +93,7 @@ void fast_streams(Stream* const* streams, const Group* const* groups, const Eval
 #pragma GCC unroll 4
   for (int i = 0; i < TOGETHER; ++i) {
     const Stream& stream = *streams[i];
-    states[i] = {load_bytes(stream.states), load_bytes(stream.states + 32),
-                 _mm512_permutexvar_epi8(load_bytes(ORDERS.lanes), load_bytes(stream.trellis))};
+    states[i] = load_states(stream, 0);
     active[i] = groups[i]->lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << groups[i]->lanes) - 1;
     bytes[i] = stream.bytes + stream.position;
     limit[i] = last_start(stream, PANEL);
@@ -112,6 +110,7 @@ void fast_streams(Stream* const* streams, const Group* const* groups, const Eval
       if (!going) break;
 #pragma GCC unroll 4
       for (int i = 0; i < TOGETHER; ++i) {
+        fetch_ahead(bytes[i]);
         const int column = groups[i]->column_class ? groups[i]->column_class[ranges[i].first + step] : 0;
         Found found;
         const uint64_t lanes = find_values<RAW>(*streams[i], *groups[i], table_at(*groups[i], 0, column, KIND), states[i], active[i],
@@ -124,7 +123,7 @@ void fast_streams(Stream* const* streams, const Group* const* groups, const Eval
       Range done = ranges[i];
       done.last = done.first + step;
       if (escapes[i].steps && faults[i] == STREAM_OK)
-        faults[i] = patch_escapes<1, lanes_in_order>(*streams[i], *groups[i], *forms[i], done, escapes[i], raw[i]);
+        faults[i] = patch_escapes(*streams[i], *groups[i], *forms[i], done, escapes[i], raw[i]);
       ranges[i].first += step, ranges[i].tile += step * PANEL;
     }
   }
@@ -133,8 +132,7 @@ void fast_streams(Stream* const* streams, const Group* const* groups, const Eval
     Stream& stream = *streams[i];
     stream.position = static_cast<uint64_t>(bytes[i] - stream.bytes);
     if (stream.position > stream.rans_bytes) faults[i] = STREAM_OVERRUN;
-    _mm512_storeu_si512(stream.states, states[i].low), _mm512_storeu_si512(stream.states + 32, states[i].high);
-    _mm512_storeu_si512(stream.trellis, _mm512_permutexvar_epi8(load_bytes(ORDERS.natural), states[i].trellis));
+    store_states(states[i], stream, 0);
   }
 }
 
@@ -152,21 +150,25 @@ int64_t fast_panels(Stream& stream, const Group& group, const Evaluation& form, 
   }
 }
 
-// WHOLE: the kind of table that serves where all have the same and no class is alone.
-template <class Table, class Whole, bool RAW>
+template <class Table, bool RAW>
 int64_t fast_tables(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
   if (group.sharing == SHARED_BY_NONE) return fast_panels<Table, SHARED_BY_NONE, RAW>(stream, group, form, range, fault);
-  if (group.sharing == SHARED_IN_STEP || group.tables[0][0]->count == 1)
-    return fast_panels<Table, SHARED_IN_STEP, RAW>(stream, group, form, range, fault);
-  return fast_panels<Whole, SHARED_BY_ALL, RAW>(stream, group, form, range, fault);
+  if (group.sharing == SHARED_IN_STEP) return fast_panels<Table, SHARED_IN_STEP, RAW>(stream, group, form, range, fault);
+  return fast_panels<Table, SHARED_BY_ALL, RAW>(stream, group, form, range, fault);
+}
+
+template <class Table>
+int64_t fast_raw(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
+  return group.raw_bits ? fast_tables<Table, true>(stream, group, form, range, fault)
+                        : fast_tables<Table, false>(stream, group, form, range, fault);
 }
 
 int64_t fast(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
   if (group.quantizers == 2)
-    return group.raw_bits ? fast_tables<PairTable, PairTable, true>(stream, group, form, range, fault)
-                          : fast_tables<PairTable, PairTable, false>(stream, group, form, range, fault);
-  return group.raw_bits ? fast_tables<PlainTable<true>, PlainTable<false>, true>(stream, group, form, range, fault)
-                        : fast_tables<PlainTable<true>, PlainTable<false>, false>(stream, group, form, range, fault);
+    return group.narrow ? fast_raw<PairTable<true>>(stream, group, form, range, fault)
+                        : fast_raw<PairTable<false>>(stream, group, form, range, fault);
+  return group.narrow ? fast_raw<PlainTable<true>>(stream, group, form, range, fault)
+                      : fast_raw<PlainTable<false>>(stream, group, form, range, fault);
 }
 
 }  // namespace

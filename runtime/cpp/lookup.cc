@@ -1,6 +1,7 @@
 #include "lookup.h"
 
 #include <cstring>
+#include <initializer_list>
 
 #include "trellis.h"
 
@@ -29,7 +30,27 @@ void build_branch(const Lookup& table, int root, uint8_t* nodes) {
     }
 }
 
+// The couples of a table, from place `first` on.
+template <int N>
+void add_couples(const Lookup& table, int first, CoupleLookup<N>& couples) {
+  uint8_t* ids = couples.id + first * 8;
+  for (int couple = 0; couple < 128; ++couple) {
+    const int place = table.bytes.place[2 * couple], next = table.bytes.place[2 * couple + 1];
+    ids[couple] = static_cast<uint8_t>(2 * first + place + next);
+  }
+  for (int id = 0; id < 32; ++id) {
+    const int place = (id + 1) / 2 % 16;
+    couples.less_one[2 * first + id] = table.bytes.less_one[place], couples.start[2 * first + id] = table.bytes.start[place];
+    couples.frequency[2 * first + id] = table.bytes.frequency[place];
+  }
+}
+
 }  // namespace
+
+void build_couples(Lookup& table) {
+  add_couples(table, 0, table.couples);
+  for (int id = 0; id < 32; ++id) table.id_value[id] = table.value[(id + 1) / 2 % 16];
+}
 
 void build_tree(Lookup& table) { build_branch(table, 1, table.bytes.node); }
 
@@ -69,8 +90,11 @@ LookupPair paired(const Lookup& even, const Lookup& odd, int raw_bits) {
       if (escape) pair.bytes.level[place] = raw_bits ? LookupPair::NO_LEVEL : 128;
       pair.bytes.frequency[place] = static_cast<uint8_t>(table.frequency[i]);
       pair.place_parity[place] = static_cast<uint8_t>((level & 1) * 8 | escape * 128);
+      for (const int id : {2 * place - (i > 0), 2 * place})
+        pair.kind[id] = static_cast<uint8_t>(place | (level & 1) * LookupPair::ODD | escape * LookupPair::ESCAPE);
     }
     build_branch(table, 2 + q, pair.bytes.node);
+    add_couples(table, q * LookupPair::ODD_IDS, pair.couples);
     if (table.escape) pair.escape[q] = static_cast<uint8_t>(pair.index[pair.count - 1]);
   }
   return pair;

@@ -26,6 +26,17 @@ struct ByteLookup {
   uint8_t node[N] = {};    // a tree of comparisons, see `search_tree`
 };
 
+// The same by couples of slots, 2 * i and 2 * i + 1, whose classes are one or two that follow each other. An id stands for a class and a
+// couple's slot: twice the place of its first slot, plus 1 for the second where that is of the next class. So a class has two ids,
+// 2 * place - 1 and 2 * place; frequencies and starts are kept for each.
+template <int N>
+struct CoupleLookup {
+  alignas(64) uint8_t id[N * 8] = {};  // by couple: of its second slot; "& (slot | ~1)" is that of either
+  alignas(64) uint8_t less_one[N * 2] = {};
+  uint8_t start[N * 2] = {};
+  alignas(64) uint8_t frequency[N * 2] = {};
+};
+
 // A table without its classes of frequency zero, which no slot can find.
 struct Lookup {
   int count = 1;   // classes left
@@ -39,13 +50,16 @@ struct Lookup {
   alignas(64) float value[16] = {};  // what is multiplied with the scale, without raw bits
   uint8_t value_bytes[4][16] = {};   // its bytes, the lowest first
   uint8_t escape_place = 255;        // 255: none
+  uint8_t escape_id = 255;           // the lower one; 255: none
+  CoupleLookup<16> couples;
+  alignas(64) float id_value[32] = {};  // `value` by id
 };
 
 // The tables of the two quantizers of trellis-coded levels as one: slots of the odd one, and the ids of its classes, lie behind the even
 // one's.
 struct LookupPair {
   static constexpr int ODD_SLOTS = 256, ODD_IDS = 16;
-  static constexpr uint8_t NO_ID = 255, NO_LEVEL = 127;
+  static constexpr uint8_t NO_ID = 255, NO_LEVEL = 127, ODD = 32, ESCAPE = 128;
   int count = 0;                       // classes of both
   int counts[2] = {};                  // of each
   int first[2] = {};                   // class values of class index 0
@@ -60,8 +74,10 @@ struct LookupPair {
   bool small = true;         // every multiple has eight bits
   bool small_levels = true;  // as in Group
   // By place, as in Lookup.
-  alignas(64) float value[32] = {};  // the multiple, of a raw part of 0
-  uint8_t place_parity[32] = {};     // 8 where the level is odd, 128 where it is an escape
+  alignas(64) float value[32] = {};   // the multiple, of a raw part of 0
+  uint8_t place_parity[32] = {};      // 8 where the level is odd, 128 where it is an escape
+  CoupleLookup<32> couples;           // ids of the odd one begin at 2 * ODD_IDS
+  alignas(64) uint8_t kind[64] = {};  // by id: the place, plus ODD where the level is odd, ESCAPE where it is an escape
 };
 
 // The tree of comparisons that finds a slot's class in four steps: `id = 2 * id + (slot >= node[id])`, from id 1; leaf 16 + place then is
