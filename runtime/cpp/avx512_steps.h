@@ -78,26 +78,19 @@ ONNX_COMPRESS_INLINE __m512 with_raw(__m512 value, const Planes& planes, int qua
   return value;
 }
 
-// One step of a panel before its scale: values of lanes 0 to 15, 16 to 31, ..., and what the next step of a trellis needs.
+// A step of a panel before its scale, and the lanes that escape, which `patch_escapes` sees to: what they have is their raw part's share.
 struct Found {
-  __m512 value[4];
-  __m512i parities;  // the bit LookupPair::ODD where a level is odd
+  Quarters value;
+  uint64_t escaping, odd;  // a bit a lane; `odd`: those of the odd quantizer
 };
 
-// `key`: what the table finds a value by.
-template <class Table>
-ONNX_COMPRESS_INLINE void look_up(const Table& table, __m512i key, Found& found) {
-  const __m512i quarters = _mm512_permutexvar_epi8(load_bytes(ORDERS.quarters), key);
-  found.value[0] = table.values(quarters), found.value[1] = table.values(_mm512_srli_epi32(quarters, 8));
-  found.value[2] = table.values(_mm512_srli_epi32(quarters, 16)), found.value[3] = table.values(_mm512_srli_epi32(quarters, 24));
-}
-
-// A step of a plain panel; gives the lanes that escape: `patch_escapes` sees to them.
+// A step of a plain panel.
 template <bool RAW, bool NARROW>
-ONNX_COMPRESS_INLINE uint64_t find_values(Stream& stream, const Group& group, const PlainTable<NARROW>& table, States& states,
-                                          uint64_t active, const uint8_t*& bytes, Found& found, int& fault) {
+ONNX_COMPRESS_INLINE void find_values(Stream& stream, const Group& group, const PlainTable<NARROW>& table, States& states, uint64_t active,
+                                      const uint8_t*& bytes, Found& found, int& fault) {
   const __m512i id = step_states(states, table, active, bytes);
-  look_up(table, id, found);
+  look_up(table, id, found.value);
+  found.escaping = table.escaping(id);
   if constexpr (RAW) {
     Planes planes;
     planes.count = group.raw_bits;
@@ -105,18 +98,10 @@ ONNX_COMPRESS_INLINE uint64_t find_values(Stream& stream, const Group& group, co
 #pragma GCC unroll 4
     for (int q = 0; q < 4; ++q) found.value[q] = with_raw(found.value[q], planes, q);
   }
-  return table.escaping(id);
 }
 
-// The multiple with its raw bit b, from that without: "level = (c << 1) - 1 + b", so it grows by 2 where b is set. But c = 0 has the levels
-// -1 and 0, and q * sign(level) is then 0 in place of -q: an odd quantizer's 1, which is no multiple of any other level with b = 1.
-ONNX_COMPRESS_INLINE __m512 with_bit(__m512 multiple, __mmask16 bit) {
-  const __m512 grown = _mm512_mask_add_ps(multiple, bit, multiple, _mm512_set1_ps(2));
-  return _mm512_mask_mov_ps(grown, _mm512_mask_cmpeq_ps_mask(bit, grown, _mm512_set1_ps(1)), _mm512_setzero_ps());
-}
-
-// The same with r raw bits, h = 1 << (r - 1): it grows by 2 * raw. Where c = 0, levels are those of raw - h, and sign(level) is -1 only
-// while raw < h, which the highest bit tells: an odd quantizer's multiple is then 2 less, and 0 in place of -1.
+// The multiple with its r raw bits, from that without, h = 1 << (r - 1): it grows by 2 * raw. Where c = 0, levels are those of raw - h, and
+// sign(level) is -1 only while raw < h, which the highest bit tells: an odd quantizer's multiple is then 2 less, and 0 in place of -1.
 ONNX_COMPRESS_INLINE __m512 with_bits(__m512 multiple, const Planes& planes, uint64_t odd, int quarter) {
   for (int bit = 0; bit < planes.count; ++bit) {
     const __mmask16 set = static_cast<__mmask16>(planes.bits[bit] >> (16 * quarter));
@@ -130,59 +115,57 @@ ONNX_COMPRESS_INLINE __m512 with_bits(__m512 multiple, const Planes& planes, uin
   return _mm512_mask_max_ps(multiple, other, less, _mm512_setzero_ps());
 }
 
-// "or, for the escape, escape_base + e with e the next byte of the escape section", in ascending lane order: multiples and parities of
-// trellis-coded levels, whose next states depend on them. Escapes are rare.
-__attribute__((noinline)) int take_multiples(Stream& stream, const Group& group, uint64_t lanes, const Planes& planes, __m512i trellis,
-                                             Found& found) {
-  alignas(64) float value[PANEL];
-  alignas(64) uint8_t parity[PANEL], state[PANEL];
-  for (int q = 0; q < 4; ++q) _mm512_store_ps(value + 16 * q, found.value[q]);
-  _mm512_store_si512(parity, found.parities), _mm512_store_si512(state, trellis);
-  for (; lanes; lanes &= lanes - 1) {
-    if (stream.escapes_left == 0) return STREAM_ESCAPES;
-    --stream.escapes_left;
-    const int lane = __builtin_ctzll(lanes);
-    int level = escaped_level(group, *stream.escapes++);
-    for (int bit = 0; bit < planes.count; ++bit) level += static_cast<int>(planes.bits[bit] >> lane & 1) << bit;
-    value[lane] = static_cast<float>(multiple_of(level, state[lane] & 1));
-    parity[lane] = static_cast<uint8_t>((level & 1) * LookupPair::ODD);
-  }
-  for (int q = 0; q < 4; ++q) found.value[q] = _mm512_load_ps(value + 16 * q);
-  found.parities = _mm512_load_si512(parity);
-  return STREAM_OK;
+// "(c << r) - ((1 << r) >> 1) + b" has the parity that it has with b = 0, or the other one where the lowest bit of b is set. What the bit
+// ODD carries does not count.
+ONNX_COMPRESS_INLINE __m512i with_parity(__m512i kind, uint64_t lowest) {
+  return _mm512_mask_add_epi8(kind, lowest, kind, _mm512_set1_epi8(LookupPair::ODD));
 }
 
-// A step of a trellis-coded panel.
-template <bool RAW, bool NARROW>
-ONNX_COMPRESS_INLINE uint64_t find_values(Stream& stream, const Group& group, const PairTable<NARROW>& table, States& states,
-                                          uint64_t active, const uint8_t*& bytes, Found& found, int& fault) {
-  const __m512i kind = _mm512_permutexvar_epi8(step_states(states, table, active, bytes), table.kind);
-  look_up(table, kind, found);
-  found.parities = kind;
+// Those of the lanes that escape whose levels are odd, without raw bits. One that is missing is found by `patch_escapes`.
+__attribute__((noinline)) uint64_t odd_escapes(Stream& stream, const Group& group, uint64_t lanes) {
+  uint64_t odd = 0;
+  for (; lanes && stream.escapes_seen < stream.escapes_left; lanes &= lanes - 1) {
+    const uint64_t parity = static_cast<uint64_t>(group.escape_base + stream.escapes[stream.escapes_seen++]) & 1;
+    odd |= lanes & (0 - lanes) & (0 - parity);
+  }
+  return odd;
+}
+
+// A step of a trellis-coded panel: with one raw bit,
+template <bool RAW>
+ONNX_COMPRESS_INLINE void find_values(Stream& stream, const Group&, const BitPairTable& table, States& states, uint64_t active,
+                                      const uint8_t*& bytes, Found& found, int& fault) {
+  static_assert(RAW);
+  found.odd = _mm512_movepi8_mask(states.trellis);
+  const __m512i plain = _mm512_permutexvar_epi8(step_states(states, table, active, bytes), table.kind);
+  found.escaping = _mm512_movepi8_mask(plain);
   Planes planes;
-  planes.count = RAW ? group.raw_bits : 0;
-  const __mmask64 escaping = _mm512_movepi8_mask(kind);
+  planes.count = 1;
+  if (const int unused = take_planes(stream, active, planes)) fault = unused;
+  const __m512i kind = with_parity(plain, planes.bits[0]);
+  look_up(table, kind, found.value);
+  states.trellis = next_states(states.trellis, kind);
+}
+
+// or with any number. Without one, the parity of an escaped level is that of its own.
+template <bool RAW, bool NARROW>
+ONNX_COMPRESS_INLINE void find_values(Stream& stream, const Group& group, const PairTable<NARROW>& table, States& states, uint64_t active,
+                                      const uint8_t*& bytes, Found& found, int& fault) {
+  found.odd = _mm512_movepi8_mask(states.trellis);
+  __m512i kind = _mm512_permutexvar_epi8(step_states(states, table, active, bytes), table.kind);
+  look_up(table, kind, found.value);
+  found.escaping = _mm512_movepi8_mask(kind) & active;
   if constexpr (RAW) {
+    Planes planes;
+    planes.count = group.raw_bits;
     if (const int unused = take_planes(stream, active, planes)) fault = unused;
-    if (planes.count == 1) {
+    kind = with_parity(kind, planes.bits[0]);
 #pragma GCC unroll 4
-      for (int q = 0; q < 4; ++q) found.value[q] = with_bit(found.value[q], static_cast<__mmask16>(planes.bits[0] >> (16 * q)));
-      found.parities = _mm512_maskz_set1_epi8(~planes.bits[0], LookupPair::ODD);  // the parity of 2 * c - 1 + b is that of b + 1
-    } else {
-      const uint64_t odd = _mm512_movepi8_mask(states.trellis);
-#pragma GCC unroll 4
-      for (int q = 0; q < 4; ++q) found.value[q] = with_bits(found.value[q], planes, odd, q);
-      found.parities =
-          _mm512_maskz_set1_epi8(planes.bits[0], LookupPair::ODD);  // c << r and h are even: the parity is that of the lowest bit
-    }
+    for (int q = 0; q < 4; ++q) found.value[q] = with_bits(found.value[q], planes, found.odd, q);
+  } else if (__builtin_expect(found.escaping != 0, 0)) {
+    kind = with_parity(kind, odd_escapes(stream, group, found.escaping));
   }
-  if (__builtin_expect(escaping != 0, 0)) {
-    Found patched = found;  // a copy: what lives in registers must have no address
-    const int other = take_multiples(stream, group, escaping & active, planes, states.trellis, patched);
-    found = patched, fault = other == STREAM_OK ? fault : other;
-  }
-  states.trellis = next_states(states.trellis, found.parities);
-  return 0;
+  states.trellis = next_states(states.trellis, kind);
 }
 
 }  // namespace

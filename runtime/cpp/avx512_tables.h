@@ -68,29 +68,61 @@ struct PlainTable {
   ONNX_COMPRESS_INLINE __mmask64 escaping(__m512i id) const { return _mm512_cmpge_epu8_mask(id, escape); }
 };
 
-// Trellis states are kept with their lowest bit, the quantizer, in the highest place as well.
+// Values of lanes 0 to 15, 16 to 31, ... before their scale.
+using Quarters = __m512[4];
+
+// Values that `table` finds by the low five bits of a byte.
+template <class Table>
+ONNX_COMPRESS_INLINE void look_up(const Table& table, __m512i bytes, Quarters& values) {
+  const __m512i quarters = _mm512_permutexvar_epi8(load_bytes(ORDERS.quarters), bytes);
+  values[0] = table.values(quarters), values[1] = table.values(_mm512_srli_epi32(quarters, 8));
+  values[2] = table.values(_mm512_srli_epi32(quarters, 16)), values[3] = table.values(_mm512_srli_epi32(quarters, 24));
+}
+
+// The classes of both quantizers. Trellis states are kept with their lowest bit, the quantizer, in the highest place as well.
 template <bool NARROW>
-struct PairTable {
+struct PairClasses {
   Couples even, odd;
   __m512i frequency, start, kind;
-  __m512 even_value, odd_value;
   static constexpr bool SMALL = NARROW;
 
-  ONNX_COMPRESS_INLINE explicit PairTable(const LookupPair& pair)
+  ONNX_COMPRESS_INLINE explicit PairClasses(const LookupPair& pair)
       : even(pair.couples.id),
         odd(pair.couples.id + LookupPair::ODD_SLOTS / 2),
         frequency(load_bytes(NARROW ? pair.couples.frequency : pair.couples.less_one)),
         start(load_bytes(pair.couples.start)),
-        kind(load_bytes(pair.kind)),
-        even_value(_mm512_load_ps(pair.value)),
-        odd_value(_mm512_load_ps(pair.value + LookupPair::ODD_IDS)) {}
+        kind(load_bytes(pair.kind)) {}
   ONNX_COMPRESS_INLINE __m512i ids(__m512i slot, __m512i trellis) const {
     const __m512i couple = couple_of(slot);
     return id_of(_mm512_mask_blend_epi8(_mm512_movepi8_mask(trellis), even.at(couple), odd.at(couple)), slot);
   }
-  // The low five bits of a kind are its place.
+};
+
+template <bool NARROW>
+struct PairTable : PairClasses<NARROW> {
+  __m512 even_value, odd_value;
+
+  ONNX_COMPRESS_INLINE explicit PairTable(const LookupPair& pair)
+      : PairClasses<NARROW>(pair), even_value(_mm512_load_ps(pair.value)), odd_value(_mm512_load_ps(pair.value + LookupPair::ODD_IDS)) {}
   ONNX_COMPRESS_INLINE __m512 values(__m512i kind) const { return _mm512_permutex2var_ps(even_value, kind, odd_value); }
 };
+
+// With one raw bit and small levels: it chooses among twice as many values, of which the upper half of the bits is all there is.
+struct BitPairTable : PairClasses<true> {
+  __m512i even_bit_value, odd_bit_value;
+
+  ONNX_COMPRESS_INLINE explicit BitPairTable(const LookupPair& pair)
+      : PairClasses<true>(pair), even_bit_value(load_bytes(pair.bit_value)), odd_bit_value(load_bytes(pair.bit_value + LookupPair::ODD)) {}
+};
+
+// Two words of a 32-bit element are two values: one is moved up, the other is there already.
+ONNX_COMPRESS_INLINE void look_up(const BitPairTable& table, __m512i kind, Quarters& values) {
+  const __m512i quarters = _mm512_permutexvar_epi8(load_bytes(ORDERS.quarters), kind), upper = _mm512_set1_epi32(-65536);
+  const __m512i first = _mm512_permutex2var_epi16(table.even_bit_value, quarters, table.odd_bit_value);
+  const __m512i second = _mm512_permutex2var_epi16(table.even_bit_value, _mm512_srli_epi16(quarters, 8), table.odd_bit_value);
+  values[0] = _mm512_castsi512_ps(_mm512_slli_epi32(first, 16)), values[1] = _mm512_castsi512_ps(_mm512_slli_epi32(second, 16));
+  values[2] = _mm512_castsi512_ps(_mm512_and_si512(first, upper)), values[3] = _mm512_castsi512_ps(_mm512_and_si512(second, upper));
+}
 
 // "s = NEXT[s][level & 1]": by s + ODD * parity, the states as they are kept.
 struct KeptStates {

@@ -35,11 +35,11 @@ ONNX_COMPRESS_INLINE int take_planes(Stream& stream, uint64_t active, Planes& pl
 // Steps whose escapes are seen to at once.
 constexpr int64_t STRIDE = 64;
 
-// Escapes of plain levels, found in up to STRIDE steps: `steps` has a bit for each step that has any, `lanes` are [steps, PANELS], and may
-// have bits behind the last lane.
+// Escapes found in up to STRIDE steps: `steps` has a bit for each step that has any, `lanes` are [steps, PANELS], and may have bits behind
+// the last lane. Of trellis-coded levels also `odd`, the lanes of the odd quantizer.
 template <int PANELS>
 struct Escapes {
-  uint64_t steps = 0, lanes[STRIDE * PANELS];
+  uint64_t steps = 0, lanes[STRIDE * PANELS], odd[STRIDE * PANELS];
 };
 
 // Puts escaped values in the place of what was stored for them, after their steps; `raw` is where the raw part of the first step begins.
@@ -68,16 +68,19 @@ __attribute__((noinline)) int patch_escapes(Stream& stream, const Group& group, 
       if (stream.escapes_left == 0) return STREAM_ESCAPES;
       --stream.escapes_left;
       const int lane = __builtin_ctzll(lanes);
-      int32_t level = escaped_level(group, *stream.escapes++);
+      int32_t raw_part = 0;
+      for (int bit = 0; bit < group.raw_bits; ++bit) raw_part += (planes[bit * plane_bytes + lane / 8] >> (lane % 8) & 1) << bit;
+      int32_t found = escaped_level(group, *stream.escapes++) + raw_part;
+      if (group.quantizers == 2) found = multiple_of(found, escapes.odd[places[i]] >> lane & 1);
       float* to = done.tile + p * done.panel_stride + lane;
       if (done.x) {  // the raw part is in the sum already
-        *to += done.x[step] * static_cast<float>(level);
-        continue;
+        *to += done.x[step] * static_cast<float>(found - group.quantizers * raw_part);
+      } else {
+        to[step * PANEL] = form.scale[p * PANEL + lane] * static_cast<float>(found);
       }
-      for (int bit = 0; bit < group.raw_bits; ++bit) level += (planes[bit * plane_bytes + lane / 8] >> (lane % 8) & 1) << bit;
-      to[step * PANEL] = form.scale[p * PANEL + lane] * static_cast<float>(level);
     } while (lanes &= lanes - 1);
   }
+  stream.escapes_seen = 0;
   return STREAM_OK;
 }
 

@@ -3,6 +3,8 @@
 // Included by kernel_decode.cc only, for the weights of `Group::direct`.
 #pragma once
 
+#include <type_traits>
+
 #include "avx512_steps.h"
 
 namespace onnx_compress {
@@ -24,10 +26,13 @@ inline PlainTable<NARROW> table_at(const Group& group, int panel, int column, co
   return PlainTable<NARROW>(*group.tables[panel][column]);
 }
 
-template <bool NARROW>
-inline PairTable<NARROW> table_at(const Group& group, int panel, int column, const PairTable<NARROW>*) {
-  return PairTable<NARROW>(*group.pairs[panel][column]);
+template <class Table>
+inline Table table_at(const Group& group, int panel, int column, const Table*) {
+  return Table(*group.pairs[panel][column]);
 }
+
+template <class Table>
+constexpr bool PAIR = std::is_constructible_v<Table, const LookupPair&>;
 
 // Steps from `first` on, as many as cannot read beyond the payload; gives the step that comes next.
 template <class Table, int PANELS, Sharing SHARED, bool RAW>
@@ -49,7 +54,8 @@ int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, R
     done.last = range.last - range.first < STRIDE ? range.last : range.first + STRIDE;
     float* out = range.tile;
     int64_t step = range.first;
-    for (uint64_t* lanes = escapes.lanes; step < done.last && bytes <= limit && fault == STREAM_OK; ++step, lanes += PANELS) {
+    uint64_t *lanes = escapes.lanes, *odd = escapes.odd;
+    for (; step < done.last && bytes <= limit && fault == STREAM_OK; ++step, lanes += PANELS, odd += PANELS) {
       const int column = SHARED != SHARED_BY_ALL && group.column_class ? group.column_class[step] : 0;
       const Table of_step = SHARED == SHARED_BY_ALL ? of_all : table_at(group, 0, column, KIND);
       uint64_t any = 0;
@@ -59,10 +65,11 @@ int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, R
         const uint64_t active = p < PANELS - 1 ? ~uint64_t{0} : last_active;
         Found found;
         if constexpr (SHARED == SHARED_BY_NONE)
-          lanes[p] = find_values<RAW>(stream, group, table_at(group, p, column, KIND), states[p], active, bytes, found, fault);
+          find_values<RAW>(stream, group, table_at(group, p, column, KIND), states[p], active, bytes, found, fault);
         else
-          lanes[p] = find_values<RAW>(stream, group, of_step, states[p], active, bytes, found, fault);
-        any |= lanes[p];
+          find_values<RAW>(stream, group, of_step, states[p], active, bytes, found, fault);
+        lanes[p] = found.escaping, any |= found.escaping;
+        if constexpr (PAIR<Table>) odd[p] = found.odd;
         if (range.x)
           add_values(found, range.x[step - range.first], out + p * range.panel_stride);
         else
@@ -113,9 +120,9 @@ void fast_streams(Stream* const* streams, const Group* const* groups, const Eval
         fetch_ahead(bytes[i]);
         const int column = groups[i]->column_class ? groups[i]->column_class[ranges[i].first + step] : 0;
         Found found;
-        const uint64_t lanes = find_values<RAW>(*streams[i], *groups[i], table_at(*groups[i], 0, column, KIND), states[i], active[i],
-                                                bytes[i], found, faults[i]);
-        escapes[i].lanes[step] = lanes, escapes[i].steps |= static_cast<uint64_t>(lanes != 0) << step;
+        find_values<RAW>(*streams[i], *groups[i], table_at(*groups[i], 0, column, KIND), states[i], active[i], bytes[i], found, faults[i]);
+        escapes[i].lanes[step] = found.escaping, escapes[i].steps |= static_cast<uint64_t>(found.escaping != 0) << step;
+        if constexpr (PAIR<Table>) escapes[i].odd[step] = found.odd;
         store_values(found, forms[i]->scale, ranges[i].tile + step * PANEL);
       }
     }
@@ -135,6 +142,9 @@ void fast_streams(Stream* const* streams, const Group* const* groups, const Eval
     store_states(states[i], stream, 0);
   }
 }
+
+// Whether a BitPairTable serves.
+inline bool bit_pairs(const Group& group) { return group.raw_bits == 1 && group.narrow && group.small_levels; }
 
 template <class Table, Sharing SHARED, bool RAW>
 int64_t fast_panels(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
@@ -157,18 +167,22 @@ int64_t fast_tables(Stream& stream, const Group& group, const Evaluation& form, 
   return fast_panels<Table, SHARED_BY_ALL, RAW>(stream, group, form, range, fault);
 }
 
-template <class Table>
-int64_t fast_raw(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
-  return group.raw_bits ? fast_tables<Table, true>(stream, group, form, range, fault)
-                        : fast_tables<Table, false>(stream, group, form, range, fault);
+int64_t fast_pairs(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
+  if (bit_pairs(group)) return fast_tables<BitPairTable, true>(stream, group, form, range, fault);
+  if (group.raw_bits) return fast_tables<PairTable<false>, true>(stream, group, form, range, fault);
+  return group.narrow ? fast_tables<PairTable<true>, false>(stream, group, form, range, fault)
+                      : fast_tables<PairTable<false>, false>(stream, group, form, range, fault);
+}
+
+template <bool RAW>
+int64_t fast_plain(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
+  return group.narrow ? fast_tables<PlainTable<true>, RAW>(stream, group, form, range, fault)
+                      : fast_tables<PlainTable<false>, RAW>(stream, group, form, range, fault);
 }
 
 int64_t fast(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
-  if (group.quantizers == 2)
-    return group.narrow ? fast_raw<PairTable<true>>(stream, group, form, range, fault)
-                        : fast_raw<PairTable<false>>(stream, group, form, range, fault);
-  return group.narrow ? fast_raw<PlainTable<true>>(stream, group, form, range, fault)
-                      : fast_raw<PlainTable<false>>(stream, group, form, range, fault);
+  if (group.quantizers == 2) return fast_pairs(stream, group, form, range, fault);
+  return group.raw_bits ? fast_plain<true>(stream, group, form, range, fault) : fast_plain<false>(stream, group, form, range, fault);
 }
 
 }  // namespace

@@ -74,10 +74,15 @@ struct LookupPair {
   bool small = true;         // every multiple has eight bits
   bool small_levels = true;  // as in Group
   // By place, as in Lookup.
-  alignas(64) float value[32] = {};   // the multiple, of a raw part of 0
-  uint8_t place_parity[32] = {};      // 8 where the level is odd, 128 where it is an escape
-  CoupleLookup<32> couples;           // ids of the odd one begin at 2 * ODD_IDS
-  alignas(64) uint8_t kind[64] = {};  // by id: the place, plus ODD where the level is odd, ESCAPE where it is an escape
+  alignas(64) float value[32] = {};  // the multiple, of a raw part of 0; 0 for an escape
+  uint8_t place_parity[32] = {};     // 8 where the level is odd, 128 where it is an escape
+  CoupleLookup<32> couples;          // ids of the odd one begin at 2 * ODD_IDS
+  // By id: the place, plus ODD where the level is odd with a raw part of 0 (not of an escape without raw bits), plus ESCAPE where it is
+  // one.
+  alignas(64) uint8_t kind[64] = {};
+  // With one raw bit b and `small_levels`, by place, plus ODD where b is 0: the upper half of the multiple's bits as a float; that of 2 * b
+  // for an escape.
+  alignas(64) uint16_t bit_value[64] = {};
 };
 
 // The tree of comparisons that finds a slot's class in four steps: `id = 2 * id + (slot >= node[id])`, from id 1; leaf 16 + place then is
@@ -104,6 +109,7 @@ struct Stream {
   const uint8_t* raw;
   const uint8_t* escapes;
   uint64_t escapes_left;
+  uint64_t escapes_seen;  // of those left: what has been looked at before it is taken
   const uint8_t* values;
   uint64_t values_left;
   alignas(64) uint8_t trellis[LANES_MAX];  // states of trellis-coded levels
