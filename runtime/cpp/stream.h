@@ -94,9 +94,9 @@ struct LookupPair {
 // * rans: what a stream consumes depends on its bytes, so nothing that the header says bounds it. "A step so consumes at most L rans bytes,
 //   and the heads behind them are 2 * L: one comparison after each step bounds every read." A step begins only where position <=
 //   rans_bytes, so it ends inside the heads. Vectors read more than they take: a step begins only where all that it may read lies before
-//   `readable`, else it reads a copy (`feed`) or is left to plain code (`last_start`).
+//   `readable`, else it reads a copy (`feed`) or is left to plain code (`last_start`). What is fetched ahead is not read.
 // * raw: the header's k, groups and r give its length, and that many bits are taken whatever the others are.
-// * escapes and values: counted down with each that is taken.
+// * escapes and values: counted down with each that is taken; `escapes_seen` stays within those left.
 // * Tables are total: every slot has a class, whose place is below 32, and whose state stays in 16 bits. Levels that index something
 //   (centroids) are compared with their range first, or for a whole table when a weight is made.
 // * Writes: a step writes one float a lane, groups and steps are counted by the header, and `Range` says where.
