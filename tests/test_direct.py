@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
 from onnx_compress.runtime import reader
 from onnx_compress.runtime.form import Codebook, Form, Grid, Member, Symbols, View
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from operator_models import Weight, assert_close, coded, dense, linear, model, node, run
 
 from tests import instruction_sets
+from tests.assembly import crc, varint
 
 SCALES = (0.3, 1.0, 3.0, 12.0, 60.0)
 """Of levels with heavy tails: from one class that has most of the probability to levels of more than eight bits, with raw bits and escapes."""
@@ -65,6 +69,23 @@ def test_gathered_rows_have_the_bits_of_the_tensor(instruction_set: str, quantiz
     proto = model([node("CompressedGather", ["w", "i"])], {"i": indices}, {"w": made.payload}, TensorProto.FLOAT)
     found = run(proto, {"i": indices}, config={"onnx_compress.instruction_set": instruction_set})
     assert np.array_equal(found, made.tensor[indices])
+
+
+def without_last_escape(payload: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The payload with one escaped value less in its last chunk, whose escapes are its last bytes; the header ends with their number and two checksums."""
+    data, header = payload.tobytes(), reader.read_header(payload)
+    end, escapes = int.from_bytes(data[4:8], "little"), header.chunks[-1].escapes
+    body = data[8 : end - 8 - len(varint(escapes))] + varint(escapes - 1) + data[end - 8 : end - 4]
+    left = data[:4] + (len(body) + 12).to_bytes(4, "little") + body
+    return np.frombuffer(left + crc(left) + data[end:-1], np.uint8)
+
+
+@pytest.mark.parametrize("quantizers", [1, 2])
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_missing_escape_is_refused(instruction_set: str, quantizers: int, scale: float) -> None:
+    made = grid(linear(256, 130), scale, quantizers)
+    with pytest.raises(Fail, match="fewer escaped values than places"):
+        product(replace(made, payload=without_last_escape(made.payload)), np.ones((1, 130), np.float32), instruction_set)
 
 
 @pytest.mark.parametrize("quantizers", [1, 2])

@@ -9,36 +9,65 @@ namespace onnx_compress {
 namespace {
 
 struct States {
-  __m512i low, high;  // of lanes 0 to 31, and 32 to 63
-  __m512i trellis;    // in the order of bytes
+  __m512i lower, upper;  // bytes of the states of a panel's lanes
+  __m512i trellis;
 };
 
-// "if x < 256:  x = (x << 8) | next byte of the rans section", lanes in ascending order; reads 32 bytes.
-ONNX_COMPRESS_INLINE __m512i fed(__m512i x, uint64_t active, const uint8_t*& bytes) {
-  const __mmask32 hungry = _mm512_mask_cmplt_epu16_mask(static_cast<__mmask32>(active), x, load_bytes(ORDERS.fed_from));
-  const __m512i words = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)));
-  bytes += __builtin_popcount(hungry);
-  return _mm512_or_si512(_mm512_mask_slli_epi16(x, hungry, x, 8), _mm512_maskz_expand_epi16(hungry, words));
+ONNX_COMPRESS_INLINE States load_states(const Stream& stream, int lane) {
+  const __m512i first = load_bytes(stream.states + lane), second = load_bytes(stream.states + lane + PANEL / 2);
+  return {_mm512_permutex2var_epi8(first, load_bytes(ORDERS.lower), second),
+          _mm512_permutex2var_epi8(first, load_bytes(ORDERS.upper), second),
+          _mm512_shuffle_epi8(sixteen(KEPT_STATES.kept), load_bytes(stream.trellis + lane))};
 }
 
-// "slot = x & 255;  i = the class with start[i] <= slot < start[i] + frequency[i]
-//  x = frequency[i] * (x >> 8) + slot - start[i]"
-//
-// Gives the places of the classes, in the order of bytes.
+ONNX_COMPRESS_INLINE void store_states(const States& states, Stream& stream, int lane) {
+  _mm512_storeu_si512(stream.states + lane, _mm512_permutex2var_epi8(states.lower, load_bytes(ORDERS.first), states.upper));
+  _mm512_storeu_si512(stream.states + lane + PANEL / 2, _mm512_permutex2var_epi8(states.lower, load_bytes(ORDERS.second), states.upper));
+  _mm512_storeu_si512(stream.trellis + lane, _mm512_and_si512(states.trellis, _mm512_set1_epi8(7)));
+}
+
+// "if x < 256:  x = (x << 8) | next byte of the rans section", lanes in ascending order; reads 64 bytes.
+ONNX_COMPRESS_INLINE void feed(States& states, uint64_t active, const uint8_t*& bytes) {
+  const __mmask64 hungry = _mm512_mask_testn_epi8_mask(active, states.upper, states.upper);
+  const __m512i next = load_bytes(bytes);
+  bytes += __builtin_popcountll(hungry);
+  states.upper = _mm512_mask_mov_epi8(states.upper, hungry, states.lower);
+  states.lower = _mm512_mask_expand_epi8(states.lower, hungry, next);
+}
+
+// "x = frequency[i] * (x >> 8) + slot - start[i]", in words of even lanes and of odd ones, whose bytes are put together again.
+template <class Table>
+ONNX_COMPRESS_INLINE void multiply_states(States& states, const Table& table, __m512i id) {
+  const __m512i swapped = load_bytes(ORDERS.swapped), odd_id = _mm512_srli_epi16(id, 8);
+  const __m512i above = _mm512_sub_epi8(states.lower, _mm512_permutexvar_epi8(id, table.start));
+  __m512i even, odd;
+  if constexpr (Table::SMALL) {
+    // One instruction multiplies two pairs of bytes and adds: frequency * upper + 1 * above, where a frequency is a signed byte.
+    const __m512i one = _mm512_set1_epi8(1);
+    even = _mm512_maddubs_epi16(_mm512_mask_shuffle_epi8(states.upper, ODD, above, swapped),
+                                _mm512_mask_permutexvar_epi8(one, EVEN, id, table.frequency));
+    odd = _mm512_maddubs_epi16(_mm512_mask_shuffle_epi8(above, EVEN, states.upper, swapped),
+                               _mm512_mask_permutexvar_epi8(one, EVEN, odd_id, table.frequency));
+  } else {
+    const auto next = [](__m512i less_one, __m512i upper, __m512i above) {
+      return _mm512_add_epi16(_mm512_add_epi16(_mm512_mullo_epi16(less_one, upper), upper), above);
+    };
+    even = next(_mm512_maskz_permutexvar_epi8(EVEN, id, table.frequency), _mm512_maskz_mov_epi8(EVEN, states.upper),
+                _mm512_maskz_mov_epi8(EVEN, above));
+    odd =
+        next(_mm512_maskz_permutexvar_epi8(EVEN, odd_id, table.frequency), _mm512_srli_epi16(states.upper, 8), _mm512_srli_epi16(above, 8));
+  }
+  states.lower = _mm512_mask_shuffle_epi8(even, ODD, odd, swapped);
+  states.upper = _mm512_mask_shuffle_epi8(odd, EVEN, even, swapped);
+}
+
+// "slot = x & 255;  i = the class with start[i] <= slot < start[i] + frequency[i]", and the next state; gives the ids of the classes.
 template <class Table>
 ONNX_COMPRESS_INLINE __m512i step_states(States& states, const Table& table, uint64_t active, const uint8_t*& bytes) {
-  const __m512i slot = _mm512_permutex2var_epi8(states.low, load_bytes(ORDERS.gather), states.high);
-  const __m512i place = table.places(slot, states.trellis);
-  const __m512i frequency = table.by_place(table.frequency, place), above = _mm512_sub_epi8(slot, table.by_place(table.start, place));
-  const auto next = [&](__m512i x, const uint8_t* order, uint64_t own) __attribute__((always_inline)) {
-    const __m512i widened = load_bytes(order), high_byte = _mm512_srli_epi16(x, 8);
-    __m512i product = _mm512_mullo_epi16(_mm512_maskz_permutexvar_epi8(EVEN, widened, frequency), high_byte);
-    if constexpr (Table::LESS_ONE) product = _mm512_add_epi16(product, high_byte);
-    return fed(_mm512_add_epi16(product, _mm512_maskz_permutexvar_epi8(EVEN, widened, above)), own, bytes);
-  };
-  states.low = next(states.low, ORDERS.low, active);
-  states.high = next(states.high, ORDERS.high, active >> 32);
-  return place;
+  const __m512i id = table.ids(states.lower, states.trellis);
+  multiply_states(states, table, id);
+  feed(states, active, bytes);
+  return id;
 }
 
 ONNX_COMPRESS_INLINE __m512 with_raw(__m512 value, const Planes& planes, int quarter) {
@@ -49,29 +78,19 @@ ONNX_COMPRESS_INLINE __m512 with_raw(__m512 value, const Planes& planes, int qua
   return value;
 }
 
-// Bit `lane`, of a bit in the order of bytes.
-inline uint64_t lanes_in_order(uint64_t bytes) {
-  return _mm512_movepi8_mask(_mm512_permutexvar_epi8(load_bytes(ORDERS.natural), _mm512_movm_epi8(bytes)));
-}
-
-// One step of a panel before its scale: values of lanes 0 to 15, 16 to 31, ..., and what the next step of a trellis needs.
+// A step of a panel before its scale, and the lanes that escape, which `patch_escapes` sees to: what they have is their raw part's share.
 struct Found {
-  __m512 value[4];
-  __m512i eight_parities;
+  Quarters value;
+  uint64_t escaping, odd;  // a bit a lane; `odd`: those of the odd quantizer
 };
 
-template <class Table>
-ONNX_COMPRESS_INLINE void look_up(const Table& table, __m512i place, Found& found) {
-  found.value[0] = table.values(place), found.value[1] = table.values(_mm512_srli_epi32(place, 8));
-  found.value[2] = table.values(_mm512_srli_epi32(place, 16)), found.value[3] = table.values(_mm512_srli_epi32(place, 24));
-}
-
-// A step of a plain panel; gives the lanes that escape, in the order of bytes: `patch_escapes` sees to them.
-template <bool RAW, class Table>
-ONNX_COMPRESS_INLINE uint64_t find_values(Stream& stream, const Group& group, const Table& table, States& states, uint64_t active,
-                                          const uint8_t*& bytes, Found& found, int& fault) {
-  const __m512i place = step_states(states, table, active, bytes);
-  look_up(table, place, found);
+// A step of a plain panel.
+template <bool RAW, bool NARROW>
+ONNX_COMPRESS_INLINE void find_values(Stream& stream, const Group& group, const PlainTable<NARROW>& table, States& states, uint64_t active,
+                                      const uint8_t*& bytes, Found& found, int& fault) {
+  const __m512i id = step_states(states, table, active, bytes);
+  look_up(table, id, found.value);
+  found.escaping = table.escaping(id);
   if constexpr (RAW) {
     Planes planes;
     planes.count = group.raw_bits;
@@ -79,18 +98,10 @@ ONNX_COMPRESS_INLINE uint64_t find_values(Stream& stream, const Group& group, co
 #pragma GCC unroll 4
     for (int q = 0; q < 4; ++q) found.value[q] = with_raw(found.value[q], planes, q);
   }
-  return table.escaping(place);
 }
 
-// The multiple with its raw bit b, from that without: "level = (c << 1) - 1 + b", so it grows by 2 where b is set. But c = 0 has the levels
-// -1 and 0, and q * sign(level) is then 0 in place of -q: an odd quantizer's 1, which is no multiple of any other level with b = 1.
-ONNX_COMPRESS_INLINE __m512 with_bit(__m512 multiple, __mmask16 bit) {
-  const __m512 grown = _mm512_mask_add_ps(multiple, bit, multiple, _mm512_set1_ps(2));
-  return _mm512_mask_mov_ps(grown, _mm512_mask_cmpeq_ps_mask(bit, grown, _mm512_set1_ps(1)), _mm512_setzero_ps());
-}
-
-// The same with r raw bits, h = 1 << (r - 1): it grows by 2 * raw. Where c = 0, levels are those of raw - h, and sign(level) is -1 only
-// while raw < h, which the highest bit tells: an odd quantizer's multiple is then 2 less, and 0 in place of -1.
+// The multiple with its r raw bits, from that without, h = 1 << (r - 1): it grows by 2 * raw. Where c = 0, levels are those of raw - h, and
+// sign(level) is -1 only while raw < h, which the highest bit tells: an odd quantizer's multiple is then 2 less, and 0 in place of -1.
 ONNX_COMPRESS_INLINE __m512 with_bits(__m512 multiple, const Planes& planes, uint64_t odd, int quarter) {
   for (int bit = 0; bit < planes.count; ++bit) {
     const __mmask16 set = static_cast<__mmask16>(planes.bits[bit] >> (16 * quarter));
@@ -104,59 +115,57 @@ ONNX_COMPRESS_INLINE __m512 with_bits(__m512 multiple, const Planes& planes, uin
   return _mm512_mask_max_ps(multiple, other, less, _mm512_setzero_ps());
 }
 
-// "or, for the escape, escape_base + e with e the next byte of the escape section", in ascending lane order: multiples and parities of
-// trellis-coded levels, whose next states depend on them. `lanes` and planes are by lane; escapes are rare.
-__attribute__((noinline)) int take_multiples(Stream& stream, const Group& group, uint64_t lanes, const Planes& planes, __m512i trellis,
-                                             Found& found) {
-  alignas(64) float value[PANEL];
-  alignas(64) uint8_t parity[PANEL], state[PANEL];
-  for (int q = 0; q < 4; ++q) _mm512_store_ps(value + 16 * q, found.value[q]);
-  _mm512_store_si512(parity, _mm512_and_si512(found.eight_parities, _mm512_set1_epi8(8))), _mm512_store_si512(state, trellis);
-  for (; lanes; lanes &= lanes - 1) {
-    if (stream.escapes_left == 0) return STREAM_ESCAPES;
-    --stream.escapes_left;
-    const int lane = __builtin_ctzll(lanes), byte = ORDERS.natural[lane];
-    int level = escaped_level(group, *stream.escapes++);
-    for (int bit = 0; bit < planes.count; ++bit) level += static_cast<int>(planes.bits[bit] >> lane & 1) << bit;
-    value[lane] = static_cast<float>(multiple_of(level, state[byte] & 1));
-    parity[byte] = static_cast<uint8_t>((level & 1) * 8);
-  }
-  for (int q = 0; q < 4; ++q) found.value[q] = _mm512_load_ps(value + 16 * q);
-  found.eight_parities = _mm512_load_si512(parity);
-  return STREAM_OK;
+// "(c << r) - ((1 << r) >> 1) + b" has the parity that it has with b = 0, or the other one where the lowest bit of b is set. What the bit
+// ODD carries does not count.
+ONNX_COMPRESS_INLINE __m512i with_parity(__m512i kind, uint64_t lowest) {
+  return _mm512_mask_add_epi8(kind, lowest, kind, _mm512_set1_epi8(LookupPair::ODD));
 }
 
-// A step of a trellis-coded panel.
+// Those of the lanes that escape whose levels are odd, without raw bits. One that is missing is found by `patch_escapes`.
+__attribute__((noinline)) uint64_t odd_escapes(Stream& stream, const Group& group, uint64_t lanes) {
+  uint64_t odd = 0;
+  for (; lanes && stream.escapes_seen < stream.escapes_left; lanes &= lanes - 1) {
+    const uint64_t parity = static_cast<uint64_t>(group.escape_base + stream.escapes[stream.escapes_seen++]) & 1;
+    odd |= lanes & (0 - lanes) & (0 - parity);
+  }
+  return odd;
+}
+
+// A step of a trellis-coded panel: with one raw bit,
 template <bool RAW>
-ONNX_COMPRESS_INLINE uint64_t find_values(Stream& stream, const Group& group, const PairTable& table, States& states, uint64_t active,
-                                          const uint8_t*& bytes, Found& found, int& fault) {
-  const __m512i place = step_states(states, table, active, bytes);
-  look_up(table, place, found);
-  found.eight_parities = table.parities(place);
+ONNX_COMPRESS_INLINE void find_values(Stream& stream, const Group&, const BitPairTable& table, States& states, uint64_t active,
+                                      const uint8_t*& bytes, Found& found, int& fault) {
+  static_assert(RAW);
+  found.odd = _mm512_movepi8_mask(states.trellis);
+  const __m512i plain = _mm512_permutexvar_epi8(step_states(states, table, active, bytes), table.kind);
+  found.escaping = _mm512_movepi8_mask(plain);
   Planes planes;
-  planes.count = RAW ? group.raw_bits : 0;
-  const __mmask64 escaping = _mm512_movepi8_mask(found.eight_parities);
+  planes.count = 1;
+  if (const int unused = take_planes(stream, active, planes)) fault = unused;
+  const __m512i kind = with_parity(plain, planes.bits[0]);
+  look_up(table, kind, found.value);
+  states.trellis = next_states(states.trellis, kind);
+}
+
+// or with any number. Without one, the parity of an escaped level is that of its own.
+template <bool RAW, bool NARROW>
+ONNX_COMPRESS_INLINE void find_values(Stream& stream, const Group& group, const PairTable<NARROW>& table, States& states, uint64_t active,
+                                      const uint8_t*& bytes, Found& found, int& fault) {
+  found.odd = _mm512_movepi8_mask(states.trellis);
+  __m512i kind = _mm512_permutexvar_epi8(step_states(states, table, active, bytes), table.kind);
+  look_up(table, kind, found.value);
+  found.escaping = _mm512_movepi8_mask(kind) & active;
   if constexpr (RAW) {
+    Planes planes;
+    planes.count = group.raw_bits;
     if (const int unused = take_planes(stream, active, planes)) fault = unused;
-    const __m512i set = _mm512_permutexvar_epi8(load_bytes(ORDERS.lanes), _mm512_movm_epi8(planes.bits[0])), eight = _mm512_set1_epi8(8);
-    if (planes.count == 1) {
+    kind = with_parity(kind, planes.bits[0]);
 #pragma GCC unroll 4
-      for (int q = 0; q < 4; ++q) found.value[q] = with_bit(found.value[q], static_cast<__mmask16>(planes.bits[0] >> (16 * q)));
-      found.eight_parities = _mm512_andnot_si512(set, eight);  // the parity of 2 * c - 1 + b is that of b + 1
-    } else {
-      const uint64_t odd = _mm512_test_epi8_mask(_mm512_permutexvar_epi8(load_bytes(ORDERS.natural), states.trellis), _mm512_set1_epi8(1));
-#pragma GCC unroll 4
-      for (int q = 0; q < 4; ++q) found.value[q] = with_bits(found.value[q], planes, odd, q);
-      found.eight_parities = _mm512_and_si512(set, eight);  // c << r and h are even: the parity is that of the lowest bit
-    }
+    for (int q = 0; q < 4; ++q) found.value[q] = with_bits(found.value[q], planes, found.odd, q);
+  } else if (__builtin_expect(found.escaping != 0, 0)) {
+    kind = with_parity(kind, odd_escapes(stream, group, found.escaping));
   }
-  if (__builtin_expect(escaping != 0, 0)) {
-    Found patched = found;  // a copy: what lives in registers must have no address
-    const int other = take_multiples(stream, group, lanes_in_order(escaping) & active, planes, states.trellis, patched);
-    found = patched, fault = other == STREAM_OK ? fault : other;
-  }
-  table.advance(states.trellis, found.eight_parities);
-  return 0;
+  states.trellis = next_states(states.trellis, kind);
 }
 
 }  // namespace

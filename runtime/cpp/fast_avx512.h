@@ -3,6 +3,8 @@
 // Included by kernel_decode.cc only, for the weights of `Group::direct`.
 #pragma once
 
+#include <type_traits>
+
 #include "avx512_steps.h"
 
 namespace onnx_compress {
@@ -19,12 +21,18 @@ ONNX_COMPRESS_INLINE void add_values(const Found& found, float x, float* sums) {
     _mm512_storeu_ps(sums + 16 * q, _mm512_fmadd_ps(_mm512_set1_ps(x), found.value[q], _mm512_loadu_ps(sums + 16 * q)));
 }
 
-template <bool LESS>
-inline PlainTable<LESS> table_at(const Group& group, int panel, int column, const PlainTable<LESS>*) {
-  return PlainTable<LESS>(*group.tables[panel][column]);
+template <bool NARROW>
+inline PlainTable<NARROW> table_at(const Group& group, int panel, int column, const PlainTable<NARROW>*) {
+  return PlainTable<NARROW>(*group.tables[panel][column]);
 }
 
-inline PairTable table_at(const Group& group, int panel, int column, const PairTable*) { return PairTable(*group.pairs[panel][column]); }
+template <class Table>
+inline Table table_at(const Group& group, int panel, int column, const Table*) {
+  return Table(*group.pairs[panel][column]);
+}
+
+template <class Table>
+constexpr bool PAIR = std::is_constructible_v<Table, const LookupPair&>;
 
 // Steps from `first` on, as many as cannot read beyond the payload; gives the step that comes next.
 template <class Table, int PANELS, Sharing SHARED, bool RAW>
@@ -33,9 +41,7 @@ int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, R
   constexpr const Table* KIND = nullptr;
   States states[PANELS];
 #pragma GCC unroll 4
-  for (int p = 0; p < PANELS; ++p)
-    states[p] = {load_bytes(stream.states + p * PANEL), load_bytes(stream.states + p * PANEL + 32),
-                 _mm512_permutexvar_epi8(load_bytes(ORDERS.lanes), load_bytes(stream.trellis + p * PANEL))};
+  for (int p = 0; p < PANELS; ++p) states[p] = load_states(stream, p * PANEL);
   const int last_lanes = group.lanes - (PANELS - 1) * PANEL;
   const uint64_t last_active = last_lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << last_lanes) - 1;
   const Table of_all = table_at(group, 0, 0, KIND);
@@ -48,19 +54,22 @@ int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, R
     done.last = range.last - range.first < STRIDE ? range.last : range.first + STRIDE;
     float* out = range.tile;
     int64_t step = range.first;
-    for (uint64_t* lanes = escapes.lanes; step < done.last && bytes <= limit && fault == STREAM_OK; ++step, lanes += PANELS) {
+    uint64_t *lanes = escapes.lanes, *odd = escapes.odd;
+    for (; step < done.last && bytes <= limit && fault == STREAM_OK; ++step, lanes += PANELS, odd += PANELS) {
       const int column = SHARED != SHARED_BY_ALL && group.column_class ? group.column_class[step] : 0;
       const Table of_step = SHARED == SHARED_BY_ALL ? of_all : table_at(group, 0, column, KIND);
       uint64_t any = 0;
+      fetch_ahead(bytes);
 #pragma GCC unroll 4
       for (int p = 0; p < PANELS; ++p) {
         const uint64_t active = p < PANELS - 1 ? ~uint64_t{0} : last_active;
         Found found;
         if constexpr (SHARED == SHARED_BY_NONE)
-          lanes[p] = find_values<RAW>(stream, group, table_at(group, p, column, KIND), states[p], active, bytes, found, fault);
+          find_values<RAW>(stream, group, table_at(group, p, column, KIND), states[p], active, bytes, found, fault);
         else
-          lanes[p] = find_values<RAW>(stream, group, of_step, states[p], active, bytes, found, fault);
-        any |= lanes[p];
+          find_values<RAW>(stream, group, of_step, states[p], active, bytes, found, fault);
+        lanes[p] = found.escaping, any |= found.escaping;
+        if constexpr (PAIR<Table>) odd[p] = found.odd;
         if (range.x)
           add_values(found, range.x[step - range.first], out + p * range.panel_stride);
         else
@@ -71,15 +80,12 @@ int64_t fast_steps(Stream& stream, const Group& group, const Evaluation& form, R
     }
     if (range.x) range.x += step - range.first;
     done.last = step, range.first = step, range.tile = out;
-    if (escapes.steps && fault == STREAM_OK) fault = patch_escapes<PANELS, lanes_in_order>(stream, group, form, done, escapes, raw);
+    if (escapes.steps && fault == STREAM_OK) fault = patch_escapes(stream, group, form, done, escapes, raw);
   }
   stream.position = static_cast<uint64_t>(bytes - stream.bytes);
   if (bytes > end) fault = STREAM_OVERRUN;
 #pragma GCC unroll 4
-  for (int p = 0; p < PANELS; ++p) {
-    _mm512_storeu_si512(stream.states + p * PANEL, states[p].low), _mm512_storeu_si512(stream.states + p * PANEL + 32, states[p].high);
-    _mm512_storeu_si512(stream.trellis + p * PANEL, _mm512_permutexvar_epi8(load_bytes(ORDERS.natural), states[p].trellis));
-  }
+  for (int p = 0; p < PANELS; ++p) store_states(states[p], stream, p * PANEL);
   result = fault;
   return range.first;
 }
@@ -94,8 +100,7 @@ void fast_streams(Stream* const* streams, const Group* const* groups, const Eval
 #pragma GCC unroll 4
   for (int i = 0; i < TOGETHER; ++i) {
     const Stream& stream = *streams[i];
-    states[i] = {load_bytes(stream.states), load_bytes(stream.states + 32),
-                 _mm512_permutexvar_epi8(load_bytes(ORDERS.lanes), load_bytes(stream.trellis))};
+    states[i] = load_states(stream, 0);
     active[i] = groups[i]->lanes == PANEL ? ~uint64_t{0} : (uint64_t{1} << groups[i]->lanes) - 1;
     bytes[i] = stream.bytes + stream.position;
     limit[i] = last_start(stream, PANEL);
@@ -112,11 +117,12 @@ void fast_streams(Stream* const* streams, const Group* const* groups, const Eval
       if (!going) break;
 #pragma GCC unroll 4
       for (int i = 0; i < TOGETHER; ++i) {
+        fetch_ahead(bytes[i]);
         const int column = groups[i]->column_class ? groups[i]->column_class[ranges[i].first + step] : 0;
         Found found;
-        const uint64_t lanes = find_values<RAW>(*streams[i], *groups[i], table_at(*groups[i], 0, column, KIND), states[i], active[i],
-                                                bytes[i], found, faults[i]);
-        escapes[i].lanes[step] = lanes, escapes[i].steps |= static_cast<uint64_t>(lanes != 0) << step;
+        find_values<RAW>(*streams[i], *groups[i], table_at(*groups[i], 0, column, KIND), states[i], active[i], bytes[i], found, faults[i]);
+        escapes[i].lanes[step] = found.escaping, escapes[i].steps |= static_cast<uint64_t>(found.escaping != 0) << step;
+        if constexpr (PAIR<Table>) escapes[i].odd[step] = found.odd;
         store_values(found, forms[i]->scale, ranges[i].tile + step * PANEL);
       }
     }
@@ -124,7 +130,7 @@ void fast_streams(Stream* const* streams, const Group* const* groups, const Eval
       Range done = ranges[i];
       done.last = done.first + step;
       if (escapes[i].steps && faults[i] == STREAM_OK)
-        faults[i] = patch_escapes<1, lanes_in_order>(*streams[i], *groups[i], *forms[i], done, escapes[i], raw[i]);
+        faults[i] = patch_escapes(*streams[i], *groups[i], *forms[i], done, escapes[i], raw[i]);
       ranges[i].first += step, ranges[i].tile += step * PANEL;
     }
   }
@@ -133,10 +139,12 @@ void fast_streams(Stream* const* streams, const Group* const* groups, const Eval
     Stream& stream = *streams[i];
     stream.position = static_cast<uint64_t>(bytes[i] - stream.bytes);
     if (stream.position > stream.rans_bytes) faults[i] = STREAM_OVERRUN;
-    _mm512_storeu_si512(stream.states, states[i].low), _mm512_storeu_si512(stream.states + 32, states[i].high);
-    _mm512_storeu_si512(stream.trellis, _mm512_permutexvar_epi8(load_bytes(ORDERS.natural), states[i].trellis));
+    store_states(states[i], stream, 0);
   }
 }
+
+// Whether a BitPairTable serves.
+inline bool bit_pairs(const Group& group) { return group.raw_bits == 1 && group.narrow && group.small_levels; }
 
 template <class Table, Sharing SHARED, bool RAW>
 int64_t fast_panels(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
@@ -152,21 +160,29 @@ int64_t fast_panels(Stream& stream, const Group& group, const Evaluation& form, 
   }
 }
 
-// WHOLE: the kind of table that serves where all have the same and no class is alone.
-template <class Table, class Whole, bool RAW>
+template <class Table, bool RAW>
 int64_t fast_tables(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
   if (group.sharing == SHARED_BY_NONE) return fast_panels<Table, SHARED_BY_NONE, RAW>(stream, group, form, range, fault);
-  if (group.sharing == SHARED_IN_STEP || group.tables[0][0]->count == 1)
-    return fast_panels<Table, SHARED_IN_STEP, RAW>(stream, group, form, range, fault);
-  return fast_panels<Whole, SHARED_BY_ALL, RAW>(stream, group, form, range, fault);
+  if (group.sharing == SHARED_IN_STEP) return fast_panels<Table, SHARED_IN_STEP, RAW>(stream, group, form, range, fault);
+  return fast_panels<Table, SHARED_BY_ALL, RAW>(stream, group, form, range, fault);
+}
+
+int64_t fast_pairs(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
+  if (bit_pairs(group)) return fast_tables<BitPairTable, true>(stream, group, form, range, fault);
+  if (group.raw_bits) return fast_tables<PairTable<false>, true>(stream, group, form, range, fault);
+  return group.narrow ? fast_tables<PairTable<true>, false>(stream, group, form, range, fault)
+                      : fast_tables<PairTable<false>, false>(stream, group, form, range, fault);
+}
+
+template <bool RAW>
+int64_t fast_plain(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
+  return group.narrow ? fast_tables<PlainTable<true>, RAW>(stream, group, form, range, fault)
+                      : fast_tables<PlainTable<false>, RAW>(stream, group, form, range, fault);
 }
 
 int64_t fast(Stream& stream, const Group& group, const Evaluation& form, Range range, int& fault) {
-  if (group.quantizers == 2)
-    return group.raw_bits ? fast_tables<PairTable, PairTable, true>(stream, group, form, range, fault)
-                          : fast_tables<PairTable, PairTable, false>(stream, group, form, range, fault);
-  return group.raw_bits ? fast_tables<PlainTable<true>, PlainTable<false>, true>(stream, group, form, range, fault)
-                        : fast_tables<PlainTable<true>, PlainTable<false>, false>(stream, group, form, range, fault);
+  if (group.quantizers == 2) return fast_pairs(stream, group, form, range, fault);
+  return group.raw_bits ? fast_plain<true>(stream, group, form, range, fault) : fast_plain<false>(stream, group, form, range, fault);
 }
 
 }  // namespace

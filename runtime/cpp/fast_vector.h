@@ -10,8 +10,6 @@ namespace {
 
 constexpr int PANELS_MAX = LANES_MAX / PANEL;
 
-inline uint64_t as_they_are(uint64_t lanes) { return lanes; }
-
 // In the place of the values of plain lanes.
 struct Nothing {
   explicit Nothing(const LookupPair&) {}
@@ -161,6 +159,7 @@ ONNX_COMPRESS_INLINE void run_step(Run& run, int number) {
     values_of_vectors<MAKING, PAIR, RAW, MULTIPLIED>(run, {first, first + value_span < vectors ? first + value_span : vectors}, column,
                                                      number);
   const uint8_t* bytes = run.bytes;
+  fetch_ahead(bytes);
   feed_states(run.states, vectors, bytes);
   run.bytes = bytes;
 }
@@ -189,7 +188,7 @@ void run_steps(Run* const* runs, int count) {
     for (int i = 0; i < count; ++i) {
       Run& run = *runs[i];
       if (run.escapes.steps && run.fault == STREAM_OK)
-        run.fault = patch_escapes<PANELS_MAX, as_they_are>(run.stream, run.group, run.form, run.range, run.escapes, raw[i]);
+        run.fault = patch_escapes(run.stream, run.group, run.form, run.range, run.escapes, raw[i]);
       run.range.first += steps;
       run.range.x ? run.range.x += steps : run.range.tile += steps * PANEL;
     }

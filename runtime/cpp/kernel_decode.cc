@@ -238,11 +238,11 @@ void decode_together(Stream* const* streams, const Group* const* groups, const E
 #if defined(ONNX_COMPRESS_EXPAND)
   const Group& first = *groups[0];  // all have the same kind of symbols
   if (first.quantizers == 2)
-    first.raw_bits ? fast_streams<PairTable, true>(streams, groups, forms, ranges, faults)
-                   : fast_streams<PairTable, false>(streams, groups, forms, ranges, faults);
+    first.raw_bits ? fast_streams<PairTable<false>, true>(streams, groups, forms, ranges, faults)
+                   : fast_streams<PairTable<false>, false>(streams, groups, forms, ranges, faults);
   else
-    first.raw_bits ? fast_streams<PlainTable<true>, true>(streams, groups, forms, ranges, faults)
-                   : fast_streams<PlainTable<true>, false>(streams, groups, forms, ranges, faults);
+    first.raw_bits ? fast_streams<PlainTable<false>, true>(streams, groups, forms, ranges, faults)
+                   : fast_streams<PlainTable<false>, false>(streams, groups, forms, ranges, faults);
 #elif defined(ONNX_COMPRESS_DIRECT)
   fast_streams(streams, groups, forms, ranges, faults);
 #else

@@ -75,7 +75,7 @@ void multiply_row(const Product& p, int64_t row, int64_t lane) {
 }  // namespace
 
 void multiply(const Product* product) {
-  const Product p = *product;
+  const Product& p = *product;  // no copy: its vectors would wait until the fields that were just written have left the processor
   const int64_t columns = (p.lanes + FLOATS - 1) / FLOATS;
   for (int64_t column = 0; column < columns; column += COLUMNS)
     with_number<COLUMNS>(columns - column < COLUMNS ? columns - column : COLUMNS, [&](auto cols) {

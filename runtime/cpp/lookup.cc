@@ -1,16 +1,26 @@
 #include "lookup.h"
 
 #include <cstring>
+#include <initializer_list>
 
 #include "trellis.h"
 
 namespace onnx_compress {
 
+namespace {
+
+uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+}  // namespace
+
 bool split_values(Lookup& table) {
   uint32_t any = 0;
   for (int place = 0; place < 16; ++place) {
-    uint32_t bits;
-    std::memcpy(&bits, &table.value[place], sizeof bits);
+    const uint32_t bits = bits_of(table.value[place]);
     for (int byte = 0; byte < 4; ++byte) table.value_bytes[byte][place] = static_cast<uint8_t>(bits >> (8 * byte));
     any |= bits;
   }
@@ -29,7 +39,27 @@ void build_branch(const Lookup& table, int root, uint8_t* nodes) {
     }
 }
 
+// The couples of a table, from place `first` on.
+template <int N>
+void add_couples(const Lookup& table, int first, CoupleLookup<N>& couples) {
+  uint8_t* ids = couples.id + first * 8;
+  for (int couple = 0; couple < 128; ++couple) {
+    const int place = table.bytes.place[2 * couple], next = table.bytes.place[2 * couple + 1];
+    ids[couple] = static_cast<uint8_t>(2 * first + place + next);
+  }
+  for (int id = 0; id < 32; ++id) {
+    const int place = (id + 1) / 2 % 16;
+    couples.less_one[2 * first + id] = table.bytes.less_one[place], couples.start[2 * first + id] = table.bytes.start[place];
+    couples.frequency[2 * first + id] = table.bytes.frequency[place];
+  }
+}
+
 }  // namespace
+
+void build_couples(Lookup& table) {
+  add_couples(table, 0, table.couples);
+  for (int id = 0; id < 32; ++id) table.id_value[id] = table.value[(id + 1) / 2 % 16];
+}
 
 void build_tree(Lookup& table) { build_branch(table, 1, table.bytes.node); }
 
@@ -60,7 +90,10 @@ LookupPair paired(const Lookup& even, const Lookup& odd, int raw_bits) {
     for (int i = 0; i < table.count; ++i) {
       const int level = level_of(table.first + table.index[i], raw_bits), place = i + q * LookupPair::ODD_IDS;
       const bool escape = table.escape && i == table.count - 1;
-      pair.value[place] = static_cast<float>(multiple_of(level, q));
+      pair.value[place] = escape ? 0.0f : static_cast<float>(multiple_of(level, q));
+      for (int bit = 0; bit < 2 && raw_bits == 1; ++bit)
+        pair.bit_value[place | (1 - bit) * LookupPair::ODD] =
+            static_cast<uint16_t>(bits_of(static_cast<float>(escape ? 2 * bit : multiple_of(level + bit, q))) >> 16);
       // Twice a level has to have eight bits as well where raw parts come to levels.
       const int highest = level + (1 << raw_bits) - 1, least = raw_bits ? -64 : -127, most = raw_bits ? 63 : 127;
       const int kept = raw_bits ? level : multiple_of(level, q);
@@ -69,8 +102,12 @@ LookupPair paired(const Lookup& even, const Lookup& odd, int raw_bits) {
       if (escape) pair.bytes.level[place] = raw_bits ? LookupPair::NO_LEVEL : 128;
       pair.bytes.frequency[place] = static_cast<uint8_t>(table.frequency[i]);
       pair.place_parity[place] = static_cast<uint8_t>((level & 1) * 8 | escape * 128);
+      const int odd = escape && raw_bits == 0 ? 0 : level & 1;
+      for (const int id : {2 * place - (i > 0), 2 * place})
+        pair.kind[id] = static_cast<uint8_t>(place | odd * LookupPair::ODD | escape * LookupPair::ESCAPE);
     }
     build_branch(table, 2 + q, pair.bytes.node);
+    add_couples(table, q * LookupPair::ODD_IDS, pair.couples);
     if (table.escape) pair.escape[q] = static_cast<uint8_t>(pair.index[pair.count - 1]);
   }
   return pair;

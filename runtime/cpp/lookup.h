@@ -17,4 +17,7 @@ bool split_values(Lookup& table);
 // Fills `bytes.node`.
 void build_tree(Lookup& table);
 
+// Fills `couples` and `id_value`.
+void build_couples(Lookup& table);
+
 }  // namespace onnx_compress

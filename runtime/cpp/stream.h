@@ -26,6 +26,17 @@ struct ByteLookup {
   uint8_t node[N] = {};    // a tree of comparisons, see `search_tree`
 };
 
+// The same by couples of slots, 2 * i and 2 * i + 1, whose classes are one or two that follow each other. An id stands for a class and a
+// couple's slot: twice the place of its first slot, plus 1 for the second where that is of the next class. So a class has two ids,
+// 2 * place - 1 and 2 * place; frequencies and starts are kept for each.
+template <int N>
+struct CoupleLookup {
+  alignas(64) uint8_t id[N * 8] = {};  // by couple: of its second slot; "& (slot | ~1)" is that of either
+  alignas(64) uint8_t less_one[N * 2] = {};
+  uint8_t start[N * 2] = {};
+  alignas(64) uint8_t frequency[N * 2] = {};
+};
+
 // A table without its classes of frequency zero, which no slot can find.
 struct Lookup {
   int count = 1;   // classes left
@@ -39,13 +50,16 @@ struct Lookup {
   alignas(64) float value[16] = {};  // what is multiplied with the scale, without raw bits
   uint8_t value_bytes[4][16] = {};   // its bytes, the lowest first
   uint8_t escape_place = 255;        // 255: none
+  uint8_t escape_id = 255;           // the lower one; 255: none
+  CoupleLookup<16> couples;
+  alignas(64) float id_value[32] = {};  // `value` by id
 };
 
 // The tables of the two quantizers of trellis-coded levels as one: slots of the odd one, and the ids of its classes, lie behind the even
 // one's.
 struct LookupPair {
   static constexpr int ODD_SLOTS = 256, ODD_IDS = 16;
-  static constexpr uint8_t NO_ID = 255, NO_LEVEL = 127;
+  static constexpr uint8_t NO_ID = 255, NO_LEVEL = 127, ODD = 32, ESCAPE = 128;
   int count = 0;                       // classes of both
   int counts[2] = {};                  // of each
   int first[2] = {};                   // class values of class index 0
@@ -60,8 +74,15 @@ struct LookupPair {
   bool small = true;         // every multiple has eight bits
   bool small_levels = true;  // as in Group
   // By place, as in Lookup.
-  alignas(64) float value[32] = {};  // the multiple, of a raw part of 0
+  alignas(64) float value[32] = {};  // the multiple, of a raw part of 0; 0 for an escape
   uint8_t place_parity[32] = {};     // 8 where the level is odd, 128 where it is an escape
+  CoupleLookup<32> couples;          // ids of the odd one begin at 2 * ODD_IDS
+  // By id: the place, plus ODD where the level is odd with a raw part of 0 (not of an escape without raw bits), plus ESCAPE where it is
+  // one.
+  alignas(64) uint8_t kind[64] = {};
+  // With one raw bit b and `small_levels`, by place, plus ODD where b is 0: the upper half of the multiple's bits as a float; that of 2 * b
+  // for an escape.
+  alignas(64) uint16_t bit_value[64] = {};
 };
 
 // The tree of comparisons that finds a slot's class in four steps: `id = 2 * id + (slot >= node[id])`, from id 1; leaf 16 + place then is
@@ -73,9 +94,9 @@ struct LookupPair {
 // * rans: what a stream consumes depends on its bytes, so nothing that the header says bounds it. "A step so consumes at most L rans bytes,
 //   and the heads behind them are 2 * L: one comparison after each step bounds every read." A step begins only where position <=
 //   rans_bytes, so it ends inside the heads. Vectors read more than they take: a step begins only where all that it may read lies before
-//   `readable`, else it reads a copy (`feed`) or is left to plain code (`last_start`).
+//   `readable`, else it reads a copy (`feed`) or is left to plain code (`last_start`). What is fetched ahead is not read.
 // * raw: the header's k, groups and r give its length, and that many bits are taken whatever the others are.
-// * escapes and values: counted down with each that is taken.
+// * escapes and values: counted down with each that is taken; `escapes_seen` stays within those left.
 // * Tables are total: every slot has a class, whose place is below 32, and whose state stays in 16 bits. Levels that index something
 //   (centroids) are compared with their range first, or for a whole table when a weight is made.
 // * Writes: a step writes one float a lane, groups and steps are counted by the header, and `Range` says where.
@@ -88,6 +109,7 @@ struct Stream {
   const uint8_t* raw;
   const uint8_t* escapes;
   uint64_t escapes_left;
+  uint64_t escapes_seen;  // of those left: what has been looked at before it is taken
   const uint8_t* values;
   uint64_t values_left;
   alignas(64) uint8_t trellis[LANES_MAX];  // states of trellis-coded levels

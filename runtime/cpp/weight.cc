@@ -65,7 +65,7 @@ void Weight::prepare_direct() {
       const int level = level_of(table.first + table.index[place], symbols.raw_bits);
       const bool escape = table.escape && place == table.count - 1;
       if (!grid && (escape || level < low || level > high)) return;
-      if (escape) table.escape_place = static_cast<uint8_t>(place);
+      if (escape) table.escape_place = static_cast<uint8_t>(place), table.escape_id = static_cast<uint8_t>(std::max(2 * place - 1, 0));
       table.value[place] = escape ? 0.0f : codebook ? member.centroids[static_cast<size_t>(level)] : static_cast<float>(level);
       const int highest = level + (1 << symbols.raw_bits) - 1;
       if (symbols.quantizers == 1 && !escape) small_levels_ = small_levels_ && level >= -128 && highest <= 127;
@@ -74,6 +74,7 @@ void Weight::prepare_direct() {
     }
     half_values_ = split_values(table) && half_values_;
     build_tree(table);
+    build_couples(table);
   }
   direct_ = true;
 }
