@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Self
+
+Bytes = bytes | memoryview
+
+STORED_BYTES, MOST_PIECES = 1 << 20, 512
+"""What is gathered before it is written. Systems take 1,024 pieces at once."""
+
+MOST_STORING = 8
+"""Writes that may wait."""
 
 FLUSHED_BYTES = 8 << 20
 """What is worth a flush of its own."""
@@ -24,24 +33,34 @@ class Flushed:
         self._flush: Future[None] | None = None
 
     def __enter__(self) -> Self:
-        self._file = self._path.open("wb", buffering=0)
+        self._file = self._path.open("w+b", buffering=0)
         self._disk = ThreadPoolExecutor(1)
         return self
 
-    def store(self, at: int, data: bytes | memoryview) -> None:
-        """Writes `data` from byte `at` on."""
-        view, written = memoryview(data), 0
-        while written < len(view):
-            written += os.pwrite(self._file.fileno(), view[written:], at + written)
+    def store(self, at: int, *pieces: Bytes) -> None:
+        """Writes all pieces, one behind the other, from byte `at` on."""
+        written = os.pwritev(self._file.fileno(), pieces, at)
+        if written < (size := sum(map(len, pieces))):  # the disk is about to be full, or a signal came
+            rest = memoryview(b"".join(pieces))
+            while written < size:
+                written += os.pwrite(self._file.fileno(), rest[written:], at + written)
         with self._lock:
             self._waiting += written
-            if self._waiting >= FLUSHED_BYTES and (self._flush is None or self._flush.done()):
-                self._begin()
+            enough = self._waiting >= FLUSHED_BYTES
+        if enough:
+            self.flush()
 
-    def _begin(self) -> None:
-        if self._flush:
-            self._flush.result()  # the kernel tells of a failure once
-        self._waiting, self._flush = 0, self._disk.submit(os.fsync, self._file.fileno())
+    def load(self, at: int, size: int) -> bytes:
+        """At most `size` of the bytes that were stored from byte `at` on."""
+        return os.pread(self._file.fileno(), size, at)
+
+    def flush(self) -> None:
+        """Begins to flush what was stored, unless a flush is under way."""
+        with self._lock:
+            if self._flush is None or self._flush.done():
+                if self._flush:
+                    self._flush.result()  # the kernel tells of a failure once
+                self._waiting, self._flush = 0, self._disk.submit(os.fsync, self._file.fileno())
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._disk.shutdown(wait=True)
@@ -50,3 +69,33 @@ class Flushed:
                 if self._flush:
                     self._flush.result()
                 os.fsync(self._file.fileno())
+
+
+class Stream:
+    """Bytes that go into a file one after the other, stored by the threads of `pool`."""
+
+    def __init__(self, file: Flushed, pool: ThreadPoolExecutor) -> None:
+        self._file, self._pool, self.at = file, pool, 0
+        self._gathered: list[Bytes] = []
+        self._gathered_bytes = 0
+        self._storing = deque[Future[None]]()
+
+    def write(self, data: Bytes) -> None:
+        """More of them, from byte `at` on; `data` must stay as it is until `finish`."""
+        self._gathered.append(data)
+        self._gathered_bytes, self.at = self._gathered_bytes + len(data), self.at + len(data)
+        if self._gathered_bytes >= STORED_BYTES or len(self._gathered) == MOST_PIECES:
+            self._store()
+
+    def finish(self) -> None:
+        """Waits until all are stored. Raises OSError."""
+        self._store()
+        while self._storing:
+            self._storing.popleft().result()
+
+    def _store(self) -> None:
+        if self._gathered:
+            self._storing.append(self._pool.submit(self._file.store, self.at - self._gathered_bytes, *self._gathered))
+            self._gathered, self._gathered_bytes = [], 0
+        if len(self._storing) > MOST_STORING:
+            self._storing.popleft().result()

@@ -11,8 +11,9 @@ import pytest
 from lossless_models import constant_model, pressed
 from onnx import TensorProto
 from onnx_compress.optimizer import flush, lossless_decode
-from onnx_compress.optimizer.flush import Flushed
+from onnx_compress.optimizer.flush import Flushed, Stream
 from onnx_compress.optimizer.lossless_pieces import Piece, in_order
+from onnx_compress.optimizer.lossless_threads import Threads
 from onnx_compress.optimizer.restore import restore
 from onnx_compress.runtime.errors import FormatError
 
@@ -85,6 +86,21 @@ def test_a_flushed_file_has_its_bytes_and_a_full_disk_is_seen(tmp_path: Path, mo
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"), Flushed(tmp_path / "other") as file:
+        monkeypatch.setattr(os, "fsync", full)
         file.store(0, bytes(10))
+
+
+def test_a_stream_writes_pieces_in_order_even_where_the_system_takes_a_part_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flush, "STORED_BYTES", 100)
+    whole = os.pwritev
+    monkeypatch.setattr(os, "pwritev", lambda file, pieces, at: whole(file, [b"".join(pieces)[:70]], at))
+    pieces = [bytes([number]) * (number % 50) for number in range(256)]
+    with Threads(3) as pool, Flushed(tmp_path / "file") as file:
+        stream = Stream(file, pool)
+        for piece in pieces:
+            stream.write(piece)
+        stream.finish()
+        assert stream.at == sum(map(len, pieces))
+        assert file.load(0, stream.at) == b"".join(pieces)
+    assert (tmp_path / "file").read_bytes() == b"".join(pieces)
