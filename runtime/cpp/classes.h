@@ -73,3 +73,18 @@ inline uint64_t load_plane(const uint8_t* from, size_t bytes) {
 #else
 #include "classes_plain.h"
 #endif
+
+#if !defined(ONNX_COMPRESS_EXPAND)
+
+namespace onnx_compress {
+namespace {
+
+// parts[l] gets bit l of the planes, of eight bytes each, as its bits 0, 1, ...
+inline void add_planes(const uint8_t* planes, int bits, uint8_t* parts) {
+  for (int bit = 0; bit < bits; ++bit) add_plane(load_plane(planes + 8 * bit, 8), bit, parts);
+}
+
+}  // namespace
+}  // namespace onnx_compress
+
+#endif

@@ -51,12 +51,17 @@ int take_escapes(Stream& stream, const Group& group, int bytes, uint64_t lanes, 
 // "The raw section has, for each step and each panel of the group, r bit planes, least significant bit first, of ceil(lanes / 8) bytes
 // each"
 int take_raw(Stream& stream, int raw_bits, int lanes, uint8_t* parts) {
+  if (lanes == PANEL) {
+    add_planes(stream.raw, raw_bits, parts);
+    stream.raw += 8 * raw_bits;
+    return STREAM_OK;
+  }
   const size_t bytes = static_cast<size_t>(lanes + 7) / 8;
   uint64_t unused = 0;
   for (int bit = 0; bit < raw_bits; ++bit, stream.raw += bytes) {
     const uint64_t plane = load_plane(stream.raw, bytes);
     add_plane(plane, bit, parts);
-    if (lanes < PANEL) unused |= plane >> lanes;
+    unused |= plane >> lanes;
   }
   return unused ? STREAM_UNUSED_BIT : STREAM_OK;
 }
@@ -103,12 +108,12 @@ int take_planes(Stream& stream, const PlanesPlan& split, int panel, int lanes, P
 // "u = ((c << r) + b) * 2^(8 planes) + low, times 2^drop, modulo 2^width"
 template <class Word, int Planes>
 inline Word joined(const Parts& parts, const uint8_t* low, int lane, int raw_bits, int planes, int drop) {
-  uint64_t wide = (static_cast<uint64_t>(parts.top[lane]) << raw_bits) + parts.raw[lane];
   if constexpr (sizeof(Word) < 8) {
-    uint32_t word = static_cast<uint32_t>(wide);
+    uint32_t word = (uint32_t{parts.top[lane]} << raw_bits) + parts.raw[lane];
     for (int plane = 0; plane < Planes; ++plane) word = word << 8 | low[plane * PANEL + lane];
     return static_cast<Word>(word << drop);
   }
+  uint64_t wide = (uint64_t{parts.top[lane]} << raw_bits) + parts.raw[lane];
   for (int plane = 0; plane < planes; ++plane) wide = wide << 8 | low[plane * PANEL + lane];
   return static_cast<Word>(wide << drop);
 }
@@ -122,6 +127,26 @@ inline Word unfolded(Word folded, int mantissa) {
   const Word exponent =
       static_cast<Word>(static_cast<Word>(folded >> 1) & static_cast<Word>(~low) & static_cast<Word>((Word{1} << TOP) - 1));
   return static_cast<Word>(sign | exponent | (folded & low));
+}
+
+inline Words wide_words(const uint8_t* from) {
+  Bytes bytes;
+  std::memcpy(&bytes, from, sizeof bytes);
+  return __builtin_convertvector(bytes, Words);
+}
+
+// The same for words of 16 bits, in vectors of these: compilers would put them together in 32.
+template <int Planes>
+void words_of_16(const Parts& __restrict parts, const Group& group, const PlanesPlan& split, uint16_t* __restrict out) {
+  const int mantissa = 15 - split.exponent - split.cut;
+  const uint16_t low = static_cast<uint16_t>((1 << mantissa) - 1), exponent = static_cast<uint16_t>(0x7FFF & ~low);
+  for (int at = 0; at < PANEL; at += WORDS) {
+    Words word = (load_words(parts.top + at) << group.raw_bits) + wide_words(parts.raw + at);
+    if (Planes == 1) word = word << 8 | wide_words(parts.low + at);
+    word <<= split.drop;
+    const Words sign = (word >> mantissa) << 15;
+    store_words(out + at, split.exponent ? sign | (word >> 1 & exponent) | (word & low) : word + static_cast<uint16_t>(split.base));
+  }
 }
 
 template <class Word, int Planes>
@@ -177,7 +202,10 @@ int panel_step(Stream& stream, const Group& group, const PlanesPlan& split, cons
   if (fault != STREAM_OK) return fault;
   alignas(64) Word held[PANEL];
   Word* words = split.floats ? held : static_cast<Word*>(to);
-  words_of<Word, Planes>(parts, group, split, words);
+  if constexpr (sizeof(Word) == 2)
+    words_of_16<Planes>(parts, group, split, words);
+  else
+    words_of<Word, Planes>(parts, group, split, words);
   if (split.delta) add_up(split.sums + first, lanes, words);
   if (split.floats) to_floats(words, split.floats, lanes, static_cast<float*>(to));
   return STREAM_OK;
