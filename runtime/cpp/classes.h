@@ -79,8 +79,9 @@ inline uint64_t load_plane(const uint8_t* from, size_t bytes) {
 namespace onnx_compress {
 namespace {
 
-// parts[l] gets bit l of the planes, of eight bytes each, as its bits 0, 1, ...
-inline void add_planes(const uint8_t* planes, int bits, uint8_t* parts) {
+// parts[l]: bit l of each plane of eight bytes.
+inline void put_planes(const uint8_t* planes, int bits, uint8_t* parts) {
+  std::memset(parts, 0, PANEL);
   for (int bit = 0; bit < bits; ++bit) add_plane(load_plane(planes + 8 * bit, 8), bit, parts);
 }
 

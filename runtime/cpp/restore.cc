@@ -72,13 +72,18 @@ bool lanes_are_neighbours(const Member& member, const Places& places, const Tile
   return true;
 }
 
+constexpr int64_t AHEAD_STEPS = 8;
+
 // The exact bits of a tile of a Planes weight whose lanes are neighbours: step by step, so that what is written is in one place as far as
-// the lanes reach.
+// the lanes reach. Places of later steps are fetched ahead, since a store waits for its line.
 void store_lines(const Member& member, const Places& places, const Tile& tile, uint8_t* to) {
   const int64_t bytes = element_bytes(member.dtype), panels = (tile.lanes + PANEL_ROWS - 1) / PANEL_ROWS;
   const int64_t first = places.of((tile.batch * member.rows + tile.row) * member.k);
+  const auto place = [&](int64_t step) { return to + (first + places.columns()[static_cast<size_t>(step)]) * bytes; };
   for (int64_t step = 0; step < tile.last - tile.first; ++step) {
-    uint8_t* line = to + (first + places.columns()[static_cast<size_t>(tile.first + step)]) * bytes;
+    uint8_t* line = place(tile.first + step);
+    const uint8_t* later = place(std::min(tile.first + step + AHEAD_STEPS, member.k - 1));
+    for (int64_t at = 0; at < tile.lanes * bytes; at += 64) __builtin_prefetch(later + at, 1);
     for (int64_t panel = 0; panel < panels; ++panel)
       std::memcpy(line + panel * PANEL_ROWS * bytes, panel_words(tile, panel, bytes) + step * PANEL_ROWS * bytes,
                   static_cast<size_t>(std::min(PANEL_ROWS, tile.lanes - panel * PANEL_ROWS) * bytes));
