@@ -30,7 +30,7 @@ class Flushed:
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock, self._waiting = path, Lock(), 0
-        self._flush: Future[None] | None = None
+        self._flushes = deque[Future[None]]()
 
     def __enter__(self) -> Self:
         self._file = self._path.open("w+b", buffering=0)
@@ -46,28 +46,33 @@ class Flushed:
                 written += os.pwrite(self._file.fileno(), rest[written:], at + written)
         with self._lock:
             self._waiting += written
-            enough = self._waiting >= FLUSHED_BYTES
-        if enough:
-            self.flush()
+            if self._waiting >= FLUSHED_BYTES:
+                self._begin()
 
     def load(self, at: int, size: int) -> bytes:
         """At most `size` of the bytes that were stored from byte `at` on."""
         return os.pread(self._file.fileno(), size, at)
 
     def flush(self) -> None:
-        """Begins to flush what was stored, unless a flush is under way."""
+        """Begins to flush what was stored, where that is not so little that it may as well be done at the end."""
         with self._lock:
-            if self._flush is None or self._flush.done():
-                if self._flush:
-                    self._flush.result()  # the kernel tells of a failure once
-                self._waiting, self._flush = 0, self._disk.submit(os.fsync, self._file.fileno())
+            if self._waiting >= STORED_BYTES:
+                self._begin()
+
+    def _begin(self) -> None:
+        """One flush may wait for another, which has perhaps begun too early for it."""
+        while self._flushes and self._flushes[0].done():
+            self._flushes.popleft().result()  # the kernel tells of a failure once
+        if len(self._flushes) < 2:
+            self._waiting = 0
+            self._flushes.append(self._disk.submit(os.fsync, self._file.fileno()))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._disk.shutdown(wait=True)
         with self._file:
             if kind is None:
-                if self._flush:
-                    self._flush.result()
+                for flush in self._flushes:
+                    flush.result()
                 os.fsync(self._file.fileno())
 
 
