@@ -7,7 +7,6 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
 from typing import Self
 
 Bytes = bytes | memoryview
@@ -23,9 +22,9 @@ FLUSHED_BYTES = 8 << 20
 
 
 class Flushed:
-    """A new file that several threads write into: `with Flushed(path) as file: file.store(at, data)`; then all of it is on the disk.
+    """A new file that several threads write into: `with Flushed(path) as file: file.store(at, data)`. A thread of its own waits for the disk.
 
-    A thread of its own waits for the disk. Raises OSError.
+    Raises OSError, when the block ends at the latest.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,7 +53,7 @@ class Flushed:
         return os.pread(self._file.fileno(), size, at)
 
     def flush(self) -> None:
-        """Begins to flush what was stored, where that is not so little that it may as well be done at the end."""
+        """Begins to flush what was stored, where that is not so little that it may as well wait for the end."""
         with self._lock:
             if self._waiting >= STORED_BYTES:
                 self._begin()
@@ -67,13 +66,15 @@ class Flushed:
             self._waiting = 0
             self._flushes.append(self._disk.submit(os.fsync, self._file.fileno()))
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def sync(self) -> None:
+        """Waits until all is on the disk."""
+        os.fsync(self._file.fileno())
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._disk.shutdown(wait=True)
-        with self._file:
-            if kind is None:
-                for flush in self._flushes:
-                    flush.result()
-                os.fsync(self._file.fileno())
+        self._file.close()
+        for flush in self._flushes if kind is None else ():
+            flush.result()
 
 
 class Stream:
@@ -94,13 +95,13 @@ class Stream:
 
     def finish(self) -> None:
         """Waits until all are stored. Raises OSError."""
-        self._store()
+        self._file.store(self.at - self._gathered_bytes, *self._gathered)  # no thread is as fast as none for what may be little
+        self._gathered, self._gathered_bytes = [], 0
         while self._storing:
             self._storing.popleft().result()
 
     def _store(self) -> None:
-        if self._gathered:
-            self._storing.append(self._pool.submit(self._file.store, self.at - self._gathered_bytes, *self._gathered))
-            self._gathered, self._gathered_bytes = [], 0
+        self._storing.append(self._pool.submit(self._file.store, self.at - self._gathered_bytes, *self._gathered))
+        self._gathered, self._gathered_bytes = [], 0
         if len(self._storing) > MOST_STORING:
             self._storing.popleft().result()

@@ -92,6 +92,7 @@ def restore_lossless(source: Path, target: Path, force: bool, rename_data: bool,
             for file, path in zip(recipe.files, written, strict=True):
                 with Flushed(path) as opened:
                     _put_together(held, recipe, file, threads or os.cpu_count() or 1, opened.store)
+                    opened.sync()
             before = held.size() + (held.size(data_name(source)) if any(place.external for place in recipe.payloads) else 0)
         if renamed:
             _rename_locations(written[0], renamed)
