@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from threading import Event, get_ident
 
@@ -107,3 +109,11 @@ def test_a_stream_writes_pieces_in_order_even_where_the_system_takes_a_part_of_t
         assert stream.at == sum(map(len, pieces))
         assert file.load(0, stream.at) == b"".join(pieces)
     assert (tmp_path / "file").read_bytes() == b"".join(pieces)
+
+
+def test_a_lossless_file_is_restored_without_what_only_lossy_ones_need(tmp_path: Path) -> None:
+    source, target, _ = pressed(tmp_path, constant_model((64, 64), np.linspace(0, 1, 4096, dtype=np.float32).tobytes(), TensorProto.FLOAT).SerializeToString())
+    words = ["restore", str(target), str(tmp_path / "back.onnx")]
+    code = f"import sys; from onnx_compress.optimizer import cli; assert cli.main({words!r}) == 0; sys.exit('onnx_ir' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert (tmp_path / "back.onnx").read_bytes() == source.read_bytes()
