@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +15,13 @@ import onnx_ir as ir
 from ..runtime.header import FORMAT_KEY
 from .errors import CompressError, UsageError
 from .files import Workspace
+from .flush import Flushed
 from .lossless_packed import Packed, Weight
 from .lossless_restore import hash_original, read_recipe
 from .lossless_source import Source
 from .lossless_tensors import Coder
-from .lossless_write import Written, write_model
+from .lossless_threads import Threads
+from .lossless_write import Target, Written, write_model
 from .protos import Model, read_model
 from .recipe import Recipe
 from .report import EXACT, Progress, Report, Request, WeightReport, silent
@@ -33,7 +34,7 @@ def compress_lossless(source: Path, target: Path, request: Request, progress: Pr
     _check(source)
     threads, seconds, since = request.threads or os.cpu_count() or 1, {}, time.monotonic()
     with Workspace(source, target, request.force, request.dry_run) as work, Source(source) as held:
-        with ThreadPoolExecutor(threads) as pool:
+        with Threads(threads) as pool, Flushed(work.model) as file:
             hashed = {"": pool.submit(held.sha256, "")}
             progress("reading", 0.0)
             model = read_model(held.data)
@@ -43,13 +44,13 @@ def compress_lossless(source: Path, target: Path, request: Request, progress: Pr
             progress("compressing", 0.0)
             coder = Coder(held, request, pool, work.data if external else None)
             packed = coder.pack(model, lambda done: progress("compressing", done))
-        written = write_model(held, model, packed, work.model, lambda name: hashed[name].result())
-        seconds["compressing"] = time.monotonic() - since
-        progress("verifying", 0.0)
-        since = time.monotonic()
-        recipe = read_recipe(work.model)
-        hash_original(work.model, recipe, threads)
-        seconds["verifying"] = time.monotonic() - since
+            written = write_model(held, model, packed, Target(file, pool), lambda name: hashed[name].result())
+            seconds["compressing"] = time.monotonic() - since
+            progress("verifying", 0.0)
+            since = time.monotonic()
+            recipe = read_recipe(work.model)
+            hash_original(work.model, recipe, threads)
+            seconds["verifying"] = time.monotonic() - since
         report = replace(_report(source, target, recipe, packed, work, written), seconds=seconds)
         work.publish()
     return report

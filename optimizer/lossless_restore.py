@@ -6,38 +6,22 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..runtime import library
 from ..runtime.errors import FormatError
-from ..runtime.form import Member
-from ..runtime.header import FORMAT_KEY, LOSSLESS_VERSION, read_header
-from ..runtime.members import WIDTHS
-from . import exact, wire
+from ..runtime.header import FORMAT_KEY, LOSSLESS_VERSION
+from . import wire
 from .errors import CompressError, UsageError
 from .files import data_name
-from .lossless_source import Source, widened
+from .flush import Flushed
+from .lossless_pieces import Sink, in_order, pieces_of
+from .lossless_source import Source
 from .protos import TENSOR_EXTERNAL, Tensor, metadata_entries, read_metadata, read_model
-from .recipe import BEFORE_BYTES, COPY_DATA, LITERAL, PART, RECIPE_KEY, TENSOR, TRANSPOSED, WIDENED, Original, Recipe, Segment, unpack
+from .recipe import BEFORE_BYTES, RECIPE_KEY, Original, Recipe, unpack
 from .splice import Edit, spans, with_lengths
 from .wire import Data, Field
-
-AHEAD_BYTES = 64 << 20
-"""Decoded tensors that wait to be written, beside the one that is next."""
-
-KEPT_BUNDLES = 8
-"""Payloads of several small weights that are kept decoded, until others are needed."""
-
-Sink = Callable[[bytes | memoryview], object]
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -66,80 +50,19 @@ def hash_original(path: Path, recipe: Recipe, threads: int) -> None:
     """Decodes everything and compares it with the recorded sha256, writing nothing. Raises CompressError."""
     with Source(path) as held:
         for file in recipe.files:
-            _put_together(held, recipe, file, threads, lambda _: None)
+            _put_together(held, recipe, file, threads, lambda *_: None)
 
 
 def _put_together(held: Source, recipe: Recipe, file: Original, threads: int, sink: Sink) -> None:
     """Gives the bytes of an original file to `sink`, piece by piece. Raises CompressError where they are not those that were recorded."""
-    digest, size = hashlib.sha256(), 0
-    where = f"{held.path}: {file.name or 'the model'}"
+    digest, where = hashlib.sha256(), f"{held.path}: {file.name or 'the model'}"
     try:
-        for piece in _pieces(held, recipe, file, threads):
+        for piece in in_order(pieces_of(held, recipe, file), threads, sink):
             digest.update(piece)
-            size += len(piece)
-            if size > file.size:
-                break
-            sink(piece)
     except (FormatError, ValueError, IndexError, OverflowError) as error:
         raise CompressError(f"{where} cannot be restored ({error}): the file is damaged, copy it again") from error
-    if size != file.size or digest.digest() != file.sha256:
+    if digest.digest() != file.sha256:
         raise CompressError(f"{where} cannot be restored: what it decodes to is not what was compressed (the checksum differs), so the file is damaged; copy it again")
-
-
-def _pieces(held: Source, recipe: Recipe, file: Original, threads: int) -> Iterator[bytes | memoryview]:
-    """The bytes of an original file; tensors are decoded ahead, by `threads` threads."""
-    pool = ThreadPoolExecutor(threads)
-    whole = lru_cache(KEPT_BUNDLES)(lambda number: _payload(held, recipe, number)[1])
-    try:
-        tensors = deque(one for one in file.segments if one.kind == TENSOR)
-        ahead: deque[Future[NDArray[np.uint8]]] = deque()
-        waiting = 0
-        for segment in file.segments:
-            while tensors and (not ahead or waiting + tensors[0].size <= AHEAD_BYTES):
-                waiting += tensors[0].size
-                one = tensors.popleft()
-                ahead.append(pool.submit(_part, whole, one) if one.manner == PART else pool.submit(_decode, held, recipe, one))
-            if segment.kind == TENSOR:
-                waiting -= segment.size
-                yield ahead.popleft().result().data
-            elif segment.kind == LITERAL:
-                yield recipe.literals[segment.at : segment.at + segment.size]
-            else:
-                yield from held.blocks(data_of(held, segment.kind == COPY_DATA), segment.at, segment.at + segment.size)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def data_of(held: Source, external: bool) -> str:
-    """The file that holds something: the data file beside the model, or the model."""
-    return data_name(held.path) if external else ""
-
-
-def _payload(held: Source, recipe: Recipe, number: int) -> tuple[Member, NDArray[np.uint8]]:
-    """What a payload holds, and the bytes that it decodes to."""
-    place = recipe.payloads[number]
-    payload = held.read(data_of(held, place.external), place.at, place.size)
-    member = read_header(payload).payload.members[0]
-    out = np.empty(exact.stored_bytes(member.dtype, member.view.size), np.uint8)
-    return member, library.decode(payload, out, verify_checksums=False)
-
-
-def _part(whole: Callable[[int], NDArray[np.uint8]], segment: Segment) -> NDArray[np.uint8]:
-    """A tensor's bytes, of a payload that several share."""
-    found = whole(segment.at)
-    if not 0 <= segment.start <= len(found) - segment.size:
-        raise FormatError(f"a tensor of {segment.size} bytes at {segment.start} of a payload of {len(found)}")
-    return found[segment.start : segment.start + segment.size]
-
-
-def _decode(held: Source, recipe: Recipe, segment: Segment) -> NDArray[np.uint8]:
-    """A tensor's bytes."""
-    member, out = _payload(held, recipe, segment.at)
-    if len(out) != segment.size // (2 if segment.manner == WIDENED else 1):
-        raise FormatError(f"a tensor has {len(out)} bytes, its place {segment.size}")
-    if segment.manner == TRANSPOSED:
-        return np.ascontiguousarray(out.view(f"u{WIDTHS[member.dtype] // 8}").reshape(member.view.dims).T).view(np.uint8).reshape(-1)
-    return widened(out, member.dtype) if segment.manner == WIDENED else out
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +88,11 @@ def restore_lossless(source: Path, target: Path, force: bool, rename_data: bool,
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".tmp", dir=target.parent))
     try:
         written = [folder / str(number) for number in range(len(places))]
-        with Source(source) as held, ExitStack() as files:
+        with Source(source) as held:
             for file, path in zip(recipe.files, written, strict=True):
-                opened = files.enter_context(path.open("wb"))
-                _put_together(held, recipe, file, threads or os.cpu_count() or 1, opened.write)
-                opened.flush()
-                os.fsync(opened.fileno())
+                with Flushed(path) as opened:
+                    _put_together(held, recipe, file, threads or os.cpu_count() or 1, opened.store)
+                    opened.sync()
             before = held.size() + (held.size(data_name(source)) if any(place.external for place in recipe.payloads) else 0)
         if renamed:
             _rename_locations(written[0], renamed)

@@ -67,17 +67,22 @@ class Source:
 
     def read(self, location: str, start: int, size: int) -> NDArray[np.uint8]:
         """Bytes of the model, or of a data file. Raises CompressError, before anything is allocated, where it has no such bytes."""
-        self._check(location, start, size)
+        self.check(location, start, size)
         out = np.empty(size, np.uint8)
-        view, at = out.data, 0
-        while at < size:
-            got = os.preadv(self._number(location), [view[at:]], start + at)
-            if got == 0:
-                self._check(location, start, size)  # it has become shorter since
-            at += got
+        self.fill(location, start, out)
         return out
 
-    def _check(self, location: str, start: int, size: int) -> None:
+    def fill(self, location: str, start: int, out: NDArray[np.uint8]) -> None:
+        """The same into memory that is there. Raises CompressError."""
+        view, at = out.data, 0
+        while at < len(view):
+            got = os.preadv(self._number(location), [view[at:]], start + at)
+            if got == 0:
+                self.check(location, start, len(view))  # it has become shorter since
+            at += got
+
+    def check(self, location: str, start: int, size: int) -> None:
+        """Raises CompressError where a file has no such bytes."""
         if start < 0 or size < 0 or start + size > self.size(location):
             file = self.path.parent / location if location else self.path
             raise CompressError(f"{file} has {self.size(location):,} bytes, and {size:,} at {start:,} are asked for: it is damaged, or only a part of a file; copy or export it again")

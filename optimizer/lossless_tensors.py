@@ -19,6 +19,7 @@ from . import exact
 from . import lossless_bundles as bundles
 from .lossless_packed import Item, Packed, Weight
 from .lossless_source import BFLOAT16, FLOAT, FLOAT16, Source, gaps, widened
+from .lossless_threads import LARGE_BYTES, helped, in_order
 from .lossless_uses import NONE, Readers, Search
 from .protos import Model, Tensor
 from .recipe import PART, PLAIN, TRANSPOSED, WIDENED, Place
@@ -27,9 +28,6 @@ from .save import ALIGNMENT, IDENTITY_BYTES, MAGIC
 
 OVERHEAD_BYTES = 90
 """What a payload costs beside its own bytes: a node, an initializer, and its part of the record."""
-
-LARGE_BYTES = 32 << 20
-"""Tensors from here on are coded one at a time, their chunks side by side; smaller ones side by side."""
 
 INLINE_BELOW = 4096
 """Payloads below this stay in the model even where the others are beside it."""
@@ -79,14 +77,17 @@ class Coder:
             if file:
                 self._at = file.write(b"\0" * IDENTITY_BYTES)
             alone, together = self._parted(items)
-            for item, made in self._made(alone):
+            groups = list(bundles.grouped([(small.key, self._held.stored_bytes(item.tensor), item) for item, small in together if small.special is None]))
+            written = self._pool.map(self._write_bundle, groups)
+            for item, made in in_order(self._pool, self._make, alone, lambda item: self._held.stored_bytes(item.tensor)):
                 self._take(item, made, file)
                 done += self._held.stored_bytes(item.tensor)
                 tick(done / total)
             for item, small in together:
                 if small.special is not None:
                     self._take(item, _Made(small.special, b"", ()), file)
-            self._bundle([(item, small.key) for item, small in together if small.special is None], file)
+            for (_, grouped), pieces in zip(groups, written, strict=True):
+                self._bundle(grouped, pieces, file)
             if file:
                 self._keep_external(model, file)
                 self._packed.identity = self._hash.digest()
@@ -159,45 +160,24 @@ class Coder:
         special = found if found is not None and found.size + self._cost(item) < least else None
         return _Small(special, _digest(raw, tensor.dtype, tensor.dims), (tensor.dtype, item.readers.widened, dropped))
 
-    def _bundle(self, found: list[tuple[Item, bundles.Key]], file: BinaryIO | None) -> None:
-        """Writes the payloads that small weights share, where they are smaller than these."""
-        groups = list(bundles.grouped([(key, self._held.stored_bytes(item.tensor), item) for item, key in found]))
-        for (_, items), pieces in zip(groups, self._pool.map(self._write_bundle, groups), strict=True):
-            sizes = [self._held.stored_bytes(item.tensor) for item in items]
-            size, total = sum(map(len, pieces)), sum(sizes)
-            if size + OVERHEAD_BYTES >= total:
-                self._packed.left_alone += [(item.name, "no exact form of it is smaller", one) for item, one in zip(items, sizes, strict=True)]
-                continue
-            number = len(self._readers)
-            self._readers.append(NONE)
-            self._store(number, pieces, file)
-            starts = [sum(sizes[:at]) for at in range(len(sizes))]
-            self._packed.weights += [
-                Weight(item, number, PART, "planes", one, size * one // total, start) for item, one, start in zip(items, sizes, starts, strict=True)
-            ]
+    def _bundle(self, items: list[Item], pieces: list[bytes | memoryview], file: BinaryIO | None) -> None:
+        """Takes the payload that small weights share, where it is smaller than these."""
+        sizes = [self._held.stored_bytes(item.tensor) for item in items]
+        size, total = sum(map(len, pieces)), sum(sizes)
+        if size + OVERHEAD_BYTES >= total:
+            self._packed.left_alone += [(item.name, "no exact form of it is smaller", one) for item, one in zip(items, sizes, strict=True)]
+            return
+        number = len(self._readers)
+        self._readers.append(NONE)
+        self._store(number, pieces, file)
+        starts = [sum(sizes[:at]) for at in range(len(sizes))]
+        self._packed.weights += [Weight(item, number, PART, "planes", one, size * one // total, start) for item, one, start in zip(items, sizes, starts, strict=True)]
 
     def _write_bundle(self, group: tuple[bundles.Key, list[Item]]) -> list[bytes | memoryview]:
         (dtype, *_), items = group
         return bundles.write_bundle([self._read(item).view(f"<u{WIDTHS[dtype] // 8}") for item in items], dtype)
 
-    def _made(self, items: list[Item]) -> Iterator[tuple[Item, _Made]]:
-        """Coded tensors in order: large ones one at a time, small ones side by side in batches."""
-        batch: list[Item] = []
-        waiting = 0
-        for item in items:
-            size = self._held.stored_bytes(item.tensor)
-            large = size >= LARGE_BYTES
-            if not large:
-                batch.append(item)
-                waiting += size
-            if large or waiting >= LARGE_BYTES:
-                yield from zip(batch, self._pool.map(self._make, batch), strict=True)
-                batch, waiting = [], 0
-            if large:
-                yield item, self._make(item, self._pool.map)
-        yield from zip(batch, self._pool.map(self._make, batch), strict=True)
-
-    def _make(self, item: Item, work: Callable[..., Iterable[object]] = map) -> _Made:
+    def _make(self, item: Item) -> _Made:
         tensor = item.tensor
         raw = self._read(item)
         alone = self._alike[self._likeness(item)] == 1
@@ -206,6 +186,7 @@ class Coder:
             return _Made(None, digest, ())
         view = item.readers.view
         sights = exact.any_sight(tensor.dims) if view is None else exact.one_sight(view, item.readers.gathered)
+        work = helped(self._pool) if raw.size >= LARGE_BYTES else map
         return _Made(exact.smallest(raw, tensor.dtype, tensor.dims, sights, work), digest, () if alone else tuple(_twins(raw, tensor)))
 
     def _likeness(self, item: Item) -> _Likeness:

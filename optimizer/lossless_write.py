@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
-from typing import BinaryIO
 
 from ..runtime.header import FORMAT_KEY, LOSSLESS_VERSION
 from . import protos, wire
+from .flush import Flushed, Stream
 from .lossless_edits import Plan
 from .lossless_packed import Packed, Weight
 from .lossless_source import Source, gaps
@@ -41,26 +41,35 @@ class Written:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The file to write, and the threads that do."""
+
+    file: Flushed
+    pool: ThreadPoolExecutor
+
+
 Digest = Callable[[str], bytes]
 """Gives the sha256 of the model (no name), or of one of its data files."""
 
 
-def write_model(held: Source, model: Model, packed: Packed, path: Path, digest: Digest) -> Written:
-    """Writes the compressed model to `path`; its data file is there already. Raises OSError."""
+def write_model(held: Source, model: Model, packed: Packed, target: Target, digest: Digest) -> Written:
+    """Writes the compressed model; its data file is there already. Raises OSError."""
     plan = Plan(held, model, packed)
-    edits = with_lengths(held.data, plan.edits())
-    with path.open("w+b") as file:
-        writer = _Writer(held, packed, file, digest)
-        writer.write(edits)
-        entries = {FORMAT_KEY: LOSSLESS_VERSION}
-        entries |= {IDENTITY_KEY: packed.identity.hex()} if packed.identity else {}
-        file.write(wire.block(protos.MODEL_OPSETS, wire.block(1, DOMAIN) + wire.number(2, 1)))
-        file.writelines(_metadata(key, value) for key, value in entries.items())
-        end = file.tell()
-        file.seek(max(0, end - BEFORE_BYTES))
-        record = pack(writer.recipe(model), file.read())
-        file.seek(end)
-        file.write(_metadata(RECIPE_KEY, record))
+    stream = Stream(target.file, target.pool)
+    writer = _Writer(held, packed, stream, digest)
+    writer.write(with_lengths(held.data, plan.edits()))
+    entries = {FORMAT_KEY: LOSSLESS_VERSION}
+    entries |= {IDENTITY_KEY: packed.identity.hex()} if packed.identity else {}
+    stream.write(wire.block(protos.MODEL_OPSETS, wire.block(1, DOMAIN) + wire.number(2, 1)))
+    for key, value in entries.items():
+        stream.write(_metadata(key, value))
+    stream.finish()
+    target.file.flush()
+    begin = max(0, stream.at - BEFORE_BYTES)
+    record = pack(writer.recipe(model), target.file.load(begin, stream.at - begin))
+    stream.write(_metadata(RECIPE_KEY, record))
+    stream.finish()
     return Written(len(record), tuple(plan.notes))
 
 
@@ -71,9 +80,8 @@ def _metadata(key: str, value: str) -> bytes:
 class _Writer:
     """Writes edited bytes and notes how to undo it."""
 
-    def __init__(self, held: Source, packed: Packed, file: BinaryIO, digest: Digest) -> None:
-        self._held, self._packed, self._file, self._digest = held, packed, file, digest
-        self._at = 0
+    def __init__(self, held: Source, packed: Packed, stream: Stream, digest: Digest) -> None:
+        self._held, self._packed, self._stream, self._digest = held, packed, stream, digest
         self._files: list[Original] = []
         self._segments: list[Segment] = []
         self._literals = bytearray()
@@ -87,9 +95,9 @@ class _Writer:
             if isinstance(span, Edit):
                 self._edit(span)
             else:
-                self._segments.append(Segment(COPY_MODEL, self._at, span[1] - span[0]))
+                self._segments.append(Segment(COPY_MODEL, self._stream.at, span[1] - span[0]))
                 for block in self._held.blocks("", *span):
-                    self._put(block)
+                    self._stream.write(block)
         self._finish("", size)
 
     def _finish(self, name: str, size: int) -> None:
@@ -117,18 +125,15 @@ class _Writer:
             self._segments.append(Segment(LITERAL, len(self._literals), size))
             self._literals += self._held.read(span[0], span[1], size).tobytes()
 
-    def _put(self, data: bytes | memoryview) -> None:
-        self._at += self._file.write(data)
-
     def _edit(self, edit: Edit) -> None:
         for one in edit.new:
             if isinstance(one, bytes):
-                self._put(one)
+                self._stream.write(one)
                 continue
-            start = self._at
+            start = self._stream.at
             for piece in one.pieces:
-                self._put(piece)
-            place = Place(False, start, self._at - start)
+                self._stream.write(piece)
+            place = Place(False, start, self._stream.at - start)
             if isinstance(one.key, int):
                 self._places[one.key] = place
             else:

@@ -23,6 +23,9 @@ FORMAT_KEY = "onnx_compress.format"
 LOSSLESS_VERSION = f"{FORMAT_VERSION} lossless"
 """Its value in a file that gives its original back: so it is known as one even where the record of that is damaged."""
 
+LENGTH_START, LENGTH_END = 4, 8
+"""Where header_bytes stands, u32."""
+
 SYMBOLS_PER_BYTE = 65536
 LEAST_ENTRY_BYTES = 6  # of a chunk in the directory: two varints and a checksum
 POOL_SYMBOLS = 65536

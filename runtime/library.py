@@ -57,7 +57,7 @@ def _library(path: str) -> ctypes.CDLL:
     library = ctypes.CDLL(path)
     library.onnx_compress_version.restype = ctypes.c_char_p
     address, size, number, text = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_char_p
-    library.onnx_compress_decode.argtypes = [address, size, number, ctypes.c_int, text, address, size, text, size]
+    library.onnx_compress_decode.argtypes = [address, size, number, ctypes.c_int, text, number, number, address, size, text, size]
     return library
 
 
@@ -74,12 +74,14 @@ def library_version() -> str:
 
 
 def decode(
-    payload: bytes | NDArray[np.uint8], out: NDArray, member: int = 0, verify_checksums: bool = True, instruction_set: str = ""
+    payload: bytes | NDArray[np.uint8], out: NDArray, member: int = 0, verify_checksums: bool = True, instruction_set: str = "", part: tuple[int, int] = (0, 1)
 ) -> NDArray:
     """Decodes a member of `payload` into `out` and gives `out`.
 
     `out` has the weight's dims and dtype (bfloat16 as uint16 bits; 4-bit integers one a byte) and is C-contiguous.
     `instruction_set` names the decoder ("avx512", "avx2", "sse4", "neon", "baseline"), empty: the fastest of this machine; all give the same bits.
+    `part` (i, n): only the chunks from i * chunks // n on, before (i + 1) * chunks // n, are decoded, each to its place, so that n threads can share a weight; of the others
+    nothing is read where checksums are not verified.
     Raises FormatError, TruncatedError, CorruptionError, UnsupportedVersionError; ValueError for arguments that do not fit.
     """
     if not out.flags.c_contiguous or not out.flags.writeable:
@@ -92,6 +94,7 @@ def decode(
         member,
         int(verify_checksums),
         instruction_set.encode(),
+        *part,
         out.ctypes.data,
         out.nbytes,
         message,

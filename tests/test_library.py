@@ -63,6 +63,20 @@ def test_4_bit_integers_come_one_a_byte_or_packed(count: int) -> None:
     assert np.array_equal(library.decode(payload, np.empty((count + 1) // 2, np.uint8)), packed)
 
 
+def test_parts_are_decoded_to_their_places_and_nothing_else_is_touched() -> None:
+    made = weight(linear(700, 130))
+    out = np.full_like(made.tensor, np.nan)
+    library.decode(made.payload, out, part=(1, 3))
+    there = ~np.isnan(out)
+    assert 0 < there.sum() < out.size
+    assert np.array_equal(out[there], made.tensor[there])
+    for number in (0, 2):
+        library.decode(made.payload, out, part=(number, 3))
+    assert np.array_equal(out, made.tensor)
+    with pytest.raises(ValueError, match="part 3 of 3"):
+        library.decode(made.payload, out, part=(3, 3))
+
+
 def test_errors_of_the_decoder_are_those_of_the_reader() -> None:
     payload, out = weight(linear(130, 70)).payload, np.empty((70, 130), np.float32)
     flipped = payload.copy()

@@ -73,3 +73,19 @@ inline uint64_t load_plane(const uint8_t* from, size_t bytes) {
 #else
 #include "classes_plain.h"
 #endif
+
+#if !defined(ONNX_COMPRESS_EXPAND)
+
+namespace onnx_compress {
+namespace {
+
+// parts[l]: bit l of each plane of eight bytes.
+inline void put_planes(const uint8_t* planes, int bits, uint8_t* parts) {
+  std::memset(parts, 0, PANEL);
+  for (int bit = 0; bit < bits; ++bit) add_plane(load_plane(planes + 8 * bit, 8), bit, parts);
+}
+
+}  // namespace
+}  // namespace onnx_compress
+
+#endif

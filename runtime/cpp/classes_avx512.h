@@ -64,6 +64,16 @@ inline uint64_t lanes_of(uint8_t id, const uint8_t* index) {
   return _mm512_cmpeq_epi8_mask(load_bytes(index), _mm512_set1_epi8(static_cast<char>(id)));
 }
 
+// parts[l]: bit l of each plane of eight bytes.
+inline void put_planes(const uint8_t* planes, int bits, uint8_t* parts) {
+  __m512i sum = _mm512_setzero_si512(), one = _mm512_set1_epi8(1);
+  for (int bit = 0; bit < bits; ++bit, one = _mm512_add_epi8(one, one)) {
+    const __mmask64 plane = load_plane(planes + 8 * bit, 8);
+    sum = _mm512_mask_add_epi8(sum, plane, sum, one);
+  }
+  _mm512_storeu_si512(parts, sum);
+}
+
 // parts[l] gets bit l of the plane as its bit `bit`.
 inline void add_plane(uint64_t plane, int bit, uint8_t* parts) {
   const __m512i added = _mm512_maskz_set1_epi8(plane, static_cast<char>(1 << bit));

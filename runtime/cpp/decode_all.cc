@@ -9,7 +9,8 @@
 #include <vector>
 
 extern "C" int onnx_compress_decode(const uint8_t* payload, uint64_t size, uint32_t member, int verify_checksums,
-                                    const char* instruction_set, void* out, uint64_t out_bytes, char* message, uint64_t message_size);
+                                    const char* instruction_set, uint32_t part, uint32_t parts, void* out, uint64_t out_bytes,
+                                    char* message, uint64_t message_size);
 
 int main(int count, char** arguments) {
   if (count != 4) return std::fputs("usage: decode_all REQUESTS TENSORS SET\n", stderr), 2;
@@ -24,7 +25,7 @@ int main(int count, char** arguments) {
     char message[256];
     const auto payload = reinterpret_cast<const uint8_t*>(bytes.data() + at + sizeof numbers);
     if (const int fault =
-            onnx_compress_decode(payload, numbers[0], numbers[1], 1, arguments[3], out.data(), out.size(), message, sizeof message))
+            onnx_compress_decode(payload, numbers[0], numbers[1], 1, arguments[3], 0, 1, out.data(), out.size(), message, sizeof message))
       return std::fprintf(stderr, "request %zu: error %d: %s\n", decoded, fault, message), 1;
     tensors.write(out.data(), static_cast<std::streamsize>(out.size()));
     at += sizeof numbers + numbers[0];

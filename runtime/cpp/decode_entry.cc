@@ -14,13 +14,19 @@
 namespace onnx_compress {
 namespace {
 
-void decode_into(const Weight& weight, void* out, uint64_t out_bytes) {
+// Of the pieces of a weight, those of part `number` of `count`.
+struct Part {
+  int64_t number, count;
+};
+
+void decode_into(const Weight& weight, const Part& part, void* out, uint64_t out_bytes) {
   const Member& member = weight.member();
   const uint64_t expected = static_cast<uint64_t>(member.size() * element_bytes(member.dtype));
   const bool packed = (member.dtype == UINT4 || member.dtype == INT4) && out_bytes == (expected + 1) / 2 && out_bytes != expected;
   if (out_bytes != expected && !packed) fail(Fault::argument, "the output has ", out_bytes, " bytes, expected ", expected);
-  const Parallel serial = [](int64_t count, const std::function<void(int64_t)>& work) {
-    for (int64_t i = 0; i < count; ++i) work(i);
+  if (part.number >= part.count || (packed && part.count > 1)) fail(Fault::argument, "part ", part.number, " of ", part.count);
+  const Parallel serial = [&part](int64_t count, const std::function<void(int64_t)>& work) {
+    for (int64_t i = part.number * count / part.count; i < (part.number + 1) * count / part.count; ++i) work(i);
   };
   if (!packed) return restore(weight, member.dtype, out, serial);
   std::vector<uint8_t> values(expected);
@@ -39,17 +45,17 @@ int report(int number, const char* text, char* message, uint64_t message_size) {
 }  // namespace
 }  // namespace onnx_compress
 
-// Decodes a whole tensor in its own dims and dtype (4-bit types: one value a byte, or packed where out_bytes says so).
-// `instruction_set` names the decoder, null or empty: the fastest; all give the same bits. Returns 0, or the number of FORMAT.md's error
-// with its message.
+// Decodes a whole tensor in its own dims and dtype (4-bit types: one value a byte, or packed where out_bytes says so); of `parts` parts of
+// its chunks only number `part`, to its place in the tensor, so that threads can share one. `instruction_set` names the decoder, null or
+// empty: the fastest; all give the same bits. Returns 0, or the number of FORMAT.md's error with its message.
 ONNX_COMPRESS_EXPORT int onnx_compress_decode(const uint8_t* payload, uint64_t size, uint32_t member, int verify_checksums,
-                                              const char* instruction_set, void* out, uint64_t out_bytes, char* message,
-                                              uint64_t message_size) {
+                                              const char* instruction_set, uint32_t part, uint32_t parts, void* out, uint64_t out_bytes,
+                                              char* message, uint64_t message_size) {
   using namespace onnx_compress;
   try {
     const Options options{verify_checksums != 0, &kernels_named(instruction_set ? instruction_set : "")};
     const Weight weight(payload, size, member, options, 0);
-    decode_into(weight, out, out_bytes);
+    decode_into(weight, {part, parts}, out, out_bytes);
     return report(0, "", message, message_size);
   } catch (const Error& error) {
     return report(error.number(), error.what(), message, message_size);

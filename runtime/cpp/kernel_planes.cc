@@ -9,10 +9,13 @@ namespace ONNX_COMPRESS_ISA {
 ONNX_COMPRESS_DECLARE_KERNELS
 namespace {
 
+constexpr int AHEAD_BYTES = 2048;
+
 // What one step of a panel is put together from.
 struct Parts {
   alignas(64) uint16_t top[PANEL];
-  alignas(64) uint8_t raw[PANEL];
+  alignas(64) uint16_t cut[PANEL];  // the top bits of the raw parts, where these are coded
+  alignas(64) uint8_t raw[PANEL];   // what is stored of them
   alignas(64) uint8_t held[7 * PANEL];
   const uint8_t* low;  // [planes, 64], here or in the payload
 };
@@ -20,8 +23,8 @@ struct Parts {
 // "slot = x & 255;  t = 1 where slot >= cut, else 0
 //  x = (t ? 256 - cut : cut) * (x >> 8) + slot - (t ? cut : 0)"
 //
-// t becomes bit `bit` of the raw parts. Lanes without a row get states that nobody looks at.
-inline void step_cuts(uint16_t* states, const uint8_t* cuts, const uint8_t* index, int bit, uint8_t* raw) {
+// Lanes without a row get states that nobody looks at.
+inline void step_cuts(uint16_t* states, const uint8_t* cuts, const uint8_t* index, uint16_t* found) {
   alignas(64) uint8_t cut[PANEL];
   look_up(cuts, index, cut);
   for (int at = 0; at < PANEL; at += WORDS) {
@@ -31,8 +34,7 @@ inline void step_cuts(uint16_t* states, const uint8_t* cuts, const uint8_t* inde
     const Words above = (Words)((SignedWords)slot >= (SignedWords)c), start = c & above;
     const Words frequency = ((256 - 2 * c) & above) + c;
     store_words(states + at, frequency * (x >> 8) + slot - start);
-    const Bytes found = __builtin_convertvector((above & 1) << bit, Bytes);
-    std::memcpy(raw + at, &found, sizeof found);
+    store_words(found + at, above & 1);
   }
 }
 
@@ -48,15 +50,25 @@ int take_escapes(Stream& stream, const Group& group, int bytes, uint64_t lanes, 
   return STREAM_OK;
 }
 
+// What later steps read: a chunk is read at four places at once, and pages end too soon for a processor to follow them all by itself.
+inline void fetch_ahead(const uint8_t* section) { __builtin_prefetch(section + AHEAD_BYTES); }
+
 // "The raw section has, for each step and each panel of the group, r bit planes, least significant bit first, of ceil(lanes / 8) bytes
 // each"
 int take_raw(Stream& stream, int raw_bits, int lanes, uint8_t* parts) {
+  if (lanes == PANEL) {
+    put_planes(stream.raw, raw_bits, parts);
+    stream.raw += 8 * raw_bits;
+    fetch_ahead(stream.raw);
+    return STREAM_OK;
+  }
+  std::memset(parts, 0, PANEL);
   const size_t bytes = static_cast<size_t>(lanes + 7) / 8;
   uint64_t unused = 0;
   for (int bit = 0; bit < raw_bits; ++bit, stream.raw += bytes) {
     const uint64_t plane = load_plane(stream.raw, bytes);
     add_plane(plane, bit, parts);
-    if (lanes < PANEL) unused |= plane >> lanes;
+    unused |= plane >> lanes;
   }
   return unused ? STREAM_UNUSED_BIT : STREAM_OK;
 }
@@ -68,6 +80,7 @@ int take_planes(Stream& stream, const PlanesPlan& split, int panel, int lanes, P
   if (shorts == 0) {
     parts.low = stream.values;
     stream.values += split.planes * lanes;
+    for (int plane = 0; plane < split.planes; ++plane) fetch_ahead(stream.values + plane * PANEL);
     if (lanes == PANEL) return STREAM_OK;
     for (int plane = 0; plane < split.planes; ++plane)
       std::memcpy(parts.held + plane * PANEL, parts.low + plane * lanes, static_cast<size_t>(lanes));
@@ -102,13 +115,13 @@ int take_planes(Stream& stream, const PlanesPlan& split, int panel, int lanes, P
 
 // "u = ((c << r) + b) * 2^(8 planes) + low, times 2^drop, modulo 2^width"
 template <class Word, int Planes>
-inline Word joined(const Parts& parts, const uint8_t* low, int lane, int raw_bits, int planes, int drop) {
-  uint64_t wide = (static_cast<uint64_t>(parts.top[lane]) << raw_bits) + parts.raw[lane];
+inline Word joined(const Parts& parts, const uint8_t* low, int lane, int cut, int raw_bits, int planes, int drop) {
   if constexpr (sizeof(Word) < 8) {
-    uint32_t word = static_cast<uint32_t>(wide);
+    uint32_t word = (((uint32_t{parts.top[lane]} << cut) + parts.cut[lane]) << raw_bits) + parts.raw[lane];
     for (int plane = 0; plane < Planes; ++plane) word = word << 8 | low[plane * PANEL + lane];
     return static_cast<Word>(word << drop);
   }
+  uint64_t wide = (((uint64_t{parts.top[lane]} << cut) + parts.cut[lane]) << raw_bits) + parts.raw[lane];
   for (int plane = 0; plane < planes; ++plane) wide = wide << 8 | low[plane * PANEL + lane];
   return static_cast<Word>(wide << drop);
 }
@@ -124,19 +137,39 @@ inline Word unfolded(Word folded, int mantissa) {
   return static_cast<Word>(sign | exponent | (folded & low));
 }
 
+inline Words wide_words(const uint8_t* from) {
+  Bytes bytes;
+  std::memcpy(&bytes, from, sizeof bytes);
+  return __builtin_convertvector(bytes, Words);
+}
+
+// The same for words of 16 bits, in vectors of these: compilers would put them together in 32.
+template <int Planes>
+void words_of_16(const Parts& __restrict parts, const Group& group, const PlanesPlan& split, uint16_t* __restrict out) {
+  const int cut = split.cut, raw_bits = group.raw_bits - cut, mantissa = 15 - split.exponent - cut;
+  const uint16_t low = static_cast<uint16_t>((1 << mantissa) - 1), exponent = static_cast<uint16_t>(0x7FFF & ~low);
+  for (int at = 0; at < PANEL; at += WORDS) {
+    Words word = (((load_words(parts.top + at) << cut) + load_words(parts.cut + at)) << raw_bits) + wide_words(parts.raw + at);
+    if (Planes == 1) word = word << 8 | wide_words(parts.low + at);
+    word <<= split.drop;
+    const Words sign = (word >> mantissa) << 15;
+    store_words(out + at, split.exponent ? sign | (word >> 1 & exponent) | (word & low) : word + static_cast<uint16_t>(split.base));
+  }
+}
+
 template <class Word, int Planes>
 void words_of(const Parts& __restrict parts, const Group& group, const PlanesPlan& split, Word* __restrict out) {
   const uint8_t* __restrict low = parts.low;  // without this, words are put together one by one
-  const int raw_bits = group.raw_bits, planes = split.planes, drop = split.drop;
+  const int cut = split.cut, raw_bits = group.raw_bits - cut, planes = split.planes, drop = split.drop;
   if (split.exponent) {
     // "the sign stands behind the exponent and its cut"
     const int mantissa = static_cast<int>(8 * sizeof(Word)) - 1 - split.exponent - split.cut;
     for (int lane = 0; lane < PANEL; ++lane)
-      out[lane] = unfolded<Word>(joined<Word, Planes>(parts, low, lane, raw_bits, planes, drop), mantissa);
+      out[lane] = unfolded<Word>(joined<Word, Planes>(parts, low, lane, cut, raw_bits, planes, drop), mantissa);
     return;
   }
   for (int lane = 0; lane < PANEL; ++lane)
-    out[lane] = static_cast<Word>(joined<Word, Planes>(parts, low, lane, raw_bits, planes, drop) + split.base);
+    out[lane] = static_cast<Word>(joined<Word, Planes>(parts, low, lane, cut, raw_bits, planes, drop) + split.base);
 }
 
 // "with delta, the sum of the row's values so far"
@@ -177,7 +210,10 @@ int panel_step(Stream& stream, const Group& group, const PlanesPlan& split, cons
   if (fault != STREAM_OK) return fault;
   alignas(64) Word held[PANEL];
   Word* words = split.floats ? held : static_cast<Word*>(to);
-  words_of<Word, Planes>(parts, group, split, words);
+  if constexpr (sizeof(Word) == 2)
+    words_of_16<Planes>(parts, group, split, words);
+  else
+    words_of<Word, Planes>(parts, group, split, words);
   if (split.delta) add_up(split.sums + first, lanes, words);
   if (split.floats) to_floats(words, split.floats, lanes, static_cast<float*>(to));
   return STREAM_OK;
@@ -189,7 +225,7 @@ int steps(Stream& stream, const Group& group, const PlanesPlan& split, const Pla
   uint8_t* to = static_cast<uint8_t*>(range.to);
   alignas(64) uint8_t index[4][PANEL];
   Parts parts[4];
-  for (int panel = 0; panel < group.panels; ++panel) std::memset(parts[panel].raw, 0, PANEL);
+  for (int panel = 0; panel < group.panels; ++panel) std::memset(parts[panel].cut, 0, sizeof parts[panel].cut);
   for (int64_t step = range.first; step < range.last; ++step, to += bytes) {
     const int column = group.column_class ? group.column_class[step] : 0;
     for (int panel = 0; panel < group.panels; ++panel) {
@@ -199,11 +235,10 @@ int steps(Stream& stream, const Group& group, const PlanesPlan& split, const Pla
     // "In a Planes member with cuts, all lanes then take the top bit t of their raw parts by the cut of the class index that they found,
     // and lanes that need a byte take it"
     for (int panel = 0; panel < group.panels && split.cut; ++panel) {
-      step_cuts(stream.states + panel * PANEL, split.cuts[panel][column], index[panel], group.raw_bits - 1, parts[panel].raw);
+      step_cuts(stream.states + panel * PANEL, split.cuts[panel][column], index[panel], parts[panel].cut);
       feed(stream, stream.states + panel * PANEL, active_lanes(lanes_in(group, panel)));
     }
     for (int panel = 0; panel < group.panels; ++panel) {
-      if (!split.cut && group.raw_bits) std::memset(parts[panel].raw, 0, PANEL);
       const int fault = panel_step<Word, Planes>(stream, group, split, *group.tables[panel][column], panel, index[panel], parts[panel],
                                                  to + static_cast<size_t>(panel) * apart);
       if (fault != STREAM_OK) return fault;

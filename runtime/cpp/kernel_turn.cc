@@ -11,6 +11,9 @@ namespace ONNX_COMPRESS_ISA {
 ONNX_COMPRESS_DECLARE_KERNELS
 namespace {
 
+// Of each row: what is written is not in a cache, and a store waits for its line.
+constexpr int AHEAD_BYTES = 128;
+
 #if defined(__SSE2__)
 
 inline __m128i load(const void* from) { return _mm_loadu_si128(static_cast<const __m128i*>(from)); }
@@ -65,7 +68,10 @@ void transpose_words(const Turn& job) {
     int64_t step = 0;
     for (; lanes == 8 && step + 8 <= job.steps; step += 8) {
       uint8_t* to[8];
-      for (int i = 0; i < 8; ++i) to[i] = job.to + job.first[lane + i] + step * static_cast<int64_t>(sizeof(Word));
+      for (int i = 0; i < 8; ++i) {
+        to[i] = job.to + job.first[lane + i] + step * static_cast<int64_t>(sizeof(Word));
+        __builtin_prefetch(to[i] + AHEAD_BYTES, 1);
+      }
       transpose_block(from + step * PANEL + lane, PANEL, to);
     }
     for (int64_t i = 0; i < lanes; ++i)

@@ -72,20 +72,31 @@ bool lanes_are_neighbours(const Member& member, const Places& places, const Tile
   return true;
 }
 
-// The exact bits of one panel of a Planes weight, whose first row (of all batches) is `row`.
-void store_panel_words(const Member& member, const Places& places, const Tile& tile, int64_t panel, bool neighbours, uint8_t* to) {
+constexpr int64_t AHEAD_STEPS = 8;
+
+// The exact bits of a tile of a Planes weight whose lanes are neighbours: step by step, so that what is written is in one place as far as
+// the lanes reach. Places of later steps are fetched ahead, since a store waits for its line.
+void store_lines(const Member& member, const Places& places, const Tile& tile, uint8_t* to) {
+  const int64_t bytes = element_bytes(member.dtype), panels = (tile.lanes + PANEL_ROWS - 1) / PANEL_ROWS;
+  const int64_t first = places.of((tile.batch * member.rows + tile.row) * member.k);
+  const auto place = [&](int64_t step) { return to + (first + places.columns()[static_cast<size_t>(step)]) * bytes; };
+  for (int64_t step = 0; step < tile.last - tile.first; ++step) {
+    uint8_t* line = place(tile.first + step);
+    const uint8_t* later = place(std::min(tile.first + step + AHEAD_STEPS, member.k - 1));
+    for (int64_t at = 0; at < tile.lanes * bytes; at += 64) __builtin_prefetch(later + at, 1);
+    for (int64_t panel = 0; panel < panels; ++panel)
+      std::memcpy(line + panel * PANEL_ROWS * bytes, panel_words(tile, panel, bytes) + step * PANEL_ROWS * bytes,
+                  static_cast<size_t>(std::min(PANEL_ROWS, tile.lanes - panel * PANEL_ROWS) * bytes));
+  }
+}
+
+// The exact bits of one panel of a Planes weight.
+void store_panel_words(const Member& member, const Places& places, const Tile& tile, int64_t panel, uint8_t* to) {
   const int64_t bytes = element_bytes(member.dtype), steps = tile.last - tile.first;
   const int64_t row = tile.batch * member.rows + tile.row + panel * PANEL_ROWS,
                 lanes = std::min(PANEL_ROWS, tile.lanes - panel * PANEL_ROWS);
   const uint8_t* from = panel_words(tile, panel, bytes);
   const std::vector<int64_t>& columns = places.columns();
-  if (neighbours) {
-    const int64_t first = places.of(row * member.k);
-    for (int64_t step = 0; step < steps; ++step)
-      std::memcpy(to + (first + columns[static_cast<size_t>(tile.first + step)]) * bytes, from + step * PANEL_ROWS * bytes,
-                  static_cast<size_t>(lanes * bytes));
-    return;
-  }
   if (!columns.empty() && columns.back() == member.k - 1) {  // ascending, so every step is where the one before ends
     int64_t first[PANEL_ROWS];
     for (int64_t lane = 0; lane < lanes; ++lane) first[lane] = (places.of((row + lane) * member.k) + tile.first) * bytes;
@@ -100,9 +111,9 @@ void store_panel_words(const Member& member, const Places& places, const Tile& t
 }
 
 void store_words(const Member& member, const Places& places, const Tile& tile, void* out) {
-  const bool neighbours = lanes_are_neighbours(member, places, tile);
+  if (lanes_are_neighbours(member, places, tile)) return store_lines(member, places, tile, static_cast<uint8_t*>(out));
   for (int64_t panel = 0; panel * PANEL_ROWS < tile.lanes; ++panel)
-    store_panel_words(member, places, tile, panel, neighbours, static_cast<uint8_t*>(out));
+    store_panel_words(member, places, tile, panel, static_cast<uint8_t*>(out));
 }
 
 void restore_words(const Weight& weight, void* out, const Parallel& parallel) {
