@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from ..passes.distinct import Distinct
 from ..passes.mapping import LearnedMap
 from ..passes.prune import Prune
 from ..passes.quantize import Quantize
-from ..passes.technique import Adjustable, Refusal
+from ..passes.technique import Adjustable, Refusal, Technique
 from ..passes.thin import Thin
 from .cost import times
 from .parallel import spread
@@ -153,10 +154,16 @@ def _class_saving(technique: Quantize, sample: Sample) -> float | None:
     return several / single if single and several else None
 
 
+def _near(family: str, sample: Sample, average_bits: float, reach: tuple[float, float], rated: Sequence[tuple[float, Technique]]) -> Offering:
+    """Of techniques with their rates in bits those within reach below and above the average; of the highest rate where the average is beyond it."""
+    middle = min(average_bits, max(rate for rate, _ in rated))
+    for rate, technique in rated:
+        if middle - reach[0] <= rate <= middle + reach[1]:
+            yield tried(family, technique, sample)
+
+
 def _codebook(family: str, sample: Sample, average_bits: float) -> Offering:
-    for count in CENTROIDS:
-        if average_bits - 2.5 <= np.log2(count) <= average_bits + 2.5:
-            yield tried(family, Cluster(count), sample)
+    return _near(family, sample, average_bits, (2.5, 2.5), [(float(np.log2(count)), Cluster(count)) for count in CENTROIDS])
 
 
 def _distinct(family: str, sample: Sample, average_bits: float) -> Offering:  # noqa: ARG001  one rate
@@ -165,29 +172,28 @@ def _distinct(family: str, sample: Sample, average_bits: float) -> Offering:  # 
 
 
 def _deep_compression(family: str, sample: Sample, average_bits: float) -> Offering:
-    for sparsity in SPARSITIES:
-        for count in CENTROIDS:
-            entropy = (1 - sparsity) * np.log2(count)
-            if count > 3 and average_bits - 2 <= entropy + 1 <= average_bits + 2.5:
-                yield tried(family, Chain(Prune(sparsity), Cluster(count)), sample)
+    rated = [
+        ((1 - sparsity) * float(np.log2(count)) + 1, Chain(Prune(sparsity), Cluster(count))) for sparsity, count in product(SPARSITIES, CENTROIDS) if count > 3
+    ]
+    return _near(family, sample, average_bits, (2.0, 2.5), rated)
 
 
 def _mapped(family: str, sample: Sample, average_bits: float) -> Offering:
-    for even, (saved, least, most) in ((True, EVEN_BITS), (False, KMEANS_BITS)):
-        for count in CENTROIDS[1:]:
-            entropy = max(np.log2(count) - saved, 0.0)
-            if max(average_bits - 1.2, least) <= entropy <= min(average_bits + 1.5, most):
-                for groups, row_scale in MAPS:
-                    yield tried(family, LearnedMap(count, groups, row_scale, sample.context.factor is not None, even=even), sample)
+    rated = []
+    for (even, (saved, least, most)), count in product(((True, EVEN_BITS), (False, KMEANS_BITS)), CENTROIDS[1:]):
+        entropy = max(float(np.log2(count)) - saved, 0.0)
+        if least <= entropy <= most:
+            rated += [(entropy, LearnedMap(count, groups, row_scale, sample.context.factor is not None, even=even)) for groups, row_scale in MAPS]
+    return _near(family, sample, average_bits, (1.2, 1.5), rated)
 
 
 def _thinned(family: str, sample: Sample, average_bits: float) -> Offering:
-    for sparsity in SPARSITIES:
-        for number in range(-8, 5):
-            step = 2.0 ** (number / 2)
-            bits = (1 - sparsity) * max(2.05 - np.log2(step), 1.0) + min(1.0, 4 * sparsity * (1 - sparsity))
-            if average_bits - 2 <= bits <= average_bits + 2.5:
-                yield tried(family, Thin(Prune(sparsity), Quantize(step, feedback=sample.context.factor is not None)), sample)
+    rated = []
+    for sparsity, number in product(SPARSITIES, range(-8, 5)):
+        step = 2.0 ** (number / 2)
+        bits = (1 - sparsity) * max(2.05 - float(np.log2(step)), 1.0) + min(1.0, 4 * sparsity * (1 - sparsity))
+        rated.append((bits, Thin(Prune(sparsity), Quantize(step, feedback=sample.context.factor is not None))))
+    return _near(family, sample, average_bits, (2.0, 2.5), rated)
 
 
 FAMILIES: dict[str, Maker] = {
@@ -214,7 +220,7 @@ TRELLIS_OF = {"grid": "trellis", "grid, one step": "trellis, one step", "grid by
 GRIDS = tuple(TRELLIS_OF)
 
 FOLDED = ("folded", "folded, one step")
-"""The families of folded weights, which compete under every technique where a weight is slower fused."""
+"""The families of folded weights, which compete under techniques that have grids, where a weight is slower fused."""
 
 AUTO = (*GRIDS, *TRELLIS_OF.values(), "codebook", "distinct values")
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from ..passes.byte_floats import eligible, rounded
 from ..passes.quantize import Quantize
 from . import drift
-from .candidates import CALIBRATED_ONLY, TECHNIQUES, Wanted, offers, refined
+from .candidates import CALIBRATED_ONLY, GRIDS, TECHNIQUES, Wanted, offers, refined
 from .coding import Coder, decoded
 from .cost import times
 from .distortion import Kind
@@ -67,7 +67,8 @@ class Study:
         self._families = [name for name in TECHNIQUES[request.technique] if request.calibration or name not in CALIBRATED_ONLY]
         self.sizer = Sizer(task.model, task.untouchable, request.external_data, Coder(task.threads), task.bytes_before, task.data_name)
         self.skeleton_bytes = self.sizer.skeleton_bytes(evidence.layers, task.fixed)
-        self._pace = request.pace if _may_fold(task, evidence.layers, request.pace) else None
+        # Folded weights are grids: who asks for codebooks is not given them.
+        self._pace = request.pace if {*GRIDS} & {*self._families} and _may_fold(task, evidence.layers, request.pace) else None
         self._reasons: dict[int, str] = {}
         biases = [layer.bias for layer in evidence.layers if layer.bias is not None]
         weights = {layer.weight.name for layer in evidence.layers} | {choice.weight.name for choice in task.fixed}

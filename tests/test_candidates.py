@@ -138,6 +138,13 @@ def test_only_the_best_grid_gets_a_trellis(tmp_path: Path) -> None:
             assert [one.error for one in ordered] == sorted((one.error for one in many), reverse=True), family
 
 
+@pytest.mark.parametrize("family", ["grid", "codebook", "deep-compression", "mapped", "pruned grid"])
+@pytest.mark.parametrize("bits", [0.3, 3.0, 32.0])
+def test_every_family_has_candidates_at_every_rate(tmp_path: Path, family: str, bits: float) -> None:
+    (offer,) = offers([layer(tmp_path, 70, 40)], Wanted((family,), bits), 1)
+    assert len(offer.families[family]) > 1
+
+
 def test_refined_candidates_lie_around_the_chosen_one(tmp_path: Path) -> None:
     made = layer(tmp_path, 200, 100)
     chosen = tried(made, FEEDBACK)

@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from onnx_compress.optimizer import preference
+from onnx_compress.optimizer.candidates import TECHNIQUES
 from onnx_compress.optimizer.emit import FOLDED_KEY
 from onnx_compress.optimizer.errors import CompressError
 from onnx_compress.optimizer.inspect import inspect
@@ -134,6 +135,12 @@ def test_any_reader_will_do(tmp_path: Path, name: str) -> None:
 
 def test_memory_folds_nothing(tmp_path: Path) -> None:
     assert not folded_names(compressed(tmp_path, convolutions(), 3, prefer="memory"))
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_only_techniques_with_grids_fold(tmp_path: Path, technique: str) -> None:
+    outcome = compressed(tmp_path, convolutions(), 6, prefer="speed", technique=technique)
+    assert bool(folded_names(outcome)) == (technique in ("auto", "quantize", "lowrank"))
 
 
 def pooled_bytes(weight: WeightReport, prefer: str) -> int:
