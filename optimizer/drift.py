@@ -112,7 +112,7 @@ def followed(choices: Sequence[Choice], arrays: Arrays, road: Road, share: float
             replaced |= _inputs(choice, arrays)
     for number, (source, members) in enumerate(stages):
         rig = Rig(road.model, held, [source], whole=False)
-        seen, judge = spread(lambda feeds: _sums(rig, replaced, source, members, feeds), parts, lambda _: 0, road.threads)  # noqa: B023
+        seen, judge = (_sums(rig, replaced, source, members, feeds, road.threads) for feeds in parts)
         jobs = list(zip(members, seen, judge, strict=True))
         found = spread(lambda job: _settled(*job, road.untouchable, share), jobs, _largest, road.threads)
         for choice in found:
@@ -160,17 +160,21 @@ def _decoded(choice: Choice) -> Arrays:
     return found if bias is None else found | {str(choice.layer.bias.name): bias}  # type: ignore[union-attr]
 
 
-def _sums(rig: Rig, replaced: Mapping[str, ort.OrtValue], source: str, members: Sequence[Choice], feeds: Sequence[Feed]) -> list[Pair]:
+def _sums(rig: Rig, replaced: Mapping[str, ort.OrtValue], source: str, members: Sequence[Choice], feeds: Sequence[Feed], threads: int) -> list[Pair]:
     """Feeds through the original and through what is compressed so far: the sums for each weight. Weights that meet the same vectors share them."""
     cuts = [cut(choice.weight.uses[0], choice.weight.view) for choice in members]
     found = {how: Pair() for how in cuts}
     weights = {how: choice.weight for how, choice in zip(cuts, members, strict=True)}
-    for feed in feeds:
-        x, met = (rig.run(feed, [source], constants)[source] for constants in (None, replaced))
-        for how, pair in found.items():
-            seen = [_vectors(weights[how], one, feed, each(weights[how].view.k, len(feeds))) for one in (x, met)]
-            if seen[0].shape[1]:
-                pair.add(*seen)
+
+    def both(feed: Feed) -> list[list[Floats]]:
+        values = [rig.run(feed, [source], constants)[source] for constants in (None, replaced)]
+        return [[_vectors(weight, x, feed, each(weight.view.k, len(feeds))) for x in values] for weight in weights.values()]
+
+    for start in range(0, len(feeds), threads):  # added in order, whatever the number of threads
+        for many in spread(both, feeds[start : start + threads], lambda _: 0, threads):
+            for pair, (x, met) in zip(found.values(), many, strict=True):
+                if x.shape[1]:
+                    pair.add(x, met)
     return [found[how] for how in cuts]
 
 
