@@ -6,10 +6,8 @@ import csv
 import math
 from pathlib import Path
 
-HERE = Path(__file__).parent
-README = HERE.parents[1] / "README.md"
-BEGIN = "<!-- lossless: written by python -m benchmarks.lossless.report from benchmarks/lossless/results.csv -->"
-END = "<!-- end of lossless -->"
+from ..readme import README, renewed
+
 KINDS = ("as it is", "bf16", "fp16")
 
 
@@ -29,10 +27,9 @@ def table(rows: list[dict[str, str]]) -> str:
 
 def main() -> None:
     """Replaces what stands between the markers."""
-    with (HERE / "results.csv").open() as file:
-        text = table(list(csv.DictReader(file)))
-    before, rest = README.read_text().split(BEGIN)
-    README.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+    with (Path(__file__).parent / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    README.write_text(renewed(README.read_text(), "lossless", table(rows)))
 
 
 if __name__ == "__main__":

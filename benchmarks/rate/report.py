@@ -12,14 +12,13 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ..readme import README, renewed
 from . import rows
 from .cases import CASES, HERE, Case
 from .curve import Reached, geometric_mean, reached
 from .methods import METHODS
 from .rows import Row
 
-BEGIN = "<!-- rate: written by python -m benchmarks.rate.report from benchmarks/rate/results.csv -->"
-END = "<!-- end of rate -->"
 OURS = "ours, balanced"
 """Its file at the ratio of the bar says at which divergence all methods are compared."""
 
@@ -34,7 +33,7 @@ def main() -> int:
     """1 where --check finds a difference, or README.md has lost its markers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, default=HERE / "results.csv")
-    parser.add_argument("--readme", type=Path, default=HERE.parents[1] / "README.md")
+    parser.add_argument("--readme", type=Path, default=README)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
@@ -44,11 +43,11 @@ def main() -> int:
 
         draw(curves, arguments.plot)
     text = arguments.readme.read_text()
-    if BEGIN not in text or END not in text.split(BEGIN)[1]:
-        print(f"{arguments.readme} has lost a marker: {BEGIN} or {END}", file=sys.stderr)
+    try:
+        made = renewed(text, "rate", tables(curves))
+    except ValueError as error:
+        print(error, file=sys.stderr)
         return 1
-    before, after = text.split(BEGIN)[0], text.split(BEGIN)[1].split(END, maxsplit=1)[1]
-    made = f"{before}{BEGIN}\n\n{tables(curves)}\n\n{END}{after}"
     if arguments.check:
         print("README.md is up to date" if made == text else "README.md is not up to date: run python -m benchmarks.rate.report")
         return int(made != text)

@@ -1,0 +1,19 @@
+"""README.md has sections that scripts write: each stands between two markers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def renewed(text: str, name: str, table: str) -> str:
+    """`text` with `table` as what stands between the markers of the section `name`. Raises ValueError where it has lost one."""
+    begin = f"<!-- {name}: written by python -m benchmarks.{name}.report from "
+    end = f"<!-- end of {name} -->"
+    before, found, rest = text.partition(begin)
+    source, closed, rest = rest.partition(" -->")
+    _, ended, after = rest.partition(end)
+    if not (found and closed and ended):
+        raise ValueError(f"README.md has lost a marker: {begin}... --> or {end}")
+    return f"{before}{begin}{source} -->\n\n{table}\n\n{end}{after}"
