@@ -34,7 +34,7 @@ from .calibrate import Feed, masked
 from .evidence import informed
 from .model import Weight
 from .moments import Moments, arranged, counted, each, multiplier
-from .parallel import spread
+from .parallel import ahead, spread
 from .plan import Choice, Layer, Remade
 from .rig import Rig, as_input
 from .shrinkage import MANY_COLUMNS, shrunk
@@ -170,11 +170,10 @@ def _sums(rig: Rig, replaced: Mapping[str, ort.OrtValue], source: str, members: 
         values = [rig.run(feed, [source], constants)[source] for constants in (None, replaced)]
         return [[_vectors(weight, x, feed, each(weight.view.k, len(feeds))) for x in values] for weight in weights.values()]
 
-    for start in range(0, len(feeds), threads):  # added in order, whatever the number of threads
-        for many in spread(both, feeds[start : start + threads], lambda _: 0, threads):
-            for pair, (x, met) in zip(found.values(), many, strict=True):
-                if x.shape[1]:
-                    pair.add(x, met)
+    for many in ahead(both, feeds, threads):
+        for pair, (x, met) in zip(found.values(), many, strict=True):
+            if x.shape[1]:
+                pair.add(x, met)
     return [found[how] for how in cuts]
 
 

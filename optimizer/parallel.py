@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -31,3 +33,21 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], values: Callab
         raise
     pool.shutdown()
     return [results[number] for number in range(len(items))]
+
+
+def ahead(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """The results in the order of the items; as many as there are threads are made ahead, while the caller uses those before."""
+    if threads == 1:
+        yield from map(work, items)
+        return
+    pool, left = ThreadPoolExecutor(threads), iter(items)
+    try:
+        begun = deque(pool.submit(work, item) for item in islice(left, threads))
+        while begun:
+            result = begun.popleft().result()
+            begun.extend(pool.submit(work, item) for item in islice(left, 1))
+            yield result
+    except BaseException as error:
+        pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+        raise
+    pool.shutdown()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
-import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +15,6 @@ from onnx_compress.optimizer.curve import REACH_BITS, bands
 from onnx_compress.optimizer.distortion import ROUNDING
 from onnx_compress.optimizer.effort import BALANCED, BEST, EFFORTS, FAST, effort_of
 from onnx_compress.optimizer.errors import TargetError, UsageError
-from onnx_compress.optimizer.parallel import LARGE_VALUES, spread
 from onnx_compress.optimizer.plan import Layer
 from onnx_compress.optimizer.report import Report
 from onnx_compress.optimizer.sensitivity import Sensitivities
@@ -26,8 +23,6 @@ from onnx_compress.optimizer.verify import Checked, surprise_warnings
 
 from models.structures import STRUCTURES
 from tests.outcomes import calibration
-
-WEIGHTS, VALUES = 5, 10_000
 
 
 @pytest.fixture
@@ -171,43 +166,6 @@ def test_sensitivities_between_probes_are_interpolated_and_never_fall_with_the_e
     assert found.scaled(layer, Candidate("grid", cast("Any", None), 1.0, 5.0)).predicted == pytest.approx(15.0)
     found.probe([(layer, Candidate("grid", cast("Any", 12.0), 1.0, 1.0))], lambda _: None, "mean")
     assert found.scaled(layer, Candidate("grid", cast("Any", None), 1.0, 5.0)).predicted == pytest.approx(30.0)
-
-
-def test_work_is_spread_in_order_with_large_items_alone() -> None:
-    running, most = [0], [0]
-
-    def work(item: int) -> int:
-        running[0] += 1
-        most[0] = max(most[0], running[0]) if item > LARGE_VALUES else most[0]
-        time.sleep(0.01)
-        running[0] -= 1
-        return -item
-
-    items = [3, LARGE_VALUES + 1, 5, LARGE_VALUES + 2, 7]
-    assert spread(work, items, lambda item: item, 4) == [-item for item in items]
-    assert most == [1]
-
-
-def test_an_interruption_does_not_wait_for_what_has_not_begun() -> None:
-    begun: list[int] = []
-    released = threading.Event()
-
-    class Interrupted(BaseException):
-        pass
-
-    def work(item: int) -> int:
-        begun.append(item)
-        if item == 0:
-            raise Interrupted
-        released.wait(20)
-        return item
-
-    since = time.monotonic()
-    with pytest.raises(Interrupted):
-        spread(work, range(50), lambda _: 1, 2)
-    assert time.monotonic() - since < 10
-    released.set()
-    assert len(begun) <= 4
 
 
 def test_a_curve_of_a_model_without_weights_is_refused_with_the_reason(tmp_path: Path) -> None:
