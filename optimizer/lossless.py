@@ -34,7 +34,7 @@ def compress_lossless(source: Path, target: Path, request: Request, progress: Pr
     _check(source)
     threads, seconds, since = request.threads or os.cpu_count() or 1, {}, time.monotonic()
     with Workspace(source, target, request.force, request.dry_run) as work, Source(source) as held:
-        with Threads(threads) as pool, Flushed(work.model) as file:
+        with Flushed(work.model) as file, Threads(threads) as pool:  # the file is closed when nobody writes any more
             hashed = {"": pool.submit(held.sha256, "")}
             progress("reading", 0.0)
             model = read_model(held.data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -57,7 +57,7 @@ class _Ahead:
         self._pieces, self._sink, self._pool = pieces, sink, ThreadPoolExecutor(threads - 1)
         self._begun, self._waiting, self._following = deque[tuple[Piece, Future[Bytes]]](), 0, next(pieces, None)
 
-    def __iter__(self) -> Iterator[Bytes]:
+    def __iter__(self) -> Generator[Bytes, None, None]:
         try:
             self._begin()
             while self._begun:
@@ -90,9 +90,9 @@ class _Ahead:
         return future
 
 
-def in_order(pieces: Iterator[Piece], threads: int, sink: Sink) -> Iterator[Bytes]:
+def in_order(pieces: Iterator[Piece], threads: int, sink: Sink) -> Generator[Bytes, None, None]:
     """The bytes of all pieces, stored in `sink` already; `threads` threads make them, the caller's among them."""
-    return (piece.stored(sink) for piece in pieces) if threads == 1 else iter(_Ahead(pieces, threads, sink))
+    return (piece.stored(sink) for piece in pieces) if threads == 1 else _Ahead(pieces, threads, sink).__iter__()
 
 
 def pieces_of(held: Source, recipe: Recipe, file: Original) -> Iterator[Piece]:

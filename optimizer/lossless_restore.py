@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +58,9 @@ def _put_together(held: Source, recipe: Recipe, file: Original, threads: int, si
     """Gives the bytes of an original file to `sink`, piece by piece. Raises CompressError where they are not those that were recorded."""
     digest, where = hashlib.sha256(), f"{held.path}: {file.name or 'the model'}"
     try:
-        for piece in in_order(pieces_of(held, recipe, file), threads, sink):
-            digest.update(piece)
+        with closing(in_order(pieces_of(held, recipe, file), threads, sink)) as pieces:  # after Ctrl-C, too, nobody stores any more
+            for piece in pieces:
+                digest.update(piece)
     except (FormatError, ValueError, IndexError, OverflowError) as error:
         raise CompressError(f"{where} cannot be restored ({error}): the file is damaged, copy it again") from error
     if digest.digest() != file.sha256:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from threading import Event, get_ident
 
@@ -55,6 +56,21 @@ def test_the_thread_that_waits_makes_what_nobody_has_begun() -> None:
 
     assert len(list(in_order(iter([Piece(0, SIZE, first), Piece(SIZE, SIZE, second)]), 2, lambda *_: None))) == 2
     assert here == [get_ident()]
+
+
+def test_nothing_is_stored_once_the_pieces_are_closed() -> None:
+    stored: list[int] = []
+
+    def slow() -> bytes:
+        time.sleep(0.05)
+        return bytes(SIZE)
+
+    pieces = in_order(iter(Piece(at * SIZE, SIZE, slow) for at in range(40)), 4, lambda at, _: stored.append(at))
+    next(pieces)
+    pieces.close()
+    before = len(stored)
+    time.sleep(0.2)
+    assert len(stored) == before < 40
 
 
 @pytest.mark.parametrize("threads", [1, 2])
