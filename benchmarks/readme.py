@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Callable
 from pathlib import Path
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -17,3 +19,10 @@ def renewed(text: str, name: str, table: str) -> str:
     if not (found and closed and ended):
         raise ValueError(f"README.md has lost a marker: {begin}... --> or {end}")
     return f"{before}{begin}{source} -->\n\n{table}\n\n{end}{after}"
+
+
+def renew(name: str, source: Path, table: Callable[[list[dict[str, str]]], str]) -> None:
+    """Writes what `table` makes of the rows of a CSV into its section."""
+    with source.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    README.write_text(renewed(README.read_text(), name, table(rows)))

@@ -6,6 +6,7 @@ import csv
 import platform
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,23 @@ def append(path: Path, row: Any) -> None:
         writer.writerow(asdict(row))
 
 
-def run_cases(given: Namespace, cases: Iterable[tuple[str, Callable[[], Mapping[str, object]]]]) -> None:
-    """Measures the cases whose name holds one of `given.names` (all without any), prints each row, and writes all to `given.out` where it is set."""
+def merged(path: Path, rows: Sequence[Mapping[str, object]], keys: Sequence[str]) -> list[Mapping[str, object]]:
+    """The rows of a CSV, if it is there, with these in the place of those that have the same keys; new ones behind them."""
+    with path.open(newline="") if path.exists() else nullcontext([]) as file:
+        known = list(csv.DictReader(file))
+    found = {tuple(str(row[key]) for key in keys): row for row in (*known, *rows)}
+    return list(found.values())
+
+
+def run_cases(given: Namespace, cases: Iterable[tuple[str, Callable[[], Mapping[str, object]]]], keys: Sequence[str] = ()) -> None:
+    """Measures the cases whose name holds one of `given.names` (all without any), prints each row, and writes all to `given.out` where it is set.
+
+    With `keys`, other rows that are there stay.
+    """
     rows = []
     for name, measure in cases:
         if not given.names or any(part in name for part in given.names):
             rows.append(measure())
             print(line({key: value for key, value in rows[-1].items() if key not in MACHINE}), flush=True)
     if given.out:
-        write_rows(given.out, rows)
+        write_rows(given.out, merged(given.out, rows, keys) if keys else rows)

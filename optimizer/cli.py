@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -25,10 +25,6 @@ from .errors import CompressError, UsageError
 from .group import MainJobFirst
 from .report import Report, Request, to_json
 from .version import package_version
-
-if TYPE_CHECKING:
-    from .lossless_restore import LosslessRestored
-    from .restore import RestoreReport
 
 PROGRAM = "onnx-compress"
 INTERRUPTED = (130, 143)
@@ -154,14 +150,9 @@ def restore_command(
     """Writes the plain ONNX model of a compressed one."""
     console: Console = context.obj
     console.settle(quiet, verbose, as_json)
-    from .lossless_restore import is_lossless, restore_lossless
+    from .restore import restore
 
-    if is_lossless(source):  # what a lossy file needs takes longer to load than most lossless ones to restore
-        report: RestoreReport | LosslessRestored = restore_lossless(source, target, force, rename_data, threads)
-    else:
-        from .restore import restore
-
-        report = restore(source, target, force, rename_data, threads)
+    report = restore(source, target, force, rename_data, threads)
     console.json(to_json(report))
     console.rows(summary.plain_rows(report))
 

@@ -23,9 +23,9 @@ from ..runtime.trellis import quantizers
 from . import fold
 from .emit import NAMES_KEY, PACKAGE_KEY
 from .errors import CompressError, UsageError
+from .expand import folded_values, open_compressed
 from .files import model_bytes
 from .operators import DOMAIN, reads
-from .restore import folded_values, open_compressed
 
 PLAIN_VALUES = 64
 """Tensors of fewer values count as part of the graph."""

@@ -19,10 +19,10 @@ from ..runtime.reader import read_header
 from . import distortion
 from .calibrate import Feed, load_calibration, masked
 from .errors import CompressError, VerificationError
+from .expand import open_compressed, restore_model
 from .lossless_restore import is_lossless, restore_lossless
 from .model import load
 from .operators import DOMAIN, Read, reads
-from .restore import open_compressed, restore_model
 from .rig import reason
 from .save import KEPT_INLINE_BYTES
 from .synthetic import synthesize

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from onnx_compress.optimizer.parallel import LARGE_VALUES, ahead, spread
@@ -28,7 +29,8 @@ def test_work_is_spread_in_order_with_large_items_alone() -> None:
     assert most == [1]
 
 
-def test_an_interruption_does_not_wait_for_what_has_not_begun() -> None:
+@pytest.mark.parametrize("run", [lambda work, items: spread(work, items, lambda _: 1, 2), lambda work, items: list(ahead(work, items, 2))], ids=["spread", "ahead"])
+def test_an_interruption_does_not_wait_for_what_has_not_begun(run: Callable[..., object]) -> None:
     begun: list[int] = []
     released = threading.Event()
 
@@ -41,7 +43,7 @@ def test_an_interruption_does_not_wait_for_what_has_not_begun() -> None:
 
     since = time.monotonic()
     with pytest.raises(Interrupted):
-        spread(work, range(50), lambda _: 1, 2)
+        run(work, range(50))
     assert time.monotonic() - since < 10
     released.set()
     assert len(begun) <= 4
@@ -67,19 +69,3 @@ def test_what_fails_ahead_is_raised_in_its_turn() -> None:
     assert [next(results) for _ in range(3)] == [0, 0, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)
-
-
-def test_an_interruption_of_what_is_ahead_waits_for_nothing() -> None:
-    released = threading.Event()
-
-    def work(item: int) -> int:
-        if item == 0:
-            raise Interrupted
-        released.wait(20)
-        return item
-
-    since = time.monotonic()
-    with pytest.raises(Interrupted):
-        list(ahead(work, range(50), 2))
-    assert time.monotonic() - since < 10
-    released.set()

@@ -157,7 +157,7 @@ def test_external_payloads_are_restored_inline(tmp_path: Path) -> None:
 
 def test_a_restored_model_beyond_protobufs_limit_gets_a_data_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = compressed(tmp_path, plain(0), 4)
-    monkeypatch.setattr("onnx_compress.optimizer.restore.PROTOBUF_LIMIT_BYTES", 100_000)
+    monkeypatch.setattr("onnx_compress.optimizer.expand.PROTOBUF_LIMIT_BYTES", 100_000)
     report = restore(outcome.target, tmp_path / "large.onnx")
     size = (tmp_path / "large.onnx").stat().st_size + (tmp_path / "large.onnx.data").stat().st_size
     assert report.bytes_after == size

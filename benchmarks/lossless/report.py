@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 
-from ..readme import README, renewed
+from ..readme import renew
 
 KINDS = ("as it is", "bf16", "fp16")
 
@@ -25,12 +24,5 @@ def table(rows: list[dict[str, str]]) -> str:
     return "\n".join([*lines, "| **ours against ZipNN, geometric mean** | " + " | ".join(means) + " |"])
 
 
-def main() -> None:
-    """Replaces what stands between the markers."""
-    with (Path(__file__).parent / "results.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    README.write_text(renewed(README.read_text(), "lossless", table(rows)))
-
-
 if __name__ == "__main__":
-    main()
+    renew("lossless", Path(__file__).parent / "results.csv", table)

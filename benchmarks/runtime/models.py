@@ -2,6 +2,9 @@
 
 All sessions are in one process and run in turn, so that all meet the same machine; ratios are taken round by round, median and quartiles. With --peers also
 what a user would pick instead, quantize_dynamic (8 bits) and MatMulNBits (4 and 8 bits), where they find operators that they know.
+
+Rows of other settings stay in FILE.csv: models.csv is made by no options, --threads 2, --prefer memory, `minilm --set avx2`, `mobilenet resnet20 kws --prefer speed`;
+models_dense.csv by `minilm mobilenet resnet20 --residency dense`.
 """
 
 from __future__ import annotations
@@ -34,6 +37,9 @@ CASES = (
     ("charrnn_shakespeare", 8, 100),
 )
 """Model, ratio, length of sequences."""
+
+KEYS = ("model", "ratio", "length", "threads", "set", "residency", "prefer")
+"""What tells rows apart."""
 
 
 def peers(name: str) -> dict[str, Path]:
@@ -85,7 +91,7 @@ def main() -> int:
         print(f"SKIPPED: {MODELS} is absent")
         return 0
     logging.disable(logging.WARNING)  # the quantizers say a line for each node
-    run_cases(given, ((case[0], lambda case=case: measure(case, given)) for case in CASES))
+    run_cases(given, ((case[0], lambda case=case: measure(case, given)) for case in CASES), KEYS)
     return 0
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..readme import README, renewed
+from ..readme import renew
 
 COLUMNS = (
     ("one thread", {"threads": "1", "set": "fastest", "prefer": "balanced"}),
@@ -33,12 +32,5 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Replaces what stands between the markers."""
-    with (Path(__file__).parent / "models.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    README.write_text(renewed(README.read_text(), "runtime", table(rows)))
-
-
 if __name__ == "__main__":
-    main()
+    renew("runtime", Path(__file__).parent / "models.csv", table)
