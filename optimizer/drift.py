@@ -16,8 +16,9 @@ After: Li et al. 2025 (arXiv:2504.02692, GPTAQ), who feed this drift back withou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -31,12 +32,13 @@ from ..runtime.evaluate import viewed_values
 from ..runtime.form import Form, Member
 from .bias import correction
 from .calibrate import Feed, masked
+from .course import Array, Course
 from .evidence import informed
 from .model import Weight
 from .moments import Moments, arranged, counted, each, multiplier
-from .parallel import ahead, spread
+from .parallel import spread
 from .plan import Choice, Layer, Remade
-from .rig import Rig, as_input
+from .rig import as_input
 from .shrinkage import MANY_COLUMNS, shrunk
 from .sums import Half
 from .trial import Sample, coded_bits
@@ -56,6 +58,8 @@ NEAR_BITS = 1e-4
 
 Floats = NDArray[np.float32]
 Arrays = dict[str, Floats]
+Run = Callable[[Callable[[int, Array, Array], list[list[Floats]]]], Iterable[list[list[Floats]]]]
+"""Gives what a function makes of each feed's number, the original's value and the compressed model's; in the order of the feeds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,15 +108,14 @@ def followed(choices: Sequence[Choice], arrays: Arrays, road: Road, share: float
     stages = _stages(road.model, choices)
     moving = {choice.weight.name for _, members in stages for choice in members}
     held = [value for choice in choices for value in (choice.weight.value, choice.layer.bias) if value is not None and choice.weight.is_float]
-    parts = [feed for number, feed in enumerate(road.feeds) if number % JUDGE], road.feeds[::JUDGE]
+    course = Course(road.model, held, [source for source, _ in stages], road.feeds, road.threads)
     settled: dict[str, Choice] = {}
     replaced: dict[str, ort.OrtValue] = {}
     for choice in choices:
         if choice.weight.name not in moving:
             replaced |= _inputs(choice, arrays)
-    for number, (source, members) in enumerate(stages):
-        rig = Rig(road.model, held, [source], whole=False)
-        seen, judge = (_sums(rig, replaced, source, members, feeds, road.threads) for feeds in parts)
+    for number, (_, members) in enumerate(stages):
+        seen, judge = _sums(partial(course.stage, number, replaced), members, road.feeds)
         jobs = list(zip(members, seen, judge, strict=True))
         found = spread(lambda job: _settled(*job, road.untouchable, share), jobs, _largest, road.threads)
         for choice in found:
@@ -160,24 +163,25 @@ def _decoded(choice: Choice) -> Arrays:
     return found if bias is None else found | {str(choice.layer.bias.name): bias}  # type: ignore[union-attr]
 
 
-def _sums(rig: Rig, replaced: Mapping[str, ort.OrtValue], source: str, members: Sequence[Choice], feeds: Sequence[Feed], threads: int) -> list[Pair]:
-    """Feeds through the original and through what is compressed so far: the sums for each weight. Weights that meet the same vectors share them."""
+def _sums(run: Run, members: Sequence[Choice], feeds: Sequence[Feed]) -> tuple[list[Pair], list[Pair]]:
+    """The sums for each weight over what is seen, and over what judges. Weights that meet the same vectors share them."""
     cuts = [cut(choice.weight.uses[0], choice.weight.view) for choice in members]
-    found = {how: Pair() for how in cuts}
     weights = {how: choice.weight for how, choice in zip(cuts, members, strict=True)}
+    found = {how: (Pair(), Pair()) for how in weights}
+    judges = len(feeds[::JUDGE])
 
-    def both(feed: Feed) -> list[list[Floats]]:
-        values = [rig.run(feed, [source], constants)[source] for constants in (None, replaced)]
-        return [[_vectors(weight, x, feed, each(weight.view.k, len(feeds))) for x in values] for weight in weights.values()]
+    def cut_out(number: int, x: Array, met: Array) -> list[list[Floats]]:
+        batches = len(feeds) - judges if number % JUDGE else judges
+        return [[_vectors(weight, value, feeds[number], each(weight.view.k, batches)) for value in (x, met)] for weight in weights.values()]
 
-    for many in ahead(both, feeds, threads):
-        for pair, (x, met) in zip(found.values(), many, strict=True):
+    for number, many in enumerate(run(cut_out)):
+        for pairs, (x, met) in zip(found.values(), many, strict=True):
             if x.shape[1]:
-                pair.add(x, met)
-    return [found[how] for how in cuts]
+                pairs[number % JUDGE == 0].add(x, met)
+    return [found[how][0] for how in cuts], [found[how][1] for how in cuts]
 
 
-def _vectors(weight: Weight, x: NDArray[np.generic], feed: Feed, most: int) -> Floats:
+def _vectors(weight: Weight, x: Array, feed: Feed, most: int) -> Floats:
     use = weight.uses[0]
     return vectors(use, weight.view, counted(x, masked(feed)).astype(np.float32, copy=False), most)
 

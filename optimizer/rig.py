@@ -7,6 +7,7 @@ how many runs go on at a time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import ml_dtypes
 import numpy as np
@@ -21,6 +22,9 @@ FED_BYTES = 1 << 20
 """A constant of at least this many bytes is fed even if nobody replaces it."""
 
 FEEDABLE = tuple(getattr(ir.DataType, name) for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT8", "UINT8", "INT32", "INT64"))
+
+READABLE = {f"tensor({name})" for name in ("float", "float16", "double", "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")}
+"""onnxruntime's names of the types that numpy has."""
 
 FATAL = 4
 """onnxruntime's log level: everything below is a matter of its own graph, not of the user."""
@@ -40,18 +44,27 @@ class RunError(CompressError):
 class Rig:
     """`Rig(model, fed, watched)`: `fed` are initializers that runs may replace, `watched` inner values that runs can ask for.
 
-    What is not `whole` computes nothing but the watched values, and has no other outputs.
+    What is not `whole` computes nothing but the watched values, and has no other outputs. Inner values that are `given` (such arrays, of such types) come with
+    each feed and are not computed. `readable` are the watched values that numpy has a type for.
 
     The model itself is left as it is. Raises CompressError where onnxruntime cannot load it.
     """
 
-    def __init__(self, model: ir.Model, fed: Iterable[ir.Value] = (), watched: Sequence[str] = (), whole: bool = True) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        fed: Iterable[ir.Value] = (),
+        watched: Sequence[str] = (),
+        whole: bool = True,
+        given: Mapping[str, NDArray[np.generic]] = MappingProxyType({}),
+    ) -> None:
         names = {value.name for value in fed} | {name for name, value in model.graph.initializers.items() if _is_large(value)}
         held = {name: model.graph.initializers[name] for name in names if name and _is_feedable(model.graph.initializers.get(name))}
         self._constants = {name: as_input(_tensor(value).numpy(), int(_tensor(value).dtype)) for name, value in held.items()}
-        bare = _bare(model, set(held), watched)
+        bare = _bare(model, set(held), watched, given)
         self._session = _session(bare if whole else _cut(bare, watched))
         self._inputs = {one.name for one in self._session.get_inputs()}
+        self.readable = {one.name for one in self._session.get_outputs() if one.type in READABLE}
         self.outputs = tuple(one.name for one in self._session.get_outputs()[: len(model.graph.outputs)] if one.type.startswith("tensor("))
 
     def run(
@@ -110,9 +123,10 @@ def _is_large(value: ir.Value) -> bool:
     return value.const_value is not None and value.const_value.nbytes >= FED_BYTES and not value.is_graph_input()
 
 
-def _bare(model: ir.Model, held: set[str], watched: Sequence[str]) -> ir.Model:
-    """A copy in which the constants in `held` are inputs, and the values called `watched` outputs too."""
+def _bare(model: ir.Model, held: set[str], watched: Sequence[str], given: Mapping[str, NDArray[np.generic]]) -> ir.Model:
+    """A copy in which the constants in `held` and the values in `given` are inputs, and the values called `watched` outputs too."""
     bare = model.clone()
+    _give(bare, given)
     inputs = {value.name for value in bare.graph.inputs}
     for name in sorted(held):
         value = bare.graph.initializers.pop(name)
@@ -126,6 +140,16 @@ def _bare(model: ir.Model, held: set[str], watched: Sequence[str]) -> ir.Model:
     values = {value.name: value for value in (*bare.graph.inputs, *(v for node in bare.graph for v in node.outputs))}
     bare.graph.outputs.extend(values[name] for name in watched if name not in present)
     return bare
+
+
+def _give(model: ir.Model, given: Mapping[str, NDArray[np.generic]]) -> None:
+    """Inputs take the places of inner values; sizes may differ from run to run."""
+    made = {str(value.name): value for node in model.graph for value in node.outputs}
+    for name, array in given.items():
+        old, new = made[name], ir.Value(name=name, type=ir.TensorType(ir.DataType.from_numpy(array.dtype)), shape=ir.Shape([None] * array.ndim))
+        old.name = f"{name}.computed"
+        ir.convenience.replace_all_uses_with(old, new)
+        model.graph.inputs.append(new)
 
 
 def _cut(model: ir.Model, watched: Sequence[str]) -> ir.Model:
