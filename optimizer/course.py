@@ -8,6 +8,8 @@ then the next stage, too, starts where this one did.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -20,7 +22,7 @@ from .parallel import ahead
 from .rig import Rig
 
 KEPT_BYTES = 64 << 20
-"""Of values that are kept, for all feeds, original and compressed; twice as much for the moment in which a stage makes the next ones."""
+"""Of values that are kept, for all feeds, original and compressed; by the first feed, whose size against the others' tells."""
 
 Array = NDArray[np.generic]
 Result = TypeVar("Result")
@@ -34,6 +36,7 @@ class Course:
     def __init__(self, model: ir.Model, fed: Sequence[ir.Value], sources: Sequence[str], feeds: Sequence[Feed], threads: int) -> None:
         self._model, self._fed, self._sources, self._feeds, self._threads = model, fed, sources, feeds, threads
         self._fronts = fronts(model.graph, sources)
+        self._share = _bytes(*feeds) / max(_bytes(feeds[0]), 1)
         self._kept: list[Pair] = [({}, {}) for _ in feeds]
 
     def stage(self, number: int, replaced: Mapping[str, ort.OrtValue], work: Callable[[int, Array, Array], Result]) -> Iterator[Result]:
@@ -43,25 +46,21 @@ class Course:
         """
         source, given = self._sources[number], self._kept[0][0]
         rig = Rig(self._model, self._fed, [source, *self._fronts[number]], whole=False, given=given)
-        front = self._fronts[number] if self._fronts[number] <= rig.readable else frozenset()
-        names = [source, *sorted(front - given.keys() - {source})]
 
-        def both(feed: int) -> tuple[Result, Pair]:
-            kept = self._kept[feed]
-            x, met = (rig.run(self._feeds[feed] | before, names, constants) for before, constants in zip(kept, (None, replaced), strict=True))
-            result = work(feed, x[source], met[source])
-            return result, ({name: (kept[0] | x)[name] for name in front}, {name: (kept[1] | met)[name] for name in front})
+        def both(feed: int, front: frozenset[str]) -> tuple[Result, Pair]:
+            names = [source, *sorted(front - given.keys() - {source})]
+            known = [before | rig.run(self._feeds[feed] | before, names, constants) for before, constants in zip(self._kept[feed], (None, replaced), strict=True)]
+            result = work(feed, *(values[source] for values in known))
+            return result, ({name: known[0][name] for name in front}, {name: known[1][name] for name in front})
 
-        pairs, room = list[Pair](), KEPT_BYTES if front else 0
-        for result, pair in ahead(both, range(len(self._feeds)), self._threads):
-            room -= sum(array.nbytes for values in pair for array in values.values())
-            if room > 0:
-                pairs.append(pair)
-            else:
-                pairs.clear()
+        front = self._fronts[number]
+        begun = both(0, front if front <= rig.readable else frozenset())
+        front = frozenset(begun[1][0]) if _bytes(*begun[1]) * self._share <= KEPT_BYTES else frozenset()
+        rest = ahead(partial(both, front=front), range(1, len(self._feeds)), self._threads)
+        for feed, (result, pair) in enumerate(chain([begun], rest)):
+            if front:
+                self._kept[feed] = pair
             yield result
-        if len(pairs) == len(self._feeds):
-            self._kept = pairs
 
 
 def fronts(graph: ir.Graph, sources: Sequence[str]) -> list[frozenset[str]]:
@@ -77,6 +76,10 @@ def fronts(graph: ir.Graph, sources: Sequence[str]) -> list[frozenset[str]]:
         needed |= {source} | {name for node in step for name in _reads(node) if name in makers}
         needed -= {str(value.name) for node in step for value in node.outputs}
     return found[::-1]
+
+
+def _bytes(*feeds: Feed) -> int:
+    return sum(array.nbytes for feed in feeds for array in feed.values())
 
 
 def _before(last: ir.Node, makers: Mapping[str, ir.Node], done: set[ir.Node]) -> set[ir.Node]:
