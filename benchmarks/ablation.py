@@ -34,6 +34,7 @@ VARIANTS: Mapping[str, effort.Effort] = {
     "no trellis": replace(FULL, trellises=0),
     "one round of probes": replace(FULL, rounds=1),
     "no refined steps": replace(FULL, refined=()),
+    "no following": replace(FULL, follows=False),
 }
 
 
