@@ -153,7 +153,7 @@ def _source(weight: Weight) -> ir.Value | None:
 def _inputs(choice: Choice, arrays: Mapping[str, Floats]) -> dict[str, ort.OrtValue]:
     """A compressed weight and its bias as inputs of the rig, in their own dtypes."""
     values = [value for value in (choice.weight.value, choice.layer.bias) if value is not None and str(value.name) in arrays]
-    return {str(value.name): as_input(arrays[str(value.name)].astype(value.const_value.dtype.numpy()), int(value.const_value.dtype)) for value in values}  # type: ignore[union-attr]
+    return {str(value.name): as_input(arrays[str(value.name)].astype(value.const_value.dtype.numpy(), copy=False), int(value.const_value.dtype)) for value in values}  # type: ignore[union-attr]
 
 
 def _decoded(choice: Choice) -> Arrays:

@@ -30,6 +30,9 @@ INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.U
 RECURRENT, LAST_MATRIX = ("LSTM", "GRU", "RNN"), 2
 """Operators whose inputs 1 and 2 are matrices, and later ones biases."""
 
+OWN_BYTES = 4096
+"""A float tensor of at least this many bytes is an array from the beginning."""
+
 CHECKED_AT_ONCE = 1 << 20
 """Values looked at in one go for NaN: bounds the temporary arrays."""
 
@@ -121,6 +124,7 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
     path = Path(path)
     model = load_graph(path)
     _check(path, model)
+    _detach(model)
     model.meta[NAMES_KEY] = frozenset(_constant_names(model))
     return model
 
@@ -148,12 +152,28 @@ def find_weights(model: ir.Model, rules: Rules) -> Found:
     return Found(tuple(weights), tuple(left_alone))
 
 
+def _detach(model: ir.Model) -> None:
+    """No tensor refers to the file's protobuf any more: that stays in memory as long as one does, and copies values at every look."""
+    for graph in _graphs(model):
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.serde.TensorProtoTensor):
+                value.const_value = _detached(value.const_value)
+        for node in graph:
+            for name, attribute in node.attributes.items():
+                if isinstance(attribute.value, ir.serde.TensorProtoTensor):
+                    node.attributes[name] = ir.AttrTensor(name, _detached(attribute.value), doc_string=attribute.doc_string)
+
+
+def _detached(tensor: ir.serde.TensorProtoTensor) -> ir.TensorProtocol:
+    """Large raw floats as an array; the others, which are written back as they were read, as a protobuf of their own."""
+    if tensor.dtype in FLOATS and tensor.nbytes >= OWN_BYTES and tensor.raw.HasField("raw_data"):
+        return ir.Tensor(tensor.numpy(), tensor.dtype, name=tensor.name, doc_string=tensor.doc_string, metadata_props=tensor.metadata_props)
+    return ir.serde.TensorProtoTensor(ir.serde.serialize_tensor(tensor))
+
+
 def _check(path: Path, model: ir.Model) -> None:
     if FORMAT_KEY in model.metadata_props:
-        raise UsageError(
-            f"{path} is compressed already ({FORMAT_KEY} = {model.metadata_props[FORMAT_KEY]}): "
-            "give the original model, or restore this one first"
-        )
+        raise UsageError(f"{path} is compressed already ({FORMAT_KEY} = {model.metadata_props[FORMAT_KEY]}): give the original model, or restore this one first")
     for tensor in _external_tensors(model):
         file = Path(tensor.path)
         if not file.is_file():

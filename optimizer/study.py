@@ -167,6 +167,7 @@ class Study:
         choices, share = [choice for payload in emitted.payloads for choice in payload.choices], 1 - SPARED
         road = drift.Road(self._task.model, self._calibration, self._task.untouchable, self._task.threads)
         arrays = self._arrays(emitted)
+        moved = self._moved(emitted, arrays)
         best: tuple[int, Emitted] | None = None
         for _ in range(FOLLOWINGS):
             found = drift.followed(choices, arrays, road, share, self._start("following the drift"))
@@ -176,7 +177,7 @@ class Study:
             if most_bytes * (1 - NEAR_ENOUGH) <= size <= most_bytes:
                 break
             share *= 1 - 1.1 * (size - most_bytes * (1 - SPARED)) / sum(payload.bytes for payload in anew.payloads)
-        return emitted if best is None or self.divergence(best[1]) >= self._moved(emitted, arrays) else best[1]
+        return emitted if best is None or self.divergence(best[1]) >= moved else best[1]
 
     def divergences_alone(self, emitted: Emitted) -> dict[str, float]:
         """The same for each weight alone, by name: the others are the original's."""

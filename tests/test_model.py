@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_compress.optimizer.errors import CompressError, UsageError
@@ -247,3 +248,17 @@ def test_a_pattern_for_a_constant_that_simplification_folded_is_no_error(tmp_pat
     loaded = load(saved(model, tmp_path))
     simplify(loaded)
     find_weights(loaded, Rules(exclude=(f"^{name}$",)))
+
+
+def test_tensors_are_what_they_are_in_the_file_and_weights_are_arrays(tmp_path: Path) -> None:
+    net = Network(0)
+    y = net.add("Add", [net.add("MatMul", ["x", net.weight("w", (512, 4))]), net.literal([1.0, 2.0, 3.0, 4.0])])
+    model = built(net, y, [tensor("x", ["n", 512])], ["n", 4])
+    model.graph.initializer.append(helper.make_tensor("typed", TensorProto.FLOAT, [2048], np.arange(2048.0).tolist()))  # not raw
+    read = load(saved(model, tmp_path))
+    written = ir.to_proto(read).graph
+    assert (list(written.initializer), list(written.node)) == (list(model.graph.initializer), list(model.graph.node))
+    weight, typed = (read.graph.initializers[name].const_value for name in ("w", "typed"))
+    assert isinstance(weight, ir.Tensor)
+    assert weight.numpy() is weight.numpy()  # nothing is copied
+    assert isinstance(typed, ir.serde.TensorProtoTensor)
