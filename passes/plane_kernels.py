@@ -27,17 +27,30 @@ def _joined(words: NDArray) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def row_unions(words: NDArray, turned: bool, field: tuple[int, int], unions: NDArray, tops: NDArray) -> None:
-    """The OR of all words of each row, into `unions` [rows]; of all, (word >> shift) & mask, into `tops`. `field`: (shift, mask)."""
+def _bounded(values: NDArray) -> tuple[int, int]:
+    low, high = values[0], values[0]
+    for value in values:
+        low, high = min(low, value), max(high, value)
+    return low, high
+
+
+@numba.njit(cache=True, nogil=True)
+def survey(words: NDArray, field: tuple[int, int], lines: NDArray, columns: NDArray, tops: NDArray) -> tuple[int, int]:
+    """The OR of all words [n, length] of each line, into `lines` [n], and of each column, onto `columns` [length]; of all, (word >> shift) & mask, into `tops`.
+
+    `field`: (shift, mask). Gives the least and the largest of `tops`.
+    """
     by, mask = words.dtype.type(field[0]), words.dtype.type(field[1])
+    low, high = mask, words.dtype.type(0)
     for number in range(len(words)):
         line, out = words[number], tops[number]
-        if turned:
-            _join(line, unions)
-        else:
-            unions[number] = _joined(line)
+        _join(line, columns)
+        lines[number] = _joined(line)
         for at in range(len(line)):
             out[at] = (line[at] >> by) & mask
+        least, most = _bounded(out)
+        low, high = min(low, least), max(high, most)
+    return int(low), int(high)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..runtime.form import PANEL_ROWS, Table
 from ..runtime.members import class_bits
-from .frequencies import fit_table, normalize, rate
+from .frequencies import fit_table, fit_tables, normalize, rate
 from .histograms import by_column, by_unit, class_count, fold, histogram
 
 __all__ = ["Coding", "fit_table", "histogram", "normalize", "plan", "rate", "share"]
@@ -157,15 +157,14 @@ def coding(cells: NDArray[np.float64], rows: NDArray[np.uint8] | None, columns: 
     tables: list[Table] = []
     counts: list[NDArray[np.float64]] = []
     bits = 0.0
-    for row, column in np.ndindex(cells.shape[:2]):
-        own = [cells[row, column].sum(0)]
-        fitted = [fit_table(own[0], low)]
-        if cells.shape[2] > 1:
-            apart = [fit_table(one, low) for one in cells[row, column]]
-            if sum(cost for cost, _ in apart) < fitted[0][0]:
-                own, fitted = list(cells[row, column]), apart
-        numbers[row, column] = np.arange(len(own)) + len(tables)
-        counts += own
+    together, each = (part.reshape(-1, cells.shape[3]) for part in (cells.sum(2), cells))
+    of_both, apart = fit_tables(together, low), fit_tables(each, low) if cells.shape[2] > 1 else []
+    for cell, place in enumerate(np.ndindex(cells.shape[:2])):
+        own, fitted, two = together[cell : cell + 1], of_both[cell : cell + 1], slice(2 * cell, 2 * cell + 2)
+        if apart and sum(cost for cost, _ in apart[two]) < fitted[0][0]:
+            own, fitted = each[two], apart[two]
+        numbers[place] = np.arange(len(own)) + len(tables)
+        counts += [*own]
         tables += [table for _, table in fitted]
         bits += sum(cost for cost, _ in fitted)
     bits += sum(_packed_bits(classes) for classes in (rows, columns)) + (8.0 * numbers.size if len(tables) > 1 else 0)

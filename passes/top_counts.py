@@ -43,16 +43,27 @@ def stripes(array: NDArray, cells: int = 0) -> Iterator[Stripe]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassValues:
-    """Class values `tops` [batch, rows, k], the least of which is `low`, and of which there are `size`; `work` counts."""
+    """Class values `tops` [batch, rows, k], the least of which is `low`, and of which there are `size`; `work` counts.
+
+    `fine` are counts that are known already, where there is one batch: [rows, values] and [k, values].
+    """
 
     tops: NDArray
     low: int
     size: int
     work: Map
+    fine: tuple[NDArray, NDArray] | None = None
+
+    @property
+    def high(self) -> int:
+        """The largest class value."""
+        return self.low + self.size - 1
 
     def by_unit_and_column(self, unit_rows: int) -> tuple[NDArray, NDArray]:
         """Counts [units, values] of `unit_rows` rows of one batch, and [k, values]."""
         _, rows, k = self.tops.shape
+        if self.fine is not None:
+            return np.add.reduceat(self.fine[0], np.arange(0, rows, unit_rows)), self.fine[1]
         shapes = (-(-rows // unit_rows), self.size), (k, self.size)
 
         def count(stripe: Stripe) -> tuple[NDArray, NDArray]:
