@@ -22,8 +22,8 @@ from .cuts import choose
 from .laws import Laws, laws_of
 from .members import Coded, framed, member_bytes, table_bytes, varint
 from .raw_kernels import Layout
-from .tables import Coding
 from .surveys import Survey, surveys
+from .tables import Coding
 from .top_counts import ClassValues, Map, lines
 
 CHUNK_STEPS = 2048
