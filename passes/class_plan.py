@@ -5,6 +5,8 @@ For what is coded once and large (`planes`); `tables` is slower and counts the b
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from .top_counts import ClassValues
 
 MANY = (2, 4, 8, 16)
 MOST = MANY[-1]
+MOST_BESIDE_COLUMNS = 4
 BLOCK = 512
 """Units that are looked at together: their costs stay in the first cache."""
 ITERATIONS = 4
@@ -200,23 +203,36 @@ def _classes(counts: NDArray, table_bits: float, most: int = MOST) -> tuple[floa
     return bits, labels if many > 1 else None
 
 
-def plan_classes(values: ClassValues) -> Coding:
-    """A cheap coding of class values, non-negative and below 2^11, without raw bits: by classes of panels and of columns."""
-    (batch, many, k), low, size = values.tops.shape, values.low, values.size
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """A coding of class values, by classes of columns or of panels, units of `unit_rows` rows. `rows` says that panels would have classes, too, where columns do."""
+
+    values: ClassValues
+    coding: Coding
+    unit_rows: int
+    rows: bool
+
+    def refined(self) -> Coding:
+        """The coding, with classes of panels beside those of columns where that pays: these are sought in what the columns' classes leave."""
+        columns = self.coding.column_class
+        if columns is None or not self.rows:
+            return self.coding
+        cells = self.values.by_unit_and_class(self.unit_rows, columns)
+        _, rows = _classes(cells.reshape(len(cells), -1), cells.shape[1] * TABLE_BITS, MOST_BESIDE_COLUMNS)
+        return self.coding if rows is None else tables.coding(tables.gathered(cells[:, :, None], rows), rows, columns, self.values.low)
+
+
+def plan_classes(values: ClassValues) -> Plan:
+    """A cheap plan for class values, non-negative and below 2^11, without raw bits."""
+    (batch, many, k), size = values.tops.shape, values.size
     many_columns = k > 1 and k * size <= tables.COUNTS * 16
     by_panel = batch * -(-many // PANEL_ROWS) * size <= tables.COUNTS * 16
     unit_rows = PANEL_ROWS if by_panel else many
     of_units, of_columns = values.by_unit_and_column(unit_rows) if many_columns else (values.by_unit_and_class(unit_rows, np.zeros(k, np.uint8))[:, 0], None)
-    bits, rows = _classes(of_units, TABLE_BITS, 16 if by_panel else 1)
-    best, columns, cells = bits, None, of_units[:, None]
-    if of_columns is not None:
-        bits, found = _classes(of_columns, TABLE_BITS)
-        if found is not None:
-            labels, joint = int(found.max()) + 1, values.by_unit_and_class(unit_rows, found)
-            codes = len(found) * np.log2(labels)
-            joint_bits, joint_rows = _classes(joint.reshape(len(joint), -1), labels * TABLE_BITS, 4 if by_panel else 1)
-            joint_bits = min(bits, joint_bits + codes) if joint_rows is not None else bits
-            if joint_bits < best:
-                best, rows, columns, cells = joint_bits, joint_rows, found, joint
-    cells = cells[:, :, None].astype(np.float64)
-    return tables.coding(cells.sum(0)[None] if rows is None else tables.gathered(cells, rows), rows, columns, low)
+    bits, rows = _classes(of_units, TABLE_BITS, MOST if by_panel else 1)
+    less, columns = (bits, None) if of_columns is None else _classes(of_columns, TABLE_BITS)
+    if columns is not None and less < bits:
+        cells, coded = tables.gathered(of_columns, columns)[None], (None, columns)
+    else:
+        cells, coded = of_units.sum(0)[None, None] if rows is None else tables.gathered(of_units, rows)[:, None], (rows, None)
+    return Plan(values, tables.coding(cells[:, :, None], *coded, values.low), unit_rows, rows is not None)

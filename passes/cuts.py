@@ -15,20 +15,23 @@ CUT_BITS = 8
 MOST_CUTS = 15
 
 
-def choose(counts: NDArray[np.int64], share: float) -> tuple[NDArray[np.uint8], float]:
-    """(cuts uint8 [tables, 16], the bits that they save): of counts [tables, 16, 2] of a `share` of all values."""
-    found = np.full(counts.shape[:2], EVEN_CUT, np.uint8)
-    return found, _choose(counts, share, found)
+def choose(counts: NDArray, index: NDArray[np.uint8], share: float) -> tuple[NDArray[np.uint8], float]:
+    """(cuts uint8 [tables, 16], the bits that they save): of counts [tables, values, 2] of a `share` of all values; `index` [tables, values] are their class indexes."""
+    found = np.full((len(counts), MOST_CLASSES), EVEN_CUT, np.uint8)
+    return found, _choose(counts, index, share, found)
 
 
 @numba.njit(cache=True, nogil=True)
-def _choose(counts: NDArray, share: float, found: NDArray) -> float:
+def _choose(counts: NDArray, index: NDArray, share: float, found: NDArray) -> float:
     bits = 0.0
     saved, cuts = np.empty(MOST_CLASSES), np.empty(MOST_CLASSES, np.uint8)
     for table in range(len(counts)):
+        halves = np.zeros((MOST_CLASSES, 2), np.int64)
+        for value in range(index.shape[1]):
+            halves[index[table, value]] += counts[table, value]
         first, last = MOST_CLASSES, 0
         for c in range(MOST_CLASSES):
-            zero, one = counts[table, c, 0], counts[table, c, 1]
+            zero, one = halves[c]
             cut = min(max(np.rint(256 * (zero + 1) / (zero + one + 2)), 1.0), 255.0)
             cuts[c] = np.uint8(cut)
             saved[c] = (zero + one + zero * np.log2(cut / 256) + one * np.log2((256 - cut) / 256)) / share

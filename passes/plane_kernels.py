@@ -21,15 +21,16 @@ def _join(words: NDArray, unions: NDArray) -> None:
 @numba.njit(cache=True, nogil=True)
 def _joined(words: NDArray) -> int:
     union = words[0]
-    for word in words:
-        union |= word
+    for at in range(len(words)):
+        union = words.dtype.type(union | words[at])  # numba would make it 64 bits
     return union
 
 
 @numba.njit(cache=True, nogil=True)
 def _bounded(values: NDArray) -> tuple[int, int]:
     low, high = values[0], values[0]
-    for value in values:
+    for at in range(len(values)):
+        value = values[at]
         low, high = min(low, value), max(high, value)
     return low, high
 
@@ -88,19 +89,23 @@ def count_joint(tops: NDArray, turned: bool, place: tuple[int, int, int], of_col
 
 
 @numba.njit(cache=True, nogil=True)
-def count_bits(words: NDArray, turned: bool, place: tuple[int, int, int, int], tables: NDArray, cells: NDArray, counts: NDArray) -> None:
-    """Counts the bits of some words, by the cell of their class value, into `counts` [2 * cells].
+def count_halves(words: NDArray, turned: bool, place: tuple[int, int, int], tables: NDArray, counts: NDArray) -> None:
+    """Counts (word >> shift) & mask, a class value with the bit below it, of some words, by their table, in `counts` [tables, 2 * values].
 
-    `place`: (the bit, where class values begin, their mask, rows from one that is counted to the next); `tables` [panels, columns]; `cells` [tables, values].
+    `place`: (shift, mask, rows from one that is counted to the next); `tables` [panels, columns].
     """
-    bit, shift, mask, apart = np.uint64(place[0]), np.uint64(place[1]), np.uint64(place[2]), place[3]
-    one = np.uint64(1)
+    by, mask, apart = np.uint64(place[0]), np.uint64(place[1]), place[2]
     for number in range(0, len(words), 1 if turned else apart):
         line = words[number]
-        for at in range(0, len(line), apart if turned else 1):
-            word = np.uint64(line[at])
-            table = tables[at // PANEL_ROWS, number] if turned else tables[number // PANEL_ROWS, at]
-            counts[(np.uint64(cells[table, (word >> shift) & mask]) << one) | ((word >> bit) & one)] += 1
+        if turned:
+            for panel in range(len(tables)):
+                first, own = panel * PANEL_ROWS, counts[tables[panel, number]]
+                for at in range(first + -first % apart, min(first + PANEL_ROWS, len(line)), apart):
+                    own[(np.uint64(line[at]) >> by) & mask] += 1
+        else:
+            of_column = tables[number // PANEL_ROWS]
+            for at in range(len(line)):
+                counts[of_column[at], (np.uint64(line[at]) >> by) & mask] += 1
 
 
 @numba.njit(cache=True, nogil=True)

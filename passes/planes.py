@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.form import PANEL_ROWS, Fields, Member, Planes, Symbols, View
-from ..runtime.members import EXPONENT_BITS, MOST_CLASSES, WIDTHS
+from ..runtime.members import EXPONENT_BITS, WIDTHS
 from ..runtime.planes import escape_bytes, low_bytes
 from . import chunk_kernels as kernels
 from . import plane_kernels
@@ -34,10 +34,13 @@ HEAD_BITS = 16
 LEAST_SAVED = 0.02
 """Bits a value from which on the top bit of mantissas is coded: below, it is faster to decode raw."""
 
+NEAR = 1.003
+"""Of the bits of the best view: others up to here may yet become better."""
+
 TOP_BITS = 8
 """Bits of the top field of integers, the one that is coded."""
 
-COUNTED = 1 << 20
+COUNTED = 1 << 18
 """Values whose cut bits are counted, of rows evenly spaced."""
 
 
@@ -84,8 +87,7 @@ class Split:
 
 def write_planes(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: bool = False, work: Map = map) -> list[bytes | memoryview]:
     """The payload of a weight as pieces, from its bits, unsigned [dims], in the view that takes least; `gathered` says that a Gather reads it."""
-    splits = _splits([_seen(bits, view) for view in views], dtype, views, work)
-    split, coding = min(((split, plan_classes(split.tops)) for split in splits), key=lambda plan: plan[1].bits + HEAD_BITS * _heads(plan[0].view, gathered) + 8 * plan[0].low_bytes)
+    split, coding = _planned(_splits([_seen(bits, view) for view in views], dtype, views, work), gathered)
     laws = laws_of(coding, split.tops.high)
     split = _with_cuts(split, coding, laws)
     view, numbers = split.view, replace(coding, raw_bits=split.raw_bits)
@@ -98,6 +100,17 @@ def write_planes(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: b
     directory = b"".join(entry for entry, _ in done)
     header = table_bytes(numbers.tables) + member_bytes(coded, len(numbers.tables)) + bytes([width]) + varint(groups) + directory
     return [framed(0, header), *(body for _, bodies in done for body in bodies)]
+
+
+def _planned(splits: list[Split], gathered: bool) -> tuple[Split, Coding]:
+    """The split that takes least, and its coding; those that are not much worse before they are refined are refined, too."""
+    beside = [HEAD_BITS * _heads(split.view, gathered) + 8 * split.low_bytes for split in splits]
+    plans = [plan_classes(split.tops) for split in splits]
+    bits = [plan.coding.bits + rest for plan, rest in zip(plans, beside, strict=True)]
+    near = [at for at, one in enumerate(bits) if one <= NEAR * min(bits)]
+    codings = {at: plans[at].refined() for at in near}
+    best = min(near, key=lambda at: codings[at].bits + beside[at])
+    return splits[best], codings[best]
 
 
 def _seen(bits: NDArray, view: View) -> NDArray:
@@ -136,12 +149,11 @@ def _with_cuts(split: Split, coding: Coding, laws: Laws) -> Split:
         return split
     view, columns = split.view, np.zeros(split.view.k, np.intp) if coding.column_class is None else coding.column_class.astype(np.intp)
     rows = np.zeros(view.panels, np.intp) if coding.row_class is None else coding.row_class.astype(np.intp)
-    place = (split.mantissa - 1, split.mantissa, (1 << (split.width - 1 - split.mantissa)) - 1, -(-view.size // COUNTED))
-    cells = laws.index.astype(np.int64) + MOST_CLASSES * np.arange(len(laws.index))[:, None]
-    counts = np.zeros((len(coding.tables), MOST_CLASSES, 2), np.int64)
+    place = (split.mantissa - 1, (1 << (split.width - split.mantissa)) - 1, -(-view.size // COUNTED))
+    counts = np.zeros((*laws.index.shape, 2), np.int64)
     for words, own in zip(split.words, rows.reshape(view.batch, -1), strict=True):
-        plane_kernels.count_bits(*lines(words), place, coding.map[own[:, None], columns[None, :], 0], cells, counts.reshape(-1))
-    cuts, saved = choose(counts, counts.sum() / view.size)
+        plane_kernels.count_halves(*lines(words), place, coding.map[own[:, None], columns[None, :], 0], counts.reshape(len(counts), -1))
+    cuts, saved = choose(counts, laws.index, counts.sum() / view.size)
     planes = (below - 1) // 8
     fields = _with_short_rows(Fields(planes, split.fields.drop, cuts=cuts), split.zeros, view.k)
     cut = replace(split, fields=fields, raw_bits=below - 8 * planes)
