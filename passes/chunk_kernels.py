@@ -45,18 +45,24 @@ class Sections(NamedTuple):
     states: NDArray
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True)
 def _fold(words: NDArray, width: int, behind: int, out: NDArray) -> None:
     """Puts the sign of floats behind the exponent: words [n] into `out` [n]."""
-    if width == 0:
-        out[:] = words
-        return
-    one, last = words.dtype.type(1), words.dtype.type(width - 1)
-    by = words.dtype.type(behind)
+    one, last, by = words.dtype.type(1), words.dtype.type(width - 1), words.dtype.type(behind)
     low = words.dtype.type((one << by) - one)
     for at in range(len(out)):
         word = words[at]
         out[at] = ((word & ~low) << one) | ((word >> last) << by) | (word & low)
+
+
+@numba.njit(cache=True, nogil=True)
+def _fold_all(words: NDArray, width: int, behind: int) -> None:
+    """The same where they are: two names of one array would not become vectors."""
+    one, last, by = words.dtype.type(1), words.dtype.type(width - 1), words.dtype.type(behind)
+    low = words.dtype.type((one << by) - one)
+    for at in range(len(words)):
+        word = words[at]
+        words[at] = ((word & ~low) << one) | ((word >> last) << by) | (word & low)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -80,9 +86,15 @@ def _gather(words: NDArray, layout: Layout, origin: tuple[int, int], folded: NDA
     steps, lanes = folded.shape
     if not layout.turned:
         _transpose(words, origin, folded)
+        if layout.width:
+            _fold_all(folded.reshape(-1), layout.width, layout.behind)
+        return
     for at in range(steps):
-        source = words[step + at, row : row + lanes] if layout.turned else folded[at]
-        _fold(source, layout.width, layout.behind, folded[at])
+        source = words[step + at, row : row + lanes]
+        if layout.width:
+            _fold(source, layout.width, layout.behind, folded[at])
+        else:
+            folded[at] = source
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
