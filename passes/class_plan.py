@@ -205,21 +205,28 @@ def _classes(counts: NDArray, table_bits: float, most: int = MOST) -> tuple[floa
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """A coding of class values, by classes of columns or of panels, units of `unit_rows` rows. `rows` says that panels would have classes, too, where columns do."""
+    """How class values may be coded: by classes of columns or of panels, units of `unit_rows` rows, with counts `cells` [row classes, column classes, values], in `bits`.
+
+    `of_rows` and `of_columns` are the classes by themselves; panels have one where columns do not share the better tables.
+    """
 
     values: ClassValues
-    coding: Coding
+    bits: float
+    cells: NDArray
     unit_rows: int
-    rows: bool
+    of_rows: NDArray[np.uint8] | None
+    of_columns: NDArray[np.uint8] | None
 
-    def refined(self) -> Coding:
+    def coding(self) -> Coding:
         """The coding, with classes of panels beside those of columns where that pays: these are sought in what the columns' classes leave."""
-        columns = self.coding.column_class
-        if columns is None or not self.rows:
-            return self.coding
-        cells = self.values.by_unit_and_class(self.unit_rows, columns)
+        if self.of_columns is None or self.of_rows is None:
+            return self._coding(self.cells, self.of_rows)
+        cells = self.values.by_unit_and_class(self.unit_rows, self.of_columns)
         _, rows = _classes(cells.reshape(len(cells), -1), cells.shape[1] * TABLE_BITS, MOST_BESIDE_COLUMNS)
-        return self.coding if rows is None else tables.coding(tables.gathered(cells[:, :, None], rows), rows, columns, self.values.low)
+        return self._coding(self.cells if rows is None else tables.gathered(cells, rows), rows)
+
+    def _coding(self, cells: NDArray, rows: NDArray[np.uint8] | None) -> Coding:
+        return tables.coding(cells[:, :, None].astype(np.float64), rows, self.of_columns, self.values.low)
 
 
 def plan_classes(values: ClassValues) -> Plan:
@@ -231,8 +238,8 @@ def plan_classes(values: ClassValues) -> Plan:
     of_units, of_columns = values.by_unit_and_column(unit_rows) if many_columns else (values.by_unit_and_class(unit_rows, np.zeros(k, np.uint8))[:, 0], None)
     bits, rows = _classes(of_units, TABLE_BITS, MOST if by_panel else 1)
     less, columns = (bits, None) if of_columns is None else _classes(of_columns, TABLE_BITS)
-    if columns is not None and less < bits:
-        cells, coded = tables.gathered(of_columns, columns)[None], (None, columns)
-    else:
-        cells, coded = of_units.sum(0)[None, None] if rows is None else tables.gathered(of_units, rows)[:, None], (rows, None)
-    return Plan(values, tables.coding(cells[:, :, None], *coded, values.low), unit_rows, rows is not None)
+    if of_columns is not None and columns is not None and less < bits:
+        cells = tables.gathered(of_columns, columns)[None]
+        return Plan(values, tables.coding_bits(cells, None, columns), cells, unit_rows, rows, columns)
+    cells = of_units.sum(0)[None, None] if rows is None else tables.gathered(of_units, rows)[:, None]
+    return Plan(values, tables.coding_bits(cells, rows, None), cells, unit_rows, rows, None)

@@ -22,6 +22,9 @@ LARGEST_LEVEL = 255
 SAMPLE = 4096
 """Values that are looked at first: where a quarter of them is distinct, so will be too many of the rest."""
 
+SPARSE_SAMPLE = 0.75
+"""Where more of the sample is not zero, more than half of all will not be."""
+
 MOST_DIVISORS = 16
 """The smallest non-zero magnitude of a block is sought as this many times the scale at most."""
 
@@ -52,7 +55,9 @@ def as_float(bits: NDArray, dtype: int) -> NDArray[np.float32]:
 
 def sparse_mask(bits: NDArray, dtype: int) -> NDArray[np.bool_] | None:
     """Where values are not +0, if these are at most half of all; None also where one is a NaN or infinite."""
-    if np.count_nonzero(bits) * 2 > bits.size:
+    flat = bits.reshape(-1)
+    sample = flat[:: max(1, bits.size // SAMPLE)]
+    if np.count_nonzero(sample) > SPARSE_SAMPLE * len(sample) or np.count_nonzero(flat) * 2 > bits.size:
         return None
     kept = bits != 0
     mask = EXPONENT_MASK[dtype]

@@ -125,6 +125,13 @@ def fit_tables(histograms: NDArray[np.float64], low: int) -> list[tuple[float, T
     return [(cost, Table(low + first, tuple(row[:classes]), bool(escape))) for cost, (first, classes, escape), row in rows]
 
 
+def fit_bits(histograms: NDArray[np.float64]) -> float:
+    """The bits of `fit_tables`, together."""
+    bits = np.empty(len(histograms))
+    _fit_all(np.ascontiguousarray(histograms, np.float64), bits, np.empty((len(bits), 3), np.int64), np.empty((len(bits), MAX_CLASSES), np.int64))
+    return float(bits.sum())
+
+
 def fit_table(histogram: NDArray[np.float64], low: int) -> tuple[float, Table]:
     """The cheapest table for a histogram of class values `low, low + 1, ...`: (bits of table, symbols and escapes; table)."""
     return fit_tables(histogram[None], low)[0]

@@ -106,9 +106,9 @@ def _planned(splits: list[Split], gathered: bool) -> tuple[Split, Coding]:
     """The split that takes least, and its coding; those that are not much worse before they are refined are refined, too."""
     beside = [HEAD_BITS * _heads(split.view, gathered) + 8 * split.low_bytes for split in splits]
     plans = [plan_classes(split.tops) for split in splits]
-    bits = [plan.coding.bits + rest for plan, rest in zip(plans, beside, strict=True)]
+    bits = [plan.bits + rest for plan, rest in zip(plans, beside, strict=True)]
     near = [at for at, one in enumerate(bits) if one <= NEAR * min(bits)]
-    codings = {at: plans[at].refined() for at in near}
+    codings = {at: plans[at].coding() for at in near}
     best = min(near, key=lambda at: codings[at].bits + beside[at])
     return splits[best], codings[best]
 
@@ -163,6 +163,8 @@ def _with_cuts(split: Split, coding: Coding, laws: Laws) -> Split:
 
 def _with_short_rows(fields: Fields, zeros: NDArray[np.int64], k: int) -> Fields:
     """Marks the rows that end with more zeros than others, where that pays."""
+    if not zeros.any():
+        return fields
     zeros = np.minimum(zeros, 8 * fields.planes)
     choices = [short for short in np.unique(zeros) if short > 0]
     saved = {int(short): int(short) * int((zeros >= short).sum()) * k - len(zeros) for short in choices}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..runtime.form import PANEL_ROWS, Table
 from ..runtime.members import class_bits
-from .frequencies import fit_table, fit_tables, normalize, rate
+from .frequencies import fit_bits, fit_table, fit_tables, normalize, rate
 from .histograms import by_column, by_unit, class_count, fold, histogram
 
 __all__ = ["Coding", "fit_table", "histogram", "normalize", "plan", "rate", "share"]
@@ -167,9 +167,20 @@ def coding(cells: NDArray[np.float64], rows: NDArray[np.uint8] | None, columns: 
         counts += [*own]
         tables += [table for _, table in fitted]
         bits += sum(cost for cost, _ in fitted)
-    bits += sum(_packed_bits(classes) for classes in (rows, columns)) + (8.0 * numbers.size if len(tables) > 1 else 0)
+    bits += _map_bits(rows, columns, numbers.size if len(tables) > 1 else 0)
     rows, columns = (None if size == 1 else classes for size, classes in zip(cells.shape, (rows, columns), strict=False))
     return Coding(bits, 0, low, tuple(tables), numbers, np.stack(counts), rows, columns)
+
+
+def coding_bits(cells: NDArray, rows: NDArray[np.uint8] | None, columns: NDArray[np.uint8] | None) -> float:
+    """The bits of `coding` for counts [row classes, column classes, values] of one quantizer."""
+    histograms = cells.reshape(-1, cells.shape[2])
+    return fit_bits(histograms) + _map_bits(rows, columns, len(histograms) if len(histograms) > 1 else 0)
+
+
+def _map_bits(rows: NDArray[np.uint8] | None, columns: NDArray[np.uint8] | None, cells: int) -> float:
+    """Bits of the classes, and of the numbers of the tables of so many cells."""
+    return sum(_packed_bits(classes) for classes in (rows, columns)) + 8.0 * cells
 
 
 def _packed_bits(classes: NDArray[np.uint8] | None) -> float:

@@ -100,7 +100,7 @@ def test_columns_of_unlike_spread_get_tables_of_their_own() -> None:
     rng = np.random.default_rng(4)
     kinds = rng.integers(0, 2, 96)
     tops = (rng.binomial(12, 0.5, (1, 512, 96)) + 20 * kinds).astype(np.uint8)
-    coding = class_plan.plan_classes(ClassValues(tops, int(tops.min()), int(np.ptp(tops)) + 1, map)).coding
+    coding = class_plan.plan_classes(ClassValues(tops, int(tops.min()), int(np.ptp(tops)) + 1, map)).coding()
     assert coding.column_class is not None
     assert len(np.unique(coding.column_class)) == 2
     assert len({(int(kind), int(one)) for kind, one in zip(kinds, coding.column_class, strict=True)}) == 2
