@@ -223,7 +223,7 @@ class Plan:
             return self._coding(self.cells, self.of_rows)
         cells = self.values.by_unit_and_class(self.unit_rows, self.of_columns)
         _, rows = _classes(cells.reshape(len(cells), -1), cells.shape[1] * TABLE_BITS, MOST_BESIDE_COLUMNS)
-        return self._coding(self.cells if rows is None else tables.gathered(cells, rows), rows)
+        return self._coding(self.cells if rows is None else self.values.spread(tables.gathered(cells, rows)), rows)
 
     def _coding(self, cells: NDArray, rows: NDArray[np.uint8] | None) -> Coding:
         return tables.coding(cells[:, :, None].astype(np.float64), rows, self.of_columns, self.values.low)
@@ -239,7 +239,7 @@ def plan_classes(values: ClassValues) -> Plan:
     bits, rows = _classes(of_units, TABLE_BITS, MOST if by_panel else 1)
     less, columns = (bits, None) if of_columns is None else _classes(of_columns, TABLE_BITS)
     if of_columns is not None and columns is not None and less < bits:
-        cells = tables.gathered(of_columns, columns)[None]
+        cells = values.spread(tables.gathered(of_columns, columns)[None])
         return Plan(values, tables.coding_bits(cells, None, columns), cells, unit_rows, rows, columns)
-    cells = of_units.sum(0)[None, None] if rows is None else tables.gathered(of_units, rows)[:, None]
+    cells = values.spread(of_units.sum(0)[None, None] if rows is None else tables.gathered(of_units, rows)[:, None])
     return Plan(values, tables.coding_bits(cells, rows, None), cells, unit_rows, rows, None)

@@ -27,38 +27,39 @@ def _joined(words: NDArray) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _bounded(values: NDArray) -> tuple[int, int]:
-    low, high = values[0], values[0]
+def _bound(values: NDArray, bounds: NDArray) -> None:
+    """Extends `bounds`, [3] of the same type: the least of all values, the least that is not 0, less 1, and the largest."""
+    least, low, high = bounds
     for at in range(len(values)):
         value = values[at]
-        low, high = min(low, value), max(high, value)
-    return low, high
+        least, low, high = min(least, value), min(low, values.dtype.type(value - 1)), max(high, value)  # of 0, less 1 is the largest number
+    bounds[0], bounds[1], bounds[2] = least, low, high
 
 
 @numba.njit(cache=True, nogil=True)
-def survey(words: NDArray, field: tuple[int, int], lines: NDArray, columns: NDArray, tops: NDArray) -> tuple[int, int]:
+def survey(words: NDArray, field: tuple[int, int], lines: NDArray, columns: NDArray, tops: NDArray) -> tuple[int, int, int]:
     """The OR of all words [n, length] of each line, into `lines` [n], and of each column, onto `columns` [length]; of all, (word >> shift) & mask, into `tops`.
 
-    `field`: (shift, mask). Gives the least and the largest of `tops`.
+    `field`: (shift, mask). Gives the least of `tops`, the least that is not 0, if there is one, and the largest.
     """
     by, mask = words.dtype.type(field[0]), words.dtype.type(field[1])
-    low, high = mask, words.dtype.type(0)
+    bounds = np.zeros(3, tops.dtype)
+    bounds[:2] -= tops.dtype.type(1)
     for number in range(len(words)):
         line, out = words[number], tops[number]
         _join(line, columns)
         lines[number] = _joined(line)
         for at in range(len(line)):
             out[at] = (line[at] >> by) & mask
-        least, most = _bounded(out)
-        low, high = min(low, least), max(high, most)
-    return int(low), int(high)
+        _bound(out, bounds)
+    return int(bounds[0]), int(bounds[1]) + 1, int(bounds[2])
 
 
 @numba.njit(cache=True, nogil=True)
 def count(tops: NDArray, turned: bool, place: tuple[int, int, int], units: NDArray, columns: NDArray) -> None:
     """Counts class values by unit of rows and by column, in `units` [units, values] and `columns` [k, values].
 
-    `place`: (the least value, which counts as 0; the number of the first line; rows of a unit).
+    `place`: (the value that counts as 0, as do those below it; the number of the first line; rows of a unit).
     """
     least, first, unit_rows = np.uint64(place[0]), place[1], place[2]
     for number in range(len(tops)):
@@ -66,7 +67,7 @@ def count(tops: NDArray, turned: bool, place: tuple[int, int, int], units: NDArr
         for start in range(0, len(line), unit_rows if turned else len(line)):
             unit = units[start // unit_rows if turned else (first + number) // unit_rows]
             for at in range(start, min(start + unit_rows, len(line)) if turned else len(line)):
-                value = np.uint64(line[at]) - least
+                value = max(np.uint64(line[at]), least) - least
                 unit[value] += 1
                 columns[np.uint64(first + number if turned else at), value] += 1
 
@@ -81,11 +82,11 @@ def count_joint(tops: NDArray, turned: bool, place: tuple[int, int, int], of_col
             for start in range(0, len(line), unit_rows):
                 unit = units[start // unit_rows, of_column[first + number]]
                 for at in range(start, min(start + unit_rows, len(line))):
-                    unit[np.uint64(line[at]) - least] += 1
+                    unit[max(np.uint64(line[at]), least) - least] += 1
         else:
             own = units[(first + number) // unit_rows]
             for at in range(len(line)):
-                own[np.uint64(of_column[at]), np.uint64(line[at]) - least] += 1
+                own[np.uint64(of_column[at]), max(np.uint64(line[at]), least) - least] += 1
 
 
 @numba.njit(cache=True, nogil=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,16 +27,21 @@ class Survey:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Lines:
-    """Of words as they lie in memory, [batch, lines, length]: `tops` of that shape from `low` to `high`, the OR of each line and of each column."""
+    """Of words as they lie in memory, [batch, lines, length]: `tops` of that shape, the OR of each line and of each column.
+
+    `bounds`: the least of `tops`, the least that is not 0, if there is one, and the largest.
+    """
 
     tops: NDArray
-    low: int
-    high: int
+    bounds: tuple[int, int, int]
     line_unions: NDArray
     column_unions: NDArray
 
     def values(self, work: Map) -> ClassValues:
-        return ClassValues(self.tops, self.low, self.high - self.low + 1, work)
+        """Zeros and weights have nothing between them, mostly."""
+        least, low, high = self.bounds
+        gap = low - 1 if least == 0 < high else 0
+        return ClassValues(self.tops, least, high - least - gap + 1, work, gap=gap)
 
 
 def surveys(seen: list[NDArray], field: tuple[int, int], work: Map) -> list[Survey]:
@@ -54,9 +59,8 @@ def _place(words: NDArray) -> _Place:
 
 def _survey(found: _Lines, counts: tuple[NDArray, NDArray] | None, turned: bool, work: Map) -> Survey:
     unions = found.column_unions if turned else found.line_unions
-    values = found.values(work)
     tops = found.tops.transpose(0, 2, 1) if turned else found.tops
-    return Survey(ClassValues(tops, values.low, values.size, work, counts[::-1] if counts and turned else counts), unions)
+    return Survey(replace(found.values(work), tops=tops, fine=counts[::-1] if counts and turned else counts), unions)
 
 
 def _fine(values: ClassValues) -> tuple[NDArray, NDArray] | None:
@@ -71,11 +75,11 @@ def _lines(words: NDArray, field: tuple[int, int], work: Map) -> _Lines:
     tops = np.empty(stored.shape, np.uint8 if field[1] < 1 << 8 else np.uint16)
     line_unions = np.empty((batch, many), words.dtype)
 
-    def look(stripe: Stripe) -> tuple[NDArray, int, int]:
+    def look(stripe: Stripe) -> tuple[NDArray, tuple[int, int, int]]:
         number, start, end = stripe
         columns = np.zeros(length, words.dtype)
-        low, high = kernels.survey(stored[number, start:end], field, line_unions[number, start:end], columns, tops[number, start:end])
-        return columns, low, high
+        return columns, kernels.survey(stored[number, start:end], field, line_unions[number, start:end], columns, tops[number, start:end])
 
-    columns, lows, highs = zip(*work(look, stripes(stored)), strict=True)
-    return _Lines(tops, min(lows), max(highs), line_unions, np.bitwise_or.reduce(np.reshape(columns, (batch, -1, length)), 1))
+    columns, bounds = zip(*work(look, stripes(stored)), strict=True)
+    least, low, high = zip(*bounds, strict=True)
+    return _Lines(tops, (min(least), min(low), max(high)), line_unions, np.bitwise_or.reduce(np.reshape(columns, (batch, -1, length)), 1))
