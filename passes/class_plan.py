@@ -17,6 +17,8 @@ from .tables import Coding
 from .top_counts import ClassValues
 
 MANY = (2, 4, 8, 16)
+"""Numbers of clusters that are tried; even, for two are looked at together."""
+
 MOST = MANY[-1]
 MOST_BESIDE_COLUMNS = 4
 BLOCK = 512
@@ -71,8 +73,8 @@ def _pooled(counts: NDArray) -> tuple[NDArray, float]:
     for unit in range(len(counts)):
         for at in range(len(kept)):
             pooled[unit, first + at] = counts[unit, kept[at]]
-        for c in lost:
-            pooled[unit, 0] += counts[unit, c]
+        for class_ in lost:
+            pooled[unit, 0] += counts[unit, class_]
     return pooled, _entropy(total[lost].reshape(1, -1))
 
 
