@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -143,9 +144,19 @@ def _codings(counts: NDArray[np.float64], options: Sequence[int], columns: NDArr
     return codings
 
 
-def gathered(counts: NDArray[np.float64], classes: NDArray[np.uint8]) -> NDArray[np.float64]:
+def gathered(counts: NDArray, classes: NDArray[np.uint8]) -> NDArray:
     """Sums of counts [units, ...] by class of the unit."""
-    return np.stack([counts[classes == number].sum(0) for number in range(int(classes.max()) + 1)])
+    sums = np.zeros((int(classes.max()) + 1, *counts.shape[1:]), counts.dtype)
+    _add_by_class(counts.reshape(len(counts), -1), classes, sums.reshape(len(sums), -1))
+    return sums
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_by_class(counts: NDArray, classes: NDArray, sums: NDArray) -> None:
+    for unit in range(len(counts)):
+        own, line = sums[classes[unit]], counts[unit]
+        for at in range(len(line)):
+            own[at] += line[at]
 
 
 def coding(cells: NDArray[np.float64], rows: NDArray[np.uint8] | None, columns: NDArray[np.uint8] | None, low: int = 0) -> Coding:
