@@ -180,6 +180,16 @@ def test_forms_are_refused_where_a_few_values_tell() -> None:
     assert grid(almost.view(np.uint32)) is not None
 
 
+@pytest.mark.parametrize("columns", [256, 100])
+def test_a_mask_is_found_where_whole_columns_are_zero(columns: int) -> None:
+    """The one that a sample begins with is not."""
+    bits = floats((1, 1 << 13, columns), 1)
+    bits[:, :, 1:] = 0
+    mask = sparse_mask(bits, 1)
+    assert mask is not None
+    assert np.array_equal(mask, bits != 0)
+
+
 def test_a_file_is_hashed_in_blocks(tmp_path: Path) -> None:
     content = np.random.default_rng(5).bytes(2 * HASHED_BYTES + 77)
     path = tmp_path / "any.onnx"
