@@ -40,8 +40,8 @@ NEAR = 1.003
 TOP_BITS = 8
 """Bits of the top field of integers, the one that is coded."""
 
-COUNTED = 1 << 18
-"""Values whose cut bits are counted, of rows evenly spaced."""
+COUNTED, MOST_APART = 1 << 18, 8
+"""Values whose cut bits are counted at least, of rows evenly spaced, and the most that these are apart: rows differ."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,7 +149,7 @@ def _with_cuts(split: Split, coding: Coding, laws: Laws) -> Split:
         return split
     view, columns = split.view, np.zeros(split.view.k, np.intp) if coding.column_class is None else coding.column_class.astype(np.intp)
     rows = np.zeros(view.panels, np.intp) if coding.row_class is None else coding.row_class.astype(np.intp)
-    place = (split.mantissa - 1, (1 << (split.width - split.mantissa)) - 1, -(-view.size // COUNTED))
+    place = (split.mantissa - 1, (1 << (split.width - split.mantissa)) - 1, min(MOST_APART, -(-view.size // COUNTED)))
     counts = np.zeros((*laws.index.shape, 2), np.int64)
     for words, own in zip(split.words, rows.reshape(view.batch, -1), strict=True):
         plane_kernels.count_halves(*lines(words), place, coding.map[own[:, None], columns[None, :], 0], counts.reshape(len(counts), -1))
