@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -76,10 +76,11 @@ class Coder:
         try:
             if file:
                 self._at = file.write(b"\0" * IDENTITY_BYTES)
+            early = self._begun_early(items)
             alone, together = self._parted(items)
             groups = list(bundles.grouped([(small.key, self._held.stored_bytes(item.tensor), item) for item, small in together if small.special is None]))
             written = self._pool.map(self._write_bundle, groups)
-            for item, made in in_order(self._pool, self._make, alone, lambda item: self._held.stored_bytes(item.tensor)):
+            for item, made in in_order(lambda item: early.pop(item.tensor.place.start, None) or self._pool.submit(self._make, item), alone, lambda item: self._held.stored_bytes(item.tensor)):
                 self._take(item, made, file)
                 done += self._held.stored_bytes(item.tensor)
                 tick(done / total)
@@ -97,6 +98,11 @@ class Coder:
             if file:
                 file.close()
         return self._packed
+
+    def _begun_early(self, items: list[Item]) -> dict[int, Future[_Made]]:
+        """The first large weight, by its place, begun before small ones are looked at: while it is planned, only one thread works on it."""
+        large = next((item for item in items if self._held.stored_bytes(item.tensor) >= LARGE_BYTES), None)
+        return {large.tensor.place.start: self._pool.submit(self._make, large)} if large is not None else {}
 
     def _items(self, model: Model) -> Iterator[Item]:
         """Tensors of known types, large enough; the reasons why others are left alone are noted."""

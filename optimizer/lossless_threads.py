@@ -23,13 +23,13 @@ class Threads(ThreadPoolExecutor):
         self.shutdown(wait=True, cancel_futures=True)
 
 
-def in_order(pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[tuple[Item, Result]]:
-    """(item, what `work` made of it), in the order of the items; threads of `pool` are ahead, as far as memory allows. `size`: bytes of an item."""
+def in_order(begin: Callable[[Item], Future[Result]], items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[tuple[Item, Result]]:
+    """(item, the result of what it `begin`s), in the order of the items; they are begun ahead, as far as memory allows. `size`: bytes of an item."""
     left, begun = deque(items), deque[tuple[Item, Future[Result]]]()
     large = small = 0
     while left or begun:
         while left and (not large if size(left[0]) >= LARGE_BYTES else not small or small + size(left[0]) <= LARGE_BYTES):
-            begun.append((left[0], pool.submit(work, left[0])))
+            begun.append((left[0], begin(left[0])))
             large, small = _counted(large, small, size(left.popleft()), 1)
         item, future = begun.popleft()
         yield item, future.result()

@@ -19,8 +19,8 @@ from .raw_kernels import Layout, order_rows, store_bits, store_planes, store_rag
 STEPS = 256
 """Steps that are folded at a time: of 256 lanes of float32, 256 KB. Of rows far apart, fewer would be too few neighbouring bytes to be fetched ahead."""
 
-TILE = 16
-"""Rows and columns that are transposed at a time: with more, lines of the first cache displace each other."""
+TILE_LANES, TILE_STEPS = 8, 16
+"""What is transposed at a time, a row of the result after the other: few lines of the first cache are read and written."""
 
 
 class Law(NamedTuple):
@@ -45,14 +45,10 @@ class Sections(NamedTuple):
     states: NDArray
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True)
 def _fold(words: NDArray, width: int, behind: int, out: NDArray) -> None:
     """Puts the sign of floats behind the exponent: words [n] into `out` [n]."""
-    if width == 0:
-        out[:] = words
-        return
-    one, last = words.dtype.type(1), words.dtype.type(width - 1)
-    by = words.dtype.type(behind)
+    one, last, by = words.dtype.type(1), words.dtype.type(width - 1), words.dtype.type(behind)
     low = words.dtype.type((one << by) - one)
     for at in range(len(out)):
         word = words[at]
@@ -60,15 +56,27 @@ def _fold(words: NDArray, width: int, behind: int, out: NDArray) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
+def _fold_all(words: NDArray, width: int, behind: int) -> None:
+    """The same where they are: two names of one array would not become vectors."""
+    one, last, by = words.dtype.type(1), words.dtype.type(width - 1), words.dtype.type(behind)
+    low = words.dtype.type((one << by) - one)
+    for at in range(len(words)):
+        word = words[at]
+        words[at] = ((word & ~low) << one) | ((word >> last) << by) | (word & low)
+
+
+@numba.njit(cache=True, nogil=True)
 def _transpose(words: NDArray, origin: tuple[int, int], out: NDArray) -> None:
     """Words [rows, k] from `origin` (row, step) on, transposed into `out` [steps, lanes]."""
     row, step = origin
     steps, lanes = out.shape
-    for first in range(0, lanes, TILE):
-        for begin in range(0, steps, TILE):
-            for lane in range(first, min(first + TILE, lanes)):
-                for at in range(begin, min(begin + TILE, steps)):
-                    out[at, lane] = words[row + lane, step + at]
+    for first in range(0, lanes, TILE_LANES):
+        for begin in range(0, steps, TILE_STEPS):
+            tile = out[begin : begin + TILE_STEPS, first : first + TILE_LANES]
+            source = words[row + first : row + first + TILE_LANES, step + begin : step + begin + TILE_STEPS]
+            for at in range(tile.shape[0]):
+                for lane in range(tile.shape[1]):
+                    tile[at, lane] = source[lane, at]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -78,9 +86,15 @@ def _gather(words: NDArray, layout: Layout, origin: tuple[int, int], folded: NDA
     steps, lanes = folded.shape
     if not layout.turned:
         _transpose(words, origin, folded)
+        if layout.width:
+            _fold_all(folded.reshape(-1), layout.width, layout.behind)
+        return
     for at in range(steps):
-        source = words[step + at, row : row + lanes] if layout.turned else folded[at]
-        _fold(source, layout.width, layout.behind, folded[at])
+        source = words[step + at, row : row + lanes]
+        if layout.width:
+            _fold(source, layout.width, layout.behind, folded[at])
+        else:
+            folded[at] = source
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -123,25 +137,42 @@ def _look_up(folded: NDArray, shift: int, law: NDArray, found: NDArray) -> bool:
 
 
 @numba.njit(cache=True, nogil=True)
+def _escape(folded: NDArray, laws: NDArray, origin: tuple[int, int], escapes: NDArray, escaped: int) -> int:
+    """Writes the words of lanes that escape, the last one first: the bits from `origin` (shift, base) on, less the base; gives where they begin."""
+    by, base = np.uint64(origin[0]), np.uint64(origin[1])
+    for lane in range(len(folded) - 1, -1, -1):
+        if laws[lane] < 0:
+            escaped -= 1
+            escapes[escaped] = (np.uint64(folded[lane]) >> by) - base
+    return escaped
+
+
+@numba.njit(cache=True, nogil=True)
 def _encode(folded: NDArray, layout: Layout, law: Law, tables: NDArray, states: NDArray, sections: Sections, ends: tuple[int, int]) -> tuple[int, int]:
-    """Encodes folded words [steps, lanes], the last step first, before `ends` of the stream and the escapes; gives where these now begin."""
+    """Encodes folded words [steps, lanes], the last step first, before `ends` of the stream and the escapes; gives where these now begin.
+
+    In a step, the symbols of all lanes come before their cut bits, which are therefore encoded first.
+    """
     steps, lanes = folded.shape
     position, escaped = ends
-    top, by, base = (lanes - 1) // PANEL_ROWS * PANEL_ROWS, np.uint64(layout.shift), np.uint64(law.base)
-    found, given, full = np.empty(PANEL_ROWS, np.int32), np.empty(PANEL_ROWS, np.uint8), np.empty(PANEL_ROWS, np.uint8)
+    found, given, full = np.empty(lanes, np.int32), np.empty(lanes, np.uint8), np.empty(lanes, np.uint8)
     laws = found.view(np.float32)
     for step in range(steps - 1, -1, -1):
-        for coded in range(0 if layout.cut >= 0 else 1, 2):
-            for first in range(top, -1, -PANEL_ROWS):
-                n, table = min(PANEL_ROWS, lanes - first), tables[step, first // PANEL_ROWS]
-                words = folded[step, first : first + n]
-                escapes = _look_up(words, layout.shift if coded else layout.cut, law.symbols[table] if coded else law.bits[table], found)
-                _advance(laws[:n], states[first : first + n], given, full)
-                position = _give_up(given[:n], full, sections.rans, position)
-                for lane in range(n - 1, -1, -1) if escapes else range(0):
-                    if found[lane] < 0:
-                        escaped -= 1
-                        sections.escapes[escaped] = (np.uint64(words[lane]) >> by) - base
+        words = folded[step]
+        if layout.cut >= 0:
+            for first in range(0, lanes, PANEL_ROWS):
+                last = min(first + PANEL_ROWS, lanes)
+                _look_up(words[first:last], layout.cut, law.bits[tables[step, first // PANEL_ROWS]], found[first:last])
+            _advance(laws, states, given, full)
+            position = _give_up(given, full, sections.rans, position)
+        escapes = False
+        for first in range(0, lanes, PANEL_ROWS):
+            last = min(first + PANEL_ROWS, lanes)
+            escapes |= _look_up(words[first:last], layout.shift, law.symbols[tables[step, first // PANEL_ROWS]], found[first:last])
+        _advance(laws, states, given, full)
+        position = _give_up(given, full, sections.rans, position)
+        if escapes:
+            escaped = _escape(words, found, (layout.shift, law.base), sections.escapes, escaped)
     return position, escaped
 
 

@@ -5,6 +5,8 @@ For what is coded once and large (`planes`); `tables` is slower and counts the b
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +14,24 @@ from numpy.typing import NDArray
 from ..runtime.form import PANEL_ROWS
 from . import tables
 from .tables import Coding
-from .top_counts import ClassValues, Map
+from .top_counts import ClassValues
 
 MANY = (2, 4, 8, 16)
+"""Numbers of clusters that are tried; even, for two are looked at together."""
+
 MOST = MANY[-1]
+MOST_BESIDE_COLUMNS = 4
 BLOCK = 512
 """Units that are looked at together: their costs stay in the first cache."""
 ITERATIONS = 4
 TABLE_BITS = 130.0
 RARE_BITS = 16.0
 PRIOR = 4.0
+RARE = 2.0**-14
+"""Classes with a smaller share of the values are not told apart while clusters are sought: a float's lowest octaves."""
+
+LEARNED = 4096
+"""Units from which clusters are learned, evenly spaced; all others are given to one of these."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -48,18 +58,24 @@ def _entropy(sums: NDArray) -> float:
 
 
 @numba.njit(cache=True, nogil=True)
-def _used(counts: NDArray) -> NDArray:
-    """Counts [units, classes] as float64, of classes that there are."""
-    seen = np.zeros(counts.shape[1], np.int64)
+def _pooled(counts: NDArray) -> tuple[NDArray, float]:
+    """(counts [units, classes] as float32, of which rare classes count as one, the first; the bits that tell these apart). Classes without counts fill up to a multiple of four."""
+    total = np.zeros(counts.shape[1])
     for of_unit in counts:
-        for c in range(len(of_unit)):
-            seen[c] |= of_unit[c]
-    kept = np.flatnonzero(seen)
-    used = np.empty((len(counts), len(kept)))
+        for c in range(len(total)):
+            total[c] += of_unit[c]
+    rare = total < RARE * total.sum()
+    kept = np.flatnonzero(~rare)
+    together = total[rare].sum()
+    first = 1 if together > 0 else 0
+    pooled = np.zeros((len(counts), (first + len(kept) + 3) // 4 * 4), np.float32)
+    lost = np.flatnonzero(rare & (total > 0))
     for unit in range(len(counts)):
         for at in range(len(kept)):
-            used[unit, at] = counts[unit, kept[at]]
-    return used
+            pooled[unit, first + at] = counts[unit, kept[at]]
+        for class_ in lost:
+            pooled[unit, 0] += counts[unit, class_]
+    return pooled, _entropy(total[lost].reshape(1, -1))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -68,63 +84,72 @@ def _add_scaled(values: NDArray, by: float, sums: NDArray) -> None:
         sums[at] += values[at] * by
 
 
-@numba.njit(cache=True, nogil=True)
-def _add_four(values: NDArray, by: NDArray, first: int, sums: NDArray) -> None:
-    """The same with four lines of values [4, ...] from `first` on, one after the other, in one pass."""
+@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+def _add_four(values: NDArray, by: NDArray, first: int, one: NDArray, other: NDArray) -> None:
+    """Adds four lines of values [4, ...] from `first` on, times `by` [4, 2], to two sums."""
     a, b, c, d = values[0, first:], values[1, first:], values[2, first:], values[3, first:]
-    for at in range(len(sums)):
-        sums[at] = (((sums[at] + a[at] * by[0]) + b[at] * by[1]) + c[at] * by[2]) + d[at] * by[3]
+    p, q, r, s = by[0, 0], by[1, 0], by[2, 0], by[3, 0]
+    t, u, v, w = by[0, 1], by[1, 1], by[2, 1], by[3, 1]
+    for at in range(len(one)):
+        one[at] += a[at] * p + b[at] * q + c[at] * r + d[at] * s
+        other[at] += a[at] * t + b[at] * u + c[at] * v + d[at] * w
 
 
 @numba.njit(cache=True, nogil=True)
 def _take_less(costs: NDArray, number: int, least: NDArray, best: NDArray) -> None:
     for at in range(len(least)):
         less = costs[at] < least[at]
-        best[at] = np.float64(number) if less else best[at]
+        best[at] = np.float32(number) if less else best[at]
         least[at] = costs[at] if less else least[at]
 
 
 @numba.njit(cache=True, nogil=True)
-def _cheapest(counts: NDArray, first: int, lengths: NDArray, costs: NDArray, best: NDArray) -> None:
-    """The clusters whose code lengths [classes, clusters] are best for the units from `first` on, into `best` [n]; `costs` [2, n] is written to."""
-    for one in range(lengths.shape[1]):
-        costs[0] = 0
-        fours = len(counts) // 4 * 4
-        for c in range(0, fours, 4):
-            _add_four(counts[c : c + 4], lengths[c : c + 4, one], first, costs[0])
-        for c in range(fours, len(counts)):
-            _add_scaled(counts[c, first : first + len(best)], lengths[c, one], costs[0])
-        if one == 0:
-            best[:] = 0
-            costs[1] = costs[0]
-        _take_less(costs[0], one, costs[1], best)
+def _cheapest(turned: NDArray, first: int, lengths: NDArray, costs: NDArray, best: NDArray) -> None:
+    """The clusters whose code lengths [classes, clusters] are best for the units from `first` on, of counts [classes, units], into `best` [n].
+
+    `costs` [3, n] is written to. Clusters go two at a time and classes by four, so that the costs are not loaded and stored for each.
+    """
+    least = costs[2]
+    least[:] = np.inf
+    for one in range(0, lengths.shape[1], 2):
+        costs[:2] = 0
+        for c in range(0, len(turned), 4):
+            _add_four(turned[c : c + 4], lengths[c : c + 4, one : one + 2], first, costs[0], costs[1])
+        _take_less(costs[0], one, least, best)
+        _take_less(costs[1], one + 1, least, best)
 
 
 @numba.njit(cache=True, nogil=True)
-def cluster(counts: NDArray, turned: NDArray, order: NDArray, many: int, labels: NDArray) -> float:
-    """Groups units, with counts [units, classes], also `turned`, into `many` clusters of like law: `labels`; gives the bits of their symbols.
+def _move(counts: NDArray, turned: NDArray, lengths: NDArray, labels: NDArray, sums: NDArray) -> bool:
+    """Moves each unit, with counts [units, classes], also `turned`, to its best cluster; whether one moved. `labels` and `sums` follow."""
+    moved = False
+    for first in range(0, len(counts), BLOCK):
+        best = np.empty(min(BLOCK, len(counts) - first), np.float32)
+        _cheapest(turned, first, lengths, np.empty((3, len(best)), np.float32), best)
+        for at in range(len(best)):
+            unit, old, new = first + at, labels[first + at], np.int64(best[at])
+            if new != old:
+                _add_scaled(counts[unit], -1.0, sums[old])
+                _add_scaled(counts[unit], 1.0, sums[new])
+                labels[unit], moved = new, True
+    return moved
+
+
+@numba.njit(cache=True, nogil=True)
+def cluster(counts: NDArray, turned: NDArray, order: NDArray, labels: NDArray, lengths: NDArray) -> float:
+    """Groups units, with counts [units, classes], also `turned`, into clusters of like law: `labels`, and `lengths` float32 [classes, clusters]; gives the bits of their symbols.
 
     Lloyd's iteration with bits as the distance, begun with the units in `order` cut into equal parts.
     """
-    units, classes = counts.shape
-    sums, lengths = np.zeros((many, classes)), np.zeros((classes, many))
+    units, many = len(counts), lengths.shape[1]
+    sums = np.zeros((many, counts.shape[1]))
     for place in range(units):
         labels[order[place]] = place * many // units
         _add_scaled(counts[order[place]], 1.0, sums[labels[order[place]]])
     total = sums.sum(0)
-    for _ in range(ITERATIONS if many > 1 else 0):
+    for _ in range(ITERATIONS):
         _lengths(sums, total, lengths)
-        moved = False
-        for first in range(0, units, BLOCK):
-            best = np.empty(min(BLOCK, units - first))
-            _cheapest(turned, first, lengths, np.empty((2, len(best))), best)
-            for at in range(len(best)):
-                unit, old, new = first + at, labels[first + at], np.int64(best[at])
-                if new != old:
-                    _add_scaled(counts[unit], -1.0, sums[old])
-                    _add_scaled(counts[unit], 1.0, sums[new])
-                    labels[unit], moved = new, True
-        if not moved:
+        if not _move(counts, turned, lengths, labels, sums):
             break
     return _entropy(sums)
 
@@ -142,15 +167,25 @@ def _means(turned: NDArray) -> NDArray:
 @numba.njit(cache=True, nogil=True)
 def _grouped(counts: NDArray, table_bits: float, most: int, chosen: NDArray) -> tuple[float, int]:
     """(bits, how many clusters) of the cheapest clusters of counts [units, classes], at most `most`; their labels, numbered without gaps, into `chosen`."""
-    units, used = len(counts), _used(counts)
-    turned = used.T.copy()
+    (used, rare_bits), units = _pooled(counts), len(counts)
+    apart = (units - 1) // LEARNED + 1
+    learned, whole = used[::apart].copy(), used.T.copy()
+    turned = learned.T.copy()
     order = np.argsort(_means(turned), kind="mergesort")
     labels, number = np.zeros(units, np.uint8), np.zeros(MOST, np.uint8)
-    best, found = cluster(used, turned, order, 1, labels) + table_bits, 1
+    best, found = _entropy(used.sum(0).reshape(1, -1)) + table_bits, 1
     for many in MANY:
         if many > min(most, units):
             break
-        bits = cluster(used, turned, order, many, labels) + many * table_bits + units * np.log2(many)
+        lengths = np.zeros((used.shape[1], many), np.float32)
+        bits = cluster(learned, turned, order, labels[: len(learned)], lengths)
+        if apart > 1:
+            labels[:] = 0
+            sums = np.zeros((many, used.shape[1]))
+            sums[0] = used.sum(0)
+            _move(used, whole, lengths, labels, sums)
+            bits = _entropy(sums)
+        bits += many * table_bits + units * np.log2(many)
         if bits < best:
             number[:] = 0
             for label in labels:
@@ -160,7 +195,7 @@ def _grouped(counts: NDArray, table_bits: float, most: int, chosen: NDArray) -> 
             for unit in range(units):
                 chosen[unit] = number[labels[unit]]
             best = bits
-    return best, found
+    return best + rare_bits, found
 
 
 def _classes(counts: NDArray, table_bits: float, most: int = MOST) -> tuple[float, NDArray[np.uint8] | None]:
@@ -170,24 +205,43 @@ def _classes(counts: NDArray, table_bits: float, most: int = MOST) -> tuple[floa
     return bits, labels if many > 1 else None
 
 
-def plan_classes(classes: NDArray, work: Map = map) -> Coding:
-    """A cheap coding of class values [batch, rows, k], non-negative and below 2^11, without raw bits: by classes of panels and of columns."""
-    low, size = int(classes.min()), int(classes.max()) - int(classes.min()) + 1
-    values = ClassValues(classes, low, size, work)
-    many_columns = classes.shape[2] > 1 and classes.shape[2] * size <= tables.COUNTS * 16
-    by_panel = classes.shape[0] * -(-classes.shape[1] // PANEL_ROWS) * size <= tables.COUNTS * 16
-    unit_rows = PANEL_ROWS if by_panel else classes.shape[1]
-    of_units, of_columns = values.by_unit_and_column(unit_rows) if many_columns else (values.by_unit_and_class(unit_rows, np.zeros(classes.shape[2], np.uint8))[:, 0], None)
-    bits, rows = _classes(of_units, TABLE_BITS, 16 if by_panel else 1)
-    best, columns, cells = bits, None, of_units[:, None]
-    if of_columns is not None:
-        bits, found = _classes(of_columns, TABLE_BITS)
-        if found is not None:
-            many, joint = int(found.max()) + 1, values.by_unit_and_class(unit_rows, found)
-            codes = len(found) * np.log2(many)
-            joint_bits, joint_rows = _classes(joint.reshape(len(joint), -1), many * TABLE_BITS, 4 if by_panel else 1)
-            joint_bits = min(bits, joint_bits + codes) if joint_rows is not None else bits
-            if joint_bits < best:
-                best, rows, columns, cells = joint_bits, joint_rows, found, joint
-    cells = cells[:, :, None].astype(np.float64)
-    return tables.coding(cells.sum(0)[None] if rows is None else tables.gathered(cells, rows), rows, columns, low)
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """How class values may be coded: by classes of columns or of panels, units of `unit_rows` rows, with counts `cells` [row classes, column classes, values], in `bits`.
+
+    `of_rows` and `of_columns` are the classes by themselves; panels have one where columns do not share the better tables.
+    """
+
+    values: ClassValues
+    bits: float
+    cells: NDArray
+    unit_rows: int
+    of_rows: NDArray[np.uint8] | None
+    of_columns: NDArray[np.uint8] | None
+
+    def coding(self) -> Coding:
+        """The coding, with classes of panels beside those of columns where that pays: these are sought in what the columns' classes leave."""
+        if self.of_columns is None or self.of_rows is None:
+            return self._coding(self.cells, self.of_rows)
+        cells = self.values.by_unit_and_class(self.unit_rows, self.of_columns)
+        _, rows = _classes(cells.reshape(len(cells), -1), cells.shape[1] * TABLE_BITS, MOST_BESIDE_COLUMNS)
+        return self._coding(self.cells if rows is None else self.values.spread(tables.gathered(cells, rows)), rows)
+
+    def _coding(self, cells: NDArray, rows: NDArray[np.uint8] | None) -> Coding:
+        return tables.coding(cells[:, :, None].astype(np.float64), rows, self.of_columns, self.values.low)
+
+
+def plan_classes(values: ClassValues) -> Plan:
+    """A cheap plan for class values, non-negative and below 2^11, without raw bits."""
+    (batch, many, k), size = values.tops.shape, values.size
+    many_columns = k > 1 and k * size <= tables.COUNTS * 16
+    by_panel = batch * -(-many // PANEL_ROWS) * size <= tables.COUNTS * 16
+    unit_rows = PANEL_ROWS if by_panel else many
+    of_units, of_columns = values.by_unit_and_column(unit_rows) if many_columns else (values.by_unit_and_class(unit_rows, np.zeros(k, np.uint8))[:, 0], None)
+    bits, rows = _classes(of_units, TABLE_BITS, MOST if by_panel else 1)
+    less, columns = (bits, None) if of_columns is None else _classes(of_columns, TABLE_BITS)
+    if of_columns is not None and columns is not None and less < bits:
+        cells = values.spread(tables.gathered(of_columns, columns)[None])
+        return Plan(values, tables.coding_bits(cells, None, columns), cells, unit_rows, rows, columns)
+    cells = values.spread(of_units.sum(0)[None, None] if rows is None else tables.gathered(of_units, rows)[:, None])
+    return Plan(values, tables.coding_bits(cells, rows, None), cells, unit_rows, rows, None)

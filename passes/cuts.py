@@ -5,6 +5,7 @@ Weights are fewer the larger they are, so of two halves of an octave the lower o
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,20 +15,34 @@ CUT_BITS = 8
 MOST_CUTS = 15
 
 
-def choose(counts: NDArray[np.int64], share: float) -> tuple[NDArray[np.uint8], float]:
-    """(cuts uint8 [tables, 16], the bits that they save): of counts [tables, 16, 2] of a `share` of all values."""
-    total = counts.sum(2)
-    cuts = np.clip(np.rint(256 * (counts[..., 0] + 1) / (total + 2)), 1, 255)
-    saved = (total + (counts * np.log2(np.stack([cuts, 256 - cuts], -1) / 256)).sum(2)) / share
-    found, bits = np.full(counts.shape[:2], EVEN_CUT, np.uint8), 0.0
-    for row, of_table, cut in zip(found, saved, cuts, strict=True):
-        (pays,) = np.nonzero(of_table > CUT_BITS)
+def choose(counts: NDArray, index: NDArray[np.uint8], share: float) -> tuple[NDArray[np.uint8], float]:
+    """(cuts uint8 [tables, 16], the bits that they save): of counts [tables, values, 2] of a `share` of all values; `index` [tables, values] are their class indexes."""
+    found = np.full((len(counts), MOST_CLASSES), EVEN_CUT, np.uint8)
+    return found, _choose(counts, index, share, found)
+
+
+@numba.njit(cache=True, nogil=True)
+def _choose(counts: NDArray, index: NDArray, share: float, found: NDArray) -> float:
+    bits = 0.0
+    saved, cuts = np.empty(MOST_CLASSES), np.empty(MOST_CLASSES, np.uint8)
+    for table in range(len(counts)):
+        halves = np.zeros((MOST_CLASSES, 2), np.int64)
+        for value in range(index.shape[1]):
+            halves[index[table, value]] += counts[table, value]
+        first, last = MOST_CLASSES, 0
+        for c in range(MOST_CLASSES):
+            zero, one = halves[c]
+            cut = min(max(np.rint(256 * (zero + 1) / (zero + one + 2)), 1.0), 255.0)
+            cuts[c] = np.uint8(cut)
+            saved[c] = (zero + one + zero * np.log2(cut / 256) + one * np.log2((256 - cut) / 256)) / share
+            if saved[c] > CUT_BITS:
+                first, last = min(first, c), c + 1
+        first = max(first, last - MOST_CUTS)
         bits -= CUT_BITS
-        if len(pays):
-            first, last = max(int(pays[0]), int(pays[-1]) - MOST_CUTS + 1), int(pays[-1]) + 1
-            row[first:last] = cut[first:last]
-            bits += float(of_table[first:last].sum()) - CUT_BITS * (last - first)
-    return found, bits
+        for c in range(first, last):
+            found[table, c] = cuts[c]
+            bits += saved[c] - CUT_BITS
+    return bits
 
 
 def cut_bytes(cuts: NDArray[np.uint8]) -> bytes:

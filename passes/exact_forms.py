@@ -22,6 +22,9 @@ LARGEST_LEVEL = 255
 SAMPLE = 4096
 """Values that are looked at first: where a quarter of them is distinct, so will be too many of the rest."""
 
+SPARSE_SAMPLE = 0.75
+"""Where more of the sample is not zero, more than half of all will not be."""
+
 MOST_DIVISORS = 16
 """The smallest non-zero magnitude of a block is sought as this many times the scale at most."""
 
@@ -30,7 +33,7 @@ def few_values(bits: NDArray, dtype: int) -> tuple[NDArray, NDArray[np.int32]] |
     """(distinct values, sorted; the number of each) of bits of any shape; None where there are too many to pay, or a NaN or an infinity."""
     most = min(MOST_VALUES[dtype], max(1, bits.size // 8))
     flat = bits.reshape(-1)
-    sample = np.sort(flat[:: max(1, bits.size // SAMPLE)])
+    sample = np.sort(_sample(flat))
     if np.count_nonzero(sample[1:] != sample[:-1]) + 1 > min(most, max(1, len(sample) // 4)):
         return None
     values, codes = np.unique(flat, return_inverse=True)
@@ -43,6 +46,11 @@ def few_values(bits: NDArray, dtype: int) -> tuple[NDArray, NDArray[np.int32]] |
     return values[order], place[codes].reshape(bits.shape)
 
 
+def _sample(flat: NDArray) -> NDArray:
+    """Some values; an odd number apart, so that they are of all columns where there are 2^n."""
+    return flat[:: flat.size // SAMPLE | 1]
+
+
 def as_float(bits: NDArray, dtype: int) -> NDArray[np.float32]:
     """The float32 values of bits of a float, float16 or bfloat16."""
     if dtype == 1:
@@ -52,7 +60,9 @@ def as_float(bits: NDArray, dtype: int) -> NDArray[np.float32]:
 
 def sparse_mask(bits: NDArray, dtype: int) -> NDArray[np.bool_] | None:
     """Where values are not +0, if these are at most half of all; None also where one is a NaN or infinite."""
-    if np.count_nonzero(bits) * 2 > bits.size:
+    flat = bits.reshape(-1)
+    sample = _sample(flat)
+    if np.count_nonzero(sample) > SPARSE_SAMPLE * len(sample) or np.count_nonzero(flat) * 2 > bits.size:
         return None
     kept = bits != 0
     mask = EXPONENT_MASK[dtype]

@@ -109,11 +109,32 @@ def _heaviest(histogram: NDArray, low: int, high: int, width: int) -> tuple[int,
     return start, best
 
 
+@numba.njit(cache=True, nogil=True)
+def _fit_all(histograms: NDArray, bits: NDArray, windows: NDArray, frequencies: NDArray) -> None:
+    """`_fit` of each histogram [n, classes]: `bits` [n], `windows` (first index, classes, escape) [n, 3], `frequencies` [n, 16]."""
+    for one in range(len(histograms)):
+        bits[one], windows[one, 0], windows[one, 1], windows[one, 2] = _fit(histograms[one], frequencies[one])
+
+
+def fit_tables(histograms: NDArray[np.float64], low: int) -> list[tuple[float, Table]]:
+    """`fit_table` of each histogram [n, classes]."""
+    many = len(histograms)
+    bits, windows, frequencies = np.empty(many), np.empty((many, 3), np.int64), np.zeros((many, MAX_CLASSES), np.int64)
+    _fit_all(np.ascontiguousarray(histograms, np.float64), bits, windows, frequencies)
+    rows = zip(bits.tolist(), windows.tolist(), frequencies.tolist(), strict=True)
+    return [(cost, Table(low + first, tuple(row[:classes]), bool(escape))) for cost, (first, classes, escape), row in rows]
+
+
+def fit_bits(histograms: NDArray[np.float64]) -> float:
+    """The bits of `fit_tables`, together."""
+    bits = np.empty(len(histograms))
+    _fit_all(np.ascontiguousarray(histograms, np.float64), bits, np.empty((len(bits), 3), np.int64), np.empty((len(bits), MAX_CLASSES), np.int64))
+    return float(bits.sum())
+
+
 def fit_table(histogram: NDArray[np.float64], low: int) -> tuple[float, Table]:
     """The cheapest table for a histogram of class values `low, low + 1, ...`: (bits of table, symbols and escapes; table)."""
-    frequencies = np.zeros(MAX_CLASSES, np.int64)
-    bits, first, classes, escape = _fit(np.asarray(histogram, np.float64), frequencies)
-    return float(bits), Table(low + int(first), tuple(frequencies[:classes].tolist()), bool(escape))
+    return fit_tables(histogram[None], low)[0]
 
 
 @numba.njit(cache=True, nogil=True)

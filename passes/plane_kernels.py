@@ -21,30 +21,45 @@ def _join(words: NDArray, unions: NDArray) -> None:
 @numba.njit(cache=True, nogil=True)
 def _joined(words: NDArray) -> int:
     union = words[0]
-    for word in words:
-        union |= word
+    for at in range(len(words)):
+        union = words.dtype.type(union | words[at])  # numba would make it 64 bits
     return union
 
 
 @numba.njit(cache=True, nogil=True)
-def row_unions(words: NDArray, turned: bool, field: tuple[int, int], unions: NDArray, tops: NDArray) -> None:
-    """The OR of all words of each row, into `unions` [rows]; of all, (word >> shift) & mask, into `tops`. `field`: (shift, mask)."""
+def _bound(values: NDArray, bounds: NDArray) -> None:
+    """Extends `bounds`, [3] of the same type: the least of all values, the least that is not 0, less 1, and the largest."""
+    least, low, high = bounds
+    for at in range(len(values)):
+        value = values[at]
+        least, low, high = min(least, value), min(low, values.dtype.type(value - 1)), max(high, value)  # of 0, less 1 is the largest number
+    bounds[0], bounds[1], bounds[2] = least, low, high
+
+
+@numba.njit(cache=True, nogil=True)
+def survey(words: NDArray, field: tuple[int, int], lines: NDArray, columns: NDArray, tops: NDArray) -> tuple[int, int, int]:
+    """The OR of all words [n, length] of each line, into `lines` [n], and of each column, onto `columns` [length]; of all, (word >> shift) & mask, into `tops`.
+
+    `field`: (shift, mask). Gives the least of `tops`, the least that is not 0, if there is one, and the largest.
+    """
     by, mask = words.dtype.type(field[0]), words.dtype.type(field[1])
+    bounds = np.zeros(3, tops.dtype)
+    bounds[:2] -= tops.dtype.type(1)
     for number in range(len(words)):
         line, out = words[number], tops[number]
-        if turned:
-            _join(line, unions)
-        else:
-            unions[number] = _joined(line)
+        _join(line, columns)
+        lines[number] = _joined(line)
         for at in range(len(line)):
             out[at] = (line[at] >> by) & mask
+        _bound(out, bounds)
+    return int(bounds[0]), int(bounds[1]) + 1, int(bounds[2])
 
 
 @numba.njit(cache=True, nogil=True)
 def count(tops: NDArray, turned: bool, place: tuple[int, int, int], units: NDArray, columns: NDArray) -> None:
     """Counts class values by unit of rows and by column, in `units` [units, values] and `columns` [k, values].
 
-    `place`: (the least value, which counts as 0; the number of the first line; rows of a unit).
+    `place`: (the value that counts as 0, as do those below it; the number of the first line; rows of a unit).
     """
     least, first, unit_rows = np.uint64(place[0]), place[1], place[2]
     for number in range(len(tops)):
@@ -52,7 +67,7 @@ def count(tops: NDArray, turned: bool, place: tuple[int, int, int], units: NDArr
         for start in range(0, len(line), unit_rows if turned else len(line)):
             unit = units[start // unit_rows if turned else (first + number) // unit_rows]
             for at in range(start, min(start + unit_rows, len(line)) if turned else len(line)):
-                value = np.uint64(line[at]) - least
+                value = max(np.uint64(line[at]), least) - least
                 unit[value] += 1
                 columns[np.uint64(first + number if turned else at), value] += 1
 
@@ -67,27 +82,31 @@ def count_joint(tops: NDArray, turned: bool, place: tuple[int, int, int], of_col
             for start in range(0, len(line), unit_rows):
                 unit = units[start // unit_rows, of_column[first + number]]
                 for at in range(start, min(start + unit_rows, len(line))):
-                    unit[np.uint64(line[at]) - least] += 1
+                    unit[max(np.uint64(line[at]), least) - least] += 1
         else:
             own = units[(first + number) // unit_rows]
             for at in range(len(line)):
-                own[np.uint64(of_column[at]), np.uint64(line[at]) - least] += 1
+                own[np.uint64(of_column[at]), max(np.uint64(line[at]), least) - least] += 1
 
 
 @numba.njit(cache=True, nogil=True)
-def count_bits(words: NDArray, turned: bool, place: tuple[int, int, int, int], tables: NDArray, cells: NDArray, counts: NDArray) -> None:
-    """Counts the bits of some words, by the cell of their class value, into `counts` [2 * cells].
+def count_halves(words: NDArray, turned: bool, place: tuple[int, int, int], tables: NDArray, counts: NDArray) -> None:
+    """Counts (word >> shift) & mask, a class value with the bit below it, of some words, by their table, in `counts` [tables, 2 * values].
 
-    `place`: (the bit, where class values begin, their mask, rows from one that is counted to the next); `tables` [panels, columns]; `cells` [tables, values].
+    `place`: (shift, mask, rows from one that is counted to the next); `tables` [panels, columns].
     """
-    bit, shift, mask, apart = np.uint64(place[0]), np.uint64(place[1]), np.uint64(place[2]), place[3]
-    one = np.uint64(1)
+    by, mask, apart = np.uint64(place[0]), np.uint64(place[1]), place[2]
     for number in range(0, len(words), 1 if turned else apart):
         line = words[number]
-        for at in range(0, len(line), apart if turned else 1):
-            word = np.uint64(line[at])
-            table = tables[at // PANEL_ROWS, number] if turned else tables[number // PANEL_ROWS, at]
-            counts[(np.uint64(cells[table, (word >> shift) & mask]) << one) | ((word >> bit) & one)] += 1
+        if turned:
+            for panel in range(len(tables)):
+                first, own = panel * PANEL_ROWS, counts[tables[panel, number]]
+                for at in range(first + -first % apart, min(first + PANEL_ROWS, len(line)), apart):
+                    own[(np.uint64(line[at]) >> by) & mask] += 1
+        else:
+            of_column = tables[number // PANEL_ROWS]
+            for at in range(len(line)):
+                counts[of_column[at], (np.uint64(line[at]) >> by) & mask] += 1
 
 
 @numba.njit(cache=True, nogil=True)

@@ -7,39 +7,41 @@ chosen) and what was written.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.form import PANEL_ROWS, Fields, Member, Planes, Symbols, View
-from ..runtime.members import EVEN_CUT, EXPONENT_BITS, MOST_CLASSES, WIDTHS
+from ..runtime.members import EXPONENT_BITS, WIDTHS
 from ..runtime.planes import escape_bytes, low_bytes
 from . import chunk_kernels as kernels
 from . import plane_kernels
 from .class_plan import plan_classes
 from .cuts import choose
+from .laws import Laws, laws_of
 from .members import Coded, framed, member_bytes, table_bytes, varint
 from .raw_kernels import Layout
+from .surveys import Survey, surveys
 from .tables import Coding
-from .top_counts import Map, Stripe, lines, stripes
+from .top_counts import ClassValues, Map, lines
 
 CHUNK_STEPS = 2048
 """Symbols a lane that a chunk has at least, where the weight allows: heads then cost 1.5 B in 2,048 values."""
 
 GATHER_PANELS = 4
 HEAD_BITS = 16
-ESCAPES = np.int32(-(1 << 31))
-"""The sign of a law's float: values of this class escape."""
-
 LEAST_SAVED = 0.02
 """Bits a value from which on the top bit of mantissas is coded: below, it is faster to decode raw."""
+
+NEAR = 1.003
+"""Of the bits of the best view: others up to here may yet become better."""
 
 TOP_BITS = 8
 """Bits of the top field of integers, the one that is coded."""
 
-COUNTED = 1 << 20
-"""Values whose cut bits are counted, of rows evenly spaced."""
+COUNTED, MOST_APART = 1 << 18, 8
+"""Values whose cut bits are counted at least, of rows evenly spaced, and the most that these are apart: rows differ."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +54,7 @@ class Split:
     words: NDArray
     fields: Fields
     raw_bits: int
-    tops: NDArray
+    tops: ClassValues
     zeros: NDArray[np.int64] | None = None
 
     @property
@@ -85,27 +87,43 @@ class Split:
 
 def write_planes(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: bool = False, work: Map = map) -> list[bytes | memoryview]:
     """The payload of a weight as pieces, from its bits, unsigned [dims], in the view that takes least; `gathered` says that a Gather reads it."""
-    plans = (_planned(bits, dtype, view, work) for view in views)
-    split, coding = min(plans, key=lambda plan: plan[1].bits + HEAD_BITS * _heads(plan[0].view, gathered) + 8 * plan[0].low_bytes)
-    laws = _laws(coding, int(split.tops.max()))
+    split, coding = _planned(_splits([_seen(bits, view) for view in views], dtype, views, work), gathered)
+    laws = laws_of(coding, split.tops.high)
     split = _with_cuts(split, coding, laws)
     view, numbers = split.view, replace(coding, raw_bits=split.raw_bits)
     member = Member(dtype, view, Planes(split.fields, Symbols(np.empty((0, 0, 0), np.int32), split.raw_bits), np.empty((0, 0, 0), np.uint64)))
     coded = Coded(member, numbers, numbers.map, None)
     width, groups = chunking(view.rows, view.k, gathered)
     cuts = _cuts(view, width, groups)
-    laws = replace(laws, bits=_cut_laws(split, laws))
+    laws = laws.with_cuts(split.fields.cuts)
     done = list(work(lambda cut: _chunk(coded, split, laws, cut), cuts))
     directory = b"".join(entry for entry, _ in done)
     header = table_bytes(numbers.tables) + member_bytes(coded, len(numbers.tables)) + bytes([width]) + varint(groups) + directory
     return [framed(0, header), *(body for _, bodies in done for body in bodies)]
 
 
-def _planned(bits: NDArray, dtype: int, view: View, work: Map) -> tuple[Split, Coding]:
+def _planned(splits: list[Split], gathered: bool) -> tuple[Split, Coding]:
+    """The split that takes least, and its coding; those that are not much worse before they are refined are refined, too."""
+    beside = [HEAD_BITS * _heads(split.view, gathered) + 8 * split.low_bytes for split in splits]
+    plans = [plan_classes(split.tops) for split in splits]
+    bits = [plan.bits + rest for plan, rest in zip(plans, beside, strict=True)]
+    near = [at for at, one in enumerate(bits) if one <= NEAR * min(bits)]
+    codings = {at: plans[at].coding() for at in near}
+    best = min(near, key=lambda at: codings[at].bits + beside[at])
+    return splits[best], codings[best]
+
+
+def _seen(bits: NDArray, view: View) -> NDArray:
     viewed = view.see(bits)
-    viewed = viewed if viewed[0].flags.forc else np.ascontiguousarray(viewed)
-    split = _split_floats(viewed, dtype, view, work) if dtype in EXPONENT_BITS else _split_integers(viewed, dtype, view)
-    return split, plan_classes(split.tops, work)
+    return viewed if viewed[0].flags.forc else np.ascontiguousarray(viewed)
+
+
+def _splits(seen: list[NDArray], dtype: int, views: tuple[View, ...], work: Map) -> list[Split]:
+    if dtype not in EXPONENT_BITS:
+        return [_split_integers(words, dtype, view, work) for words, view in zip(seen, views, strict=True)]
+    exponent = EXPONENT_BITS[dtype]
+    found = surveys(seen, (WIDTHS[dtype] - 1 - exponent, (1 << exponent) - 1), work)
+    return [_split_floats(words, dtype, view, survey) for words, view, survey in zip(seen, views, found, strict=True)]
 
 
 def _heads(view: View, gathered: bool) -> int:
@@ -113,43 +131,29 @@ def _heads(view: View, gathered: bool) -> int:
     return sum(lanes for *_, lanes in _cuts(view, *chunking(view.rows, view.k, gathered)))
 
 
-def _split_floats(words: NDArray, dtype: int, view: View, work: Map) -> Split:
+def _split_floats(words: NDArray, dtype: int, view: View, survey: Survey) -> Split:
     """The exponent on top; zeros that all values, or many rows, end with are left out."""
-    width, exponent = WIDTHS[dtype], EXPONENT_BITS[dtype]
-    mantissa = width - 1 - exponent
-    turned = lines(words[0])[1]
-    shape = (view.batch, view.k, view.rows) if turned else words.shape
-    in_lines = np.empty(shape, np.uint8 if exponent <= 8 else np.uint16)
-
-    def look(stripe: Stripe) -> NDArray:
-        number, start, end = stripe
-        unions = np.zeros(view.rows if turned else end - start, words.dtype)
-        plane_kernels.row_unions(lines(words[number])[0][start:end], turned, (mantissa, (1 << exponent) - 1), unions, in_lines[number, start:end])
-        return unions
-
-    found = list(work(look, stripes(words)))
-    unions = np.bitwise_or.reduce(np.reshape(found, (view.batch, -1, view.rows)), 1).reshape(-1) if turned else np.concatenate(found)
-    marked = unions.astype(np.uint64) | np.uint64(1 << mantissa)
+    mantissa = WIDTHS[dtype] - 1 - EXPONENT_BITS[dtype]
+    marked = survey.unions.reshape(-1).astype(np.uint64) | np.uint64(1 << mantissa)
     zeros = np.log2((marked & (~marked + np.uint64(1))).astype(np.float64)).astype(np.int64)
     drop = int(zeros.min())
     planes, raw_bits = divmod(1 + mantissa - drop, 8)
     fields = _with_short_rows(Fields(planes, drop), zeros - drop, view.k)
-    return Split(dtype, view, words, fields, raw_bits, in_lines.transpose(0, 2, 1) if turned else in_lines, zeros - drop)
+    return Split(dtype, view, words, fields, raw_bits, survey.tops, zeros - drop)
 
 
-def _with_cuts(split: Split, coding: Coding, laws: _Laws) -> Split:
+def _with_cuts(split: Split, coding: Coding, laws: Laws) -> Split:
     """The same with the top bit of mantissas coded, where that pays."""
     below = split.shift - split.fields.drop
     if split.zeros is None or below < 2:
         return split
     view, columns = split.view, np.zeros(split.view.k, np.intp) if coding.column_class is None else coding.column_class.astype(np.intp)
     rows = np.zeros(view.panels, np.intp) if coding.row_class is None else coding.row_class.astype(np.intp)
-    place = (split.mantissa - 1, split.mantissa, (1 << (split.width - 1 - split.mantissa)) - 1, -(-view.size // COUNTED))
-    cells = laws.index.astype(np.int64) + MOST_CLASSES * np.arange(len(laws.index))[:, None]
-    counts = np.zeros((len(coding.tables), MOST_CLASSES, 2), np.int64)
+    place = (split.mantissa - 1, (1 << (split.width - split.mantissa)) - 1, min(MOST_APART, -(-view.size // COUNTED)))
+    counts = np.zeros((*laws.index.shape, 2), np.int64)
     for words, own in zip(split.words, rows.reshape(view.batch, -1), strict=True):
-        plane_kernels.count_bits(*lines(words), place, coding.map[own[:, None], columns[None, :], 0], cells, counts.reshape(-1))
-    cuts, saved = choose(counts, counts.sum() / view.size)
+        plane_kernels.count_halves(*lines(words), place, coding.map[own[:, None], columns[None, :], 0], counts.reshape(len(counts), -1))
+    cuts, saved = choose(counts, laws.index, counts.sum() / view.size)
     planes = (below - 1) // 8
     fields = _with_short_rows(Fields(planes, split.fields.drop, cuts=cuts), split.zeros, view.k)
     cut = replace(split, fields=fields, raw_bits=below - 8 * planes)
@@ -159,6 +163,8 @@ def _with_cuts(split: Split, coding: Coding, laws: _Laws) -> Split:
 
 def _with_short_rows(fields: Fields, zeros: NDArray[np.int64], k: int) -> Fields:
     """Marks the rows that end with more zeros than others, where that pays."""
+    if not zeros.any():
+        return fields
     zeros = np.minimum(zeros, 8 * fields.planes)
     choices = [short for short in np.unique(zeros) if short > 0]
     saved = {int(short): int(short) * int((zeros >= short).sum()) * k - len(zeros) for short in choices}
@@ -166,7 +172,7 @@ def _with_short_rows(fields: Fields, zeros: NDArray[np.int64], k: int) -> Fields
     return replace(fields, short=short, short_row=(zeros >= short).astype(np.uint8)) if short and saved[short] > 0 else fields
 
 
-def _split_integers(words: NDArray, dtype: int, view: View) -> Split:
+def _split_integers(words: NDArray, dtype: int, view: View, work: Map) -> Split:
     """Numbers above the least one, or of their differences along a row where these span fewer bits."""
     signed = words.view(f"i{words.itemsize}") if dtype in (3, 5, 6, 7) else words
     choices = []
@@ -184,7 +190,9 @@ def _split_integers(words: NDArray, dtype: int, view: View) -> Split:
     planes, raw_bits = divmod(max(0, union.bit_length() - drop - TOP_BITS), 8)
     fields = Fields(planes, drop, True, delta, base)
     shift = drop + 8 * planes + raw_bits
-    return Split(dtype, view, moved, fields, raw_bits, (moved >> np.uint64(shift)).astype(np.uint8))
+    tops = (moved >> np.uint64(shift)).astype(np.uint8)
+    low = int(tops.min())
+    return Split(dtype, view, moved, fields, raw_bits, ClassValues(tops, low, int(tops.max()) - low + 1, work))
 
 
 def chunking(rows: int, k: int, gathered: bool) -> tuple[int, int]:
@@ -208,49 +216,7 @@ def _cuts(view: View, width: int, groups: int) -> list[Cut]:
     return [(batch, *part) for batch in range(view.batch) for part in rows]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Laws:
-    """What a table says of each class value up to the largest: `numbers` int32 [tables, values], as `Law` has them, and `index`, its class index.
-
-    `bits` are those of its cut bit, once cuts are chosen.
-    """
-
-    base: int
-    numbers: NDArray[np.int32]
-    index: NDArray[np.uint8]
-    bits: NDArray[np.int32] = field(default_factory=lambda: np.zeros((1, 1), np.int32))
-
-    @property
-    def escapes(self) -> bool:
-        """Whether a value escapes."""
-        return bool((self.numbers < 0).any())
-
-
-def _laws(coding: Coding, largest: int) -> _Laws:
-    numbers, index = np.zeros((len(coding.tables), largest + 1), np.int32), np.zeros((len(coding.tables), largest + 1), np.uint8)
-    for number, table in enumerate(coding.tables):
-        frequencies = np.array(table.frequencies, np.int32)
-        laws, last = _law_bits(frequencies, np.cumsum(frequencies) - frequencies), len(frequencies) - 1
-        escape = laws[last] | ESCAPES if table.escape else laws[last]
-        numbers[number, coding.escape_base :], index[number] = escape, last
-        own = np.flatnonzero(frequencies[: last + 1 - table.escape])
-        own = own[(own + table.first >= 0) & (own + table.first <= largest)]
-        numbers[number, own + table.first], index[number, own + table.first] = laws[own], own
-    return _Laws(coding.escape_base, numbers, index)
-
-
-def _law_bits(frequencies: NDArray, starts: NDArray) -> NDArray[np.int32]:
-    return (frequencies + 512 * starts).astype(np.float32).view(np.int32)
-
-
-def _cut_laws(split: Split, laws: _Laws) -> NDArray[np.int32]:
-    """Those of the cut bit of each class value, at 2 * value + bit."""
-    own = np.full((len(laws.index), MOST_CLASSES), EVEN_CUT, np.uint8) if split.fields.cuts is None else split.fields.cuts
-    cuts = np.take_along_axis(own, laws.index, 1).astype(np.int32)
-    return _law_bits(np.stack([cuts, 256 - cuts], -1), np.stack([np.zeros_like(cuts), cuts], -1)).reshape(len(cuts), -1)
-
-
-def _chunk(coded: Coded, split: Split, laws: _Laws, cut: Cut) -> tuple[bytes, list[bytes | memoryview]]:
+def _chunk(coded: Coded, split: Split, laws: Laws, cut: Cut) -> tuple[bytes, list[bytes | memoryview]]:
     """(directory entry, sections) of one chunk."""
     batch, first, groups, lanes = cut
     view, fields, row = split.view, split.fields, batch * split.view.rows + first

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.form import PANEL_ROWS, Table
 from ..runtime.members import class_bits
-from .frequencies import fit_table, normalize, rate
+from .frequencies import fit_bits, fit_table, fit_tables, normalize, rate
 from .histograms import by_column, by_unit, class_count, fold, histogram
 
 __all__ = ["Coding", "fit_table", "histogram", "normalize", "plan", "rate", "share"]
@@ -143,9 +144,19 @@ def _codings(counts: NDArray[np.float64], options: Sequence[int], columns: NDArr
     return codings
 
 
-def gathered(counts: NDArray[np.float64], classes: NDArray[np.uint8]) -> NDArray[np.float64]:
+def gathered(counts: NDArray, classes: NDArray[np.uint8]) -> NDArray:
     """Sums of counts [units, ...] by class of the unit."""
-    return np.stack([counts[classes == number].sum(0) for number in range(int(classes.max()) + 1)])
+    sums = np.zeros((int(classes.max()) + 1, *counts.shape[1:]), counts.dtype)
+    _add_by_class(counts.reshape(len(counts), -1), classes, sums.reshape(len(sums), -1))
+    return sums
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_by_class(counts: NDArray, classes: NDArray, sums: NDArray) -> None:
+    for unit in range(len(counts)):
+        own, line = sums[classes[unit]], counts[unit]
+        for at in range(len(line)):
+            own[at] += line[at]
 
 
 def coding(cells: NDArray[np.float64], rows: NDArray[np.uint8] | None, columns: NDArray[np.uint8] | None, low: int = 0) -> Coding:
@@ -157,20 +168,30 @@ def coding(cells: NDArray[np.float64], rows: NDArray[np.uint8] | None, columns: 
     tables: list[Table] = []
     counts: list[NDArray[np.float64]] = []
     bits = 0.0
-    for row, column in np.ndindex(cells.shape[:2]):
-        own = [cells[row, column].sum(0)]
-        fitted = [fit_table(own[0], low)]
-        if cells.shape[2] > 1:
-            apart = [fit_table(one, low) for one in cells[row, column]]
-            if sum(cost for cost, _ in apart) < fitted[0][0]:
-                own, fitted = list(cells[row, column]), apart
-        numbers[row, column] = np.arange(len(own)) + len(tables)
-        counts += own
+    together, each = (part.reshape(-1, cells.shape[3]) for part in (cells.sum(2), cells))
+    of_both, apart = fit_tables(together, low), fit_tables(each, low) if cells.shape[2] > 1 else []
+    for cell, place in enumerate(np.ndindex(cells.shape[:2])):
+        own, fitted, two = together[cell : cell + 1], of_both[cell : cell + 1], slice(2 * cell, 2 * cell + 2)
+        if apart and sum(cost for cost, _ in apart[two]) < fitted[0][0]:
+            own, fitted = each[two], apart[two]
+        numbers[place] = np.arange(len(own)) + len(tables)
+        counts += [*own]
         tables += [table for _, table in fitted]
         bits += sum(cost for cost, _ in fitted)
-    bits += sum(_packed_bits(classes) for classes in (rows, columns)) + (8.0 * numbers.size if len(tables) > 1 else 0)
+    bits += _map_bits(rows, columns, numbers.size if len(tables) > 1 else 0)
     rows, columns = (None if size == 1 else classes for size, classes in zip(cells.shape, (rows, columns), strict=False))
     return Coding(bits, 0, low, tuple(tables), numbers, np.stack(counts), rows, columns)
+
+
+def coding_bits(cells: NDArray, rows: NDArray[np.uint8] | None, columns: NDArray[np.uint8] | None) -> float:
+    """The bits of `coding` for counts [row classes, column classes, values] of one quantizer."""
+    histograms = cells.reshape(-1, cells.shape[2])
+    return fit_bits(histograms) + _map_bits(rows, columns, len(histograms) if len(histograms) > 1 else 0)
+
+
+def _map_bits(rows: NDArray[np.uint8] | None, columns: NDArray[np.uint8] | None, cells: int) -> float:
+    """Bits of the classes, and of the numbers of the tables of so many cells."""
+    return sum(_packed_bits(classes) for classes in (rows, columns)) + 8.0 * cells
 
 
 def _packed_bits(classes: NDArray[np.uint8] | None) -> float:

@@ -43,21 +43,33 @@ def stripes(array: NDArray, cells: int = 0) -> Iterator[Stripe]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassValues:
-    """Class values `tops` [batch, rows, k], the least of which is `low`, and of which there are `size`; `work` counts."""
+    """Class values `tops` [batch, rows, k], the least of which is `low`, and of which there are `size`; `work` counts. The `gap` values above the least are none of them.
+
+    `fine` are counts that are known already, where there is one batch: [rows, values] and [k, values].
+    """
 
     tops: NDArray
     low: int
     size: int
     work: Map
+    fine: tuple[NDArray, NDArray] | None = None
+    gap: int = 0
+
+    @property
+    def high(self) -> int:
+        """The largest class value."""
+        return self.low + self.gap + self.size - 1
 
     def by_unit_and_column(self, unit_rows: int) -> tuple[NDArray, NDArray]:
         """Counts [units, values] of `unit_rows` rows of one batch, and [k, values]."""
         _, rows, k = self.tops.shape
+        if self.fine is not None:
+            return np.add.reduceat(self.fine[0], np.arange(0, rows, unit_rows)), self.fine[1]
         shapes = (-(-rows // unit_rows), self.size), (k, self.size)
 
         def count(stripe: Stripe) -> tuple[NDArray, NDArray]:
             part, turned, units, columns = *self._part(stripe), *(np.zeros(shape, self._dtype) for shape in shapes)
-            kernels.count(part, turned, (self.low, stripe[1], unit_rows), units, columns)
+            kernels.count(part, turned, (self.low + self.gap, stripe[1], unit_rows), units, columns)
             return units, columns
 
         counted = self._summed(count, sum(a * b for a, b in shapes))
@@ -69,10 +81,15 @@ class ClassValues:
 
         def count(stripe: Stripe) -> tuple[NDArray]:
             part, turned, units = *self._part(stripe), np.zeros(shape, self._dtype)
-            kernels.count_joint(part, turned, (self.low, stripe[1], unit_rows), of_column, units)
+            kernels.count_joint(part, turned, (self.low + self.gap, stripe[1], unit_rows), of_column, units)
             return (units,)
 
         return np.concatenate([units for (units,) in self._summed(count, int(np.prod(shape)))])
+
+    def spread(self, counts: NDArray) -> NDArray:
+        """Counts [..., values] with those of the gap, which are 0."""
+        least, others = counts[..., :1], counts[..., 1:]
+        return np.concatenate([least, np.zeros((*counts.shape[:-1], self.gap), counts.dtype), others], -1) if self.gap else counts
 
     @property
     def _dtype(self) -> type[np.signedinteger]:

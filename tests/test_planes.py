@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from onnx_compress.optimizer.lossless_source import HASHED_BYTES, Source
-from onnx_compress.passes import class_plan, planes, top_counts
+from onnx_compress.passes import class_plan, plane_kernels, planes, top_counts
+from onnx_compress.passes.cuts import choose
 from onnx_compress.passes.exact_forms import few_values, grid, sparse_mask
+from onnx_compress.passes.surveys import surveys
 from onnx_compress.passes.top_counts import ClassValues, stripes
 from onnx_compress.runtime import library
 from onnx_compress.runtime.form import View
@@ -100,10 +102,69 @@ def test_columns_of_unlike_spread_get_tables_of_their_own() -> None:
     rng = np.random.default_rng(4)
     kinds = rng.integers(0, 2, 96)
     tops = (rng.binomial(12, 0.5, (1, 512, 96)) + 20 * kinds).astype(np.uint8)
-    coding = class_plan.plan_classes(tops)
+    coding = class_plan.plan_classes(ClassValues(tops, int(tops.min()), int(np.ptp(tops)) + 1, map)).coding()
     assert coding.column_class is not None
     assert len(np.unique(coding.column_class)) == 2
     assert len({(int(kind), int(one)) for kind, one in zip(kinds, coding.column_class, strict=True)}) == 2
+
+
+def test_units_that_clusters_are_not_learned_from_get_the_better_one() -> None:
+    """Two kinds of columns, of which only every other one is looked at first."""
+    rng = np.random.default_rng(6)
+    kinds = rng.integers(0, 2, 2 * class_plan.LEARNED)
+    tops = (rng.binomial(12, 0.5, (1, 64, len(kinds))) + 20 * kinds).astype(np.uint8)
+    coding = class_plan.plan_classes(ClassValues(tops, int(tops.min()), int(np.ptp(tops)) + 1, map)).coding()
+    assert coding.column_class is not None
+    assert len({(int(kind), int(one)) for kind, one in zip(kinds, coding.column_class, strict=True)}) == 2
+
+
+def test_class_values_that_nothing_has_above_zero_are_not_counted_but_kept_in_tables() -> None:
+    """Exact zeros and weights: 100 octaves lie between them."""
+    bits = floats((1, 128, 80), 1)
+    bits[0, ::7, ::3] = 0
+    ((survey,), octaves) = surveys([bits], (23, 255), map), (bits >> 23) & 255
+    least = int(octaves[octaves > 0].min())
+    assert (survey.tops.low, survey.tops.gap, survey.tops.high) == (0, least - 1, int(octaves.max()))
+    units, columns = survey.tops.by_unit_and_column(64)
+    expected = np.stack([np.bincount(octaves[0, :, column], minlength=256)[: survey.tops.high + 1] for column in range(80)])
+    assert np.array_equal(survey.tops.spread(columns), expected)
+    assert np.array_equal(survey.tops.spread(units).sum(0), expected.sum(0))
+    assert np.array_equal(survey.unions, np.bitwise_or.reduce(bits, 2))
+    assert np.array_equal(decoded(planes.write_planes(bits[0], 1, (View((128, 80), (0, 1), 1, 128),)), bits[0]), bits[0])
+
+
+def test_views_of_the_same_words_share_what_is_counted() -> None:
+    bits = floats((1, 300, 130), 16)
+    turned = bits.transpose(0, 2, 1)
+    for together, alone in zip(surveys([bits, turned], (7, 255), map), (*surveys([bits], (7, 255), map), *surveys([turned], (7, 255), map)), strict=True):
+        assert together.tops.fine is not None
+        assert alone.tops.fine is None
+        for one, other in zip(together.tops.by_unit_and_column(64), alone.tops.by_unit_and_column(64), strict=True):
+            assert np.array_equal(one, other)
+        assert np.array_equal(together.unions, alone.unions)
+
+
+def test_halves_are_counted_by_table_in_rows_evenly_spaced() -> None:
+    words = floats((200, 90), 1)
+    by_panel = np.random.default_rng(7).integers(0, 3, (4, 90)).astype(np.uint8)
+    for apart in (1, 3):
+        counts = [np.zeros((3, 512), np.int64) for _ in range(2)]
+        plane_kernels.count_halves(words, False, (22, 511, apart), by_panel, counts[0])
+        plane_kernels.count_halves(np.ascontiguousarray(words.T), True, (22, 511, apart), by_panel, counts[1])
+        expected = np.zeros((3, 512), np.int64)
+        np.add.at(expected, (by_panel[np.arange(0, 200, apart) // 64], (words[::apart] >> 22) & 511), 1)
+        assert all(np.array_equal(one, expected) for one in counts)
+
+
+def test_a_cut_is_the_share_of_the_lower_half_and_must_pay() -> None:
+    counts, index = np.zeros((2, 20, 2), np.int64), np.zeros((2, 20), np.uint8)
+    index[:, 4:] = np.minimum(np.arange(16), 5)
+    counts[0, 6], counts[0, 7], counts[0, 11] = (30000, 10000), (5, 5), (500, 1500)  # the last is one of those from class 5 on
+    cuts, saved = choose(counts, index, 0.5)
+    assert cuts[0].tolist() == [128, 128, 192, 128, 128, 64, *[128] * 10]
+    assert (cuts[1] == 128).all()
+    ideal = 2 * (40000 * (1 - 0.8113) + 2000 * (1 - 0.8113))
+    assert saved == pytest.approx(ideal - 8 * (2 + 4), rel=1e-3)
 
 
 def test_forms_are_refused_where_a_few_values_tell() -> None:
@@ -117,6 +178,16 @@ def test_forms_are_refused_where_a_few_values_tell() -> None:
     assert grid(almost.view(np.uint32)) is None
     almost[0, -1, -1] = 3
     assert grid(almost.view(np.uint32)) is not None
+
+
+@pytest.mark.parametrize("columns", [256, 100])
+def test_a_mask_is_found_where_whole_columns_are_zero(columns: int) -> None:
+    """The one that a sample begins with is not."""
+    bits = floats((1, 1 << 13, columns), 1)
+    bits[:, :, 1:] = 0
+    mask = sparse_mask(bits, 1)
+    assert mask is not None
+    assert np.array_equal(mask, bits != 0)
 
 
 def test_a_file_is_hashed_in_blocks(tmp_path: Path) -> None:

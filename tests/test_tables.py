@@ -50,6 +50,14 @@ def test_a_fitted_table_is_legal_and_codes_every_value(counts: list[int], low: i
         assert not count or coded or table.escape
 
 
+def test_bits_of_tables_are_known_before_these_are_made() -> None:
+    rng = np.random.default_rng(8)
+    for rows, columns in ((1, 1), (3, 1), (1, 5), (2, 4)):
+        cells = rng.poisson(rng.exponential(50, (rows, columns, 24))).astype(float)
+        classes = [None if many == 1 else rng.permutation(np.arange(70) % many).astype(np.uint8) for many in (rows, columns)]
+        assert tables.coding_bits(cells, *classes) == pytest.approx(tables.coding(cells[:, :, None], *classes).bits)
+
+
 @QUICK
 @given(st.integers(-32768, 65535), st.integers(1, 3000), st.integers(0, 99))
 def test_a_plan_keeps_its_classes_within_the_ranges_of_the_page(low: int, width: int, seed: int) -> None:
