@@ -35,17 +35,29 @@ class Rates:
 PRODUCTS = {
     "matrix": Rates(140.0, 130.0),
     "vector": Rates(140.0, 130.0),
-    "pointwise": Rates(130.0, 103.0),
-    "spatial": Rates(125.0, 105.0),
-    "depthwise": Rates(55.0, 16.0),
+    "pointwise": Rates(75.0, 63.0),
+    "spatial": Rates(75.0, 66.0),
+    "depthwise": Rates(44.0, 23.0),
 }
 """Products a nanosecond by kind of work."""
 
+OUTPUTS = {
+    "matrix": Rates(5.0, 5.0),
+    "vector": Rates(5.0, 5.0),
+    "pointwise": Rates(10.0, 7.0),
+    "spatial": Rates(10.0, 2.0),
+    "depthwise": Rates(6.5, 2.7),
+}
+"""Values a nanosecond that leave a multiply."""
+
+UNBLOCKED_DEPTHWISE, BLOCK, IMAGE_RANK = 3.9, 4, 4
+"""Products a nanosecond of onnxruntime's depthwise convolutions whose channels do not fill blocks: they must be a multiple of this."""
+
+REORDERED, REORDER_CALL_US = 3.5, 3.0
+"""Values a nanosecond that go into blocks of channels, or out of them; microseconds that this takes beside."""
+
 ROWS = 16
 """Rows that are multiplied with together: fewer take as long. Of a depthwise filter one."""
-
-OUTPUTS = 5.0
-"""Values a nanosecond that leave a multiply."""
 
 DECODED = {Quantize: 9.0, Cluster: 11.0, Distinct: 11.0, Chain: 11.0}
 """Values a nanosecond by technique, the trellis included."""
@@ -56,7 +68,7 @@ POOLED, LEAST_DECODED = 40.0, 1.5
 BANDWIDTH = 25.0
 """Bytes a nanosecond that one thread reads of a weight that is in no cache, or writes."""
 
-CALL_US = Rates(0.5, 3.0)
+CALL_US = Rates(2.0, 3.0)
 """Microseconds that a node takes beside its products."""
 
 LOOKED_UP_PANELS = 2.5
@@ -78,10 +90,21 @@ def _times(view: View, work: Work, rate: float) -> Times:
     if work.kind == "lookup":
         share = min(work.positions * LOOKED_UP_PANELS * PANEL_ROWS / view.rows, 1.0)
         return Times(CALL_US.fused + share * decoding, CALL_US.dense)
-    rates, written = PRODUCTS[work.kind], work.positions * view.batch * view.rows / OUTPUTS / 1000
-    products = _products(view, work)
-    fused, dense = products / rates.fused + decoding, max(products / rates.dense, reading)
-    return Times(CALL_US.fused + fused + written, CALL_US.dense + dense + written)
+    rates, written, products = PRODUCTS[work.kind], OUTPUTS[work.kind], _products(view, work)
+    outputs = work.positions * view.batch * view.rows / 1000
+    slow = work.kind == "depthwise" and not is_blocked(view.dims)
+    dense = max(products / (UNBLOCKED_DEPTHWISE if slow else rates.dense), reading) + outputs / written.dense
+    return Times(CALL_US.fused + products / rates.fused + decoding + outputs / written.fused, CALL_US.dense + dense)
+
+
+def is_blocked(dims: Sequence[int]) -> bool:
+    """Whether onnxruntime keeps the values that a convolution with a filter of these dims makes in blocks of channels."""
+    return len(dims) == IMAGE_RANK and dims[0] % BLOCK == 0
+
+
+def reordering(values: float) -> float:
+    """Microseconds that it takes to bring this many values into blocks, or out of them."""
+    return REORDER_CALL_US + values / REORDERED / 1000
 
 
 def _products(view: View, work: Work) -> float:
