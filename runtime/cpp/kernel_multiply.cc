@@ -95,15 +95,21 @@ void multiply(const Product* product) {
 
 namespace {
 
-// MANY outputs with COLS vectors of positions from `first` on; the last vector has `last` of them.
-template <int MANY, int COLS>
+// MANY outputs with COLS vectors of positions from `first` on; the last vector has `last` of them. FETCH asks for the neighbours behind
+// them, and for where the sums go.
+template <int MANY, int COLS, bool FETCH>
 void multiply_positions_block(const PositionProduct& p, int64_t output, int64_t first, int64_t last) {
   const float *x = p.x + first, *tile = p.tile + output;
   Floats sum[MANY][COLS] = {};
+  for (int m = 0; FETCH && m < MANY; ++m)
+    for (int c = 0; c < COLS; ++c) __builtin_prefetch(p.y + (output + m) * p.y_row + first + c * FLOATS, 1);
   for (int64_t k = 0; k < p.k; ++k, x += p.x_row, tile += PANEL) {
     Floats values[COLS];
 #pragma GCC unroll 4
-    for (int c = 0; c < COLS; ++c) values[c] = load_some(x + c * FLOATS, c + 1 < COLS ? FLOATS : last);
+    for (int c = 0; c < COLS; ++c) {
+      values[c] = load_some(x + c * FLOATS, c + 1 < COLS ? FLOATS : last);
+      if constexpr (FETCH) __builtin_prefetch(x + (COLS + c) * FLOATS, 0, 2);
+    }
 #pragma GCC unroll 12
     for (int m = 0; m < MANY; ++m)
 #pragma GCC unroll 4
@@ -130,6 +136,8 @@ void multiply_positions_block(const PositionProduct& p, int64_t output, int64_t 
 constexpr int64_t STEPS = 128;
 // Vectors of positions at a time, fewer than fit: more outputs then read each of them.
 constexpr int MOST_VECTORS = COLUMNS == 4 ? 3 : COLUMNS;
+// Neighbours whose rows are at least so many floats apart are not fetched by the processor before they are asked for.
+constexpr int64_t APART = 512;
 
 void multiply_some_steps(const PositionProduct& p) {
   in_parts<MOST_VECTORS>((p.count + FLOATS - 1) / FLOATS, [&](int64_t column, int64_t end) {
@@ -138,7 +146,9 @@ void multiply_some_steps(const PositionProduct& p) {
       constexpr int COLS = decltype(cols)::value;
       in_parts<rows_of(COLS)>(p.outputs, [&](int64_t output, int64_t last) {
         with_number<rows_of(COLS)>(last - output, [&](auto many) {
-          multiply_positions_block<decltype(many)::value, COLS>(p, output, first, left < FLOATS ? left : FLOATS);
+          constexpr int MANY = decltype(many)::value;
+          const auto block = p.x_row < APART ? multiply_positions_block<MANY, COLS, false> : multiply_positions_block<MANY, COLS, true>;
+          block(p, output, first, left < FLOATS ? left : FLOATS);
         });
       });
     });

@@ -21,18 +21,18 @@ class Stage {
  public:
   // All blocks of the tile before must be finished. Who takes a block acquires what is released here.
   void publish(int64_t piece, const Tile& tile, int64_t blocks, float* sums) {
-    piece_ = piece, tile_ = tile, sums_ = sums;
+    piece_ = piece, tile_ = tile, sums_ = sums, blocks_ = blocks;
     unfinished_.store(blocks, std::memory_order_relaxed);
     waiting_.store(blocks, std::memory_order_release);
   }
 
-  // Does one block, if there is one that nobody has begun.
+  // Does one block, the next that nobody has begun, if there is one.
   bool work(const TileWork& work, FirstError& error) {
     int64_t left = waiting_.load(std::memory_order_relaxed);
     while (left > 0 && !waiting_.compare_exchange_weak(left, left - 1, std::memory_order_acquire, std::memory_order_relaxed)) {
     }
     if (left <= 0) return false;
-    error.guard(piece_, [&] { work.multiply(tile_, left - 1, sums_); });
+    error.guard(piece_, [&] { work.multiply(tile_, blocks_ - left, sums_); });
     unfinished_.fetch_sub(1, std::memory_order_release);
     return true;
   }
@@ -40,7 +40,7 @@ class Stage {
   bool finished() const { return unfinished_.load(std::memory_order_acquire) == 0; }
 
  private:
-  int64_t piece_ = 0;
+  int64_t piece_ = 0, blocks_ = 0;
   Tile tile_;
   float* sums_ = nullptr;
   std::atomic<int64_t> waiting_{0}, unfinished_{0};
