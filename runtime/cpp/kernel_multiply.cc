@@ -18,9 +18,11 @@ constexpr int COLUMNS = 2;
 constexpr int rows_of(int columns) { return columns == 2 ? 6 : 12; }
 #endif
 
-// MANY rows of x with COLS vectors of lanes from `lane` on.
-template <int MANY, int COLS>
-void multiply_block(const Product& p, int64_t row, int64_t lane) {
+constexpr int LINE_FLOATS = 16;
+
+// MANY rows of x with COLS vectors of lanes from `lane` on; each step asks for LINES of the cache, from `next` on.
+template <int MANY, int COLS, int LINES>
+void multiply_block(const Product& p, int64_t row, int64_t lane, const float* next) {
   const float* x[MANY];
   for (int m = 0; m < MANY; ++m) x[m] = p.x[row + m];
   const float* tile = p.tile + lane;
@@ -28,6 +30,7 @@ void multiply_block(const Product& p, int64_t row, int64_t lane) {
   Floats sum[MANY][COLS] = {};
   for (int64_t k = 0; k < p.k; ++k, tile += PANEL) {
     const int64_t offset = p.offsets[k];
+    for (int i = 0; i < LINES; ++i, next += LINE_FLOATS) __builtin_prefetch(next, 0, 2);
     Floats weight[COLS];
 #pragma GCC unroll 4
     for (int c = 0; c < COLS; ++c) weight[c] = load_some(tile + c * FLOATS, FLOATS);
@@ -74,19 +77,25 @@ void multiply_row(const Product& p, int64_t row, int64_t lane) {
 
 }  // namespace
 
+// What is multiplied next is asked for by so many blocks of rows, where these have whole panels: one alone would wait for it.
+constexpr int FETCHING = 2, FETCHED_LINES = PANEL / LINE_FLOATS / FETCHING;
+
 void multiply(const Product* product) {
   const Product& p = *product;  // no copy: its vectors would wait until the fields that were just written have left the processor
   const int64_t columns = (p.lanes + FLOATS - 1) / FLOATS;
   for (int64_t column = 0; column < columns; column += COLUMNS)
     with_number<COLUMNS>(columns - column < COLUMNS ? columns - column : COLUMNS, [&](auto cols) {
       constexpr int COLS = decltype(cols)::value;
+      int64_t fetching = p.next && COLS * FLOATS == PANEL ? FETCHING : 0;
       in_parts<rows_of(COLS)>(p.m, [&](int64_t row, int64_t end) {
         with_number<rows_of(COLS)>(end - row, [&](auto many) {
           constexpr int MANY = decltype(many)::value;
           if constexpr (MANY == 1) {
             multiply_row<COLS>(p, row, column * FLOATS);
+          } else if (fetching == 0) {
+            multiply_block<MANY, COLS, 0>(p, row, column * FLOATS, nullptr);
           } else {
-            multiply_block<MANY, COLS>(p, row, column * FLOATS);
+            multiply_block<MANY, COLS, FETCHED_LINES>(p, row, column * FLOATS, p.next + --fetching * p.k * FETCHED_LINES * LINE_FLOATS);
           }
         });
       });

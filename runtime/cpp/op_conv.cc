@@ -90,7 +90,8 @@ struct Multiplied {
                              part.lanes,
                              to,
                              PANEL_ROWS,
-                             tile.first > 0};
+                             tile.first > 0,
+                             tile.next(panel * PANEL_ROWS)};
     tile.kernels->multiply(&product);
     if (tile.last == weight.member().k) store(part, to);
   }
