@@ -105,14 +105,15 @@ void multiply(const Product* product) {
 namespace {
 
 // MANY outputs with COLS vectors of positions from `first` on; the last vector has `last` of them. FETCH asks for the neighbours behind
-// them, and for where the sums go.
+// them, for where the sums go, and for what is multiplied next.
 template <int MANY, int COLS, bool FETCH>
 void multiply_positions_block(const PositionProduct& p, int64_t output, int64_t first, int64_t last) {
-  const float *x = p.x + first, *tile = p.tile + output;
+  const float *x = p.x + first, *tile = p.tile + output, *next = (p.next ? p.next : p.tile) + output;
   Floats sum[MANY][COLS] = {};
   for (int m = 0; FETCH && m < MANY; ++m)
     for (int c = 0; c < COLS; ++c) __builtin_prefetch(p.y + (output + m) * p.y_row + first + c * FLOATS, 1);
-  for (int64_t k = 0; k < p.k; ++k, x += p.x_row, tile += PANEL) {
+  for (int64_t k = 0; k < p.k; ++k, x += p.x_row, tile += PANEL, next += PANEL) {
+    if constexpr (FETCH) __builtin_prefetch(next, 0, 2);
     Floats values[COLS];
 #pragma GCC unroll 4
     for (int c = 0; c < COLS; ++c) {
@@ -156,7 +157,7 @@ void multiply_some_steps(const PositionProduct& p) {
       in_parts<rows_of(COLS)>(p.outputs, [&](int64_t output, int64_t last) {
         with_number<rows_of(COLS)>(last - output, [&](auto many) {
           constexpr int MANY = decltype(many)::value;
-          const auto block = p.x_row < APART ? multiply_positions_block<MANY, COLS, false> : multiply_positions_block<MANY, COLS, true>;
+          const auto block = !p.next && p.x_row < APART ? multiply_positions_block<MANY, COLS, false> : multiply_positions_block<MANY, COLS, true>;
           block(p, output, first, left < FLOATS ? left : FLOATS);
         });
       });
@@ -172,6 +173,7 @@ void multiply_positions(const PositionProduct* product) {
     const bool last = k + STEPS >= p.k;
     p.x += k * p.x_row, p.tile += k * PANEL, p.accumulate |= k > 0, p.k = last ? p.k - k : STEPS;
     if (!last) p.finish = UNFINISHED;
+    if (!last && p.next) p.next = p.tile + STEPS * PANEL;
     multiply_some_steps(p);
   }
 }

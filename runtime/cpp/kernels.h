@@ -44,6 +44,7 @@ struct PositionProduct {
   int64_t y_row;
   int accumulate;
   Finish finish;
+  const float* next;  // as in Product
 };
 
 // Neighbours in a row of a plane.
