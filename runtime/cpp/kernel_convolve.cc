@@ -172,8 +172,9 @@ inline void copy_vector(const float* from, int64_t stride, int64_t count, float*
   if (stride == 1) {
     values = _mm512_maskz_loadu_ps(wanted, from);
   } else {
-    const uint32_t readable = count < FLOATS ? (1u << (2 * count - 1)) - 1 : 0x7FFFFFFFu;  // what lies behind the last may be nobody's
-    const __mmask16 low = static_cast<__mmask16>(readable), high = static_cast<__mmask16>(readable >> FLOATS);
+    const int64_t last = 2 * count - 1;  // elements that may be read
+    const __mmask16 low = static_cast<__mmask16>(last < FLOATS ? (1u << last) - 1 : 0xFFFFu);
+    const __mmask16 high = static_cast<__mmask16>(last <= FLOATS ? 0 : last < 2 * FLOATS ? (1u << (last - FLOATS)) - 1 : 0xFFFFu);
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     values = _mm512_permutex2var_ps(_mm512_maskz_loadu_ps(low, from), even, _mm512_maskz_loadu_ps(high, from + FLOATS));
   }
