@@ -157,7 +157,8 @@ void multiply_some_steps(const PositionProduct& p) {
       in_parts<rows_of(COLS)>(p.outputs, [&](int64_t output, int64_t last) {
         with_number<rows_of(COLS)>(last - output, [&](auto many) {
           constexpr int MANY = decltype(many)::value;
-          const auto block = !p.next && p.x_row < APART ? multiply_positions_block<MANY, COLS, false> : multiply_positions_block<MANY, COLS, true>;
+          const auto block =
+              !p.next && p.x_row < APART ? multiply_positions_block<MANY, COLS, false> : multiply_positions_block<MANY, COLS, true>;
           block(p, output, first, left < FLOATS ? left : FLOATS);
         });
       });
