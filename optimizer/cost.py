@@ -1,13 +1,14 @@
 """The cost model: microseconds that a weight takes in one run on one sample with one thread, by placement and form.
 
-    dense or folded = sum over uses of call + max(products / rate, values * 4 / bandwidth) + outputs / rate
-    fused           = sum over uses of call + products / rate + values / decoding rate + outputs / rate
+    dense or folded = sum over uses of call + products / rate + moved / rate + values * 4 / bandwidth
+    fused           = sum over uses of call + products / rate + moved / rate + values / decoding rate
     Decompress      = values / decoding rate + values * 4 / bandwidth, and no products: those are onnxruntime's in either placement
 
 A weight [batch, rows, k] meets `positions` vectors in a run (`work.py`): products = positions * batch * rows * k, with rows filled up to what is
-multiplied with together, outputs = positions * batch * rows. A weight in a pool is decoded when the session is created. The constants were measured
-(docs/decisions.md, "Placement"; `benchmarks/runtime/rates.py` compares model and machine again); what another machine does is not modelled: decisions are
-the same everywhere.
+multiplied with together; `moved` are the values that leave, of depthwise convolutions those that come in, where these are more. A weight in a pool is
+decoded when the session is created. What reordering takes where folded and fused convolutions meet belongs to no weight alone (`layout.py`). The constants
+were measured (docs/decisions.md, "Placement"; `benchmarks/runtime/rates.py` compares model and machine again); what another machine does is not modelled:
+decisions are the same everywhere.
 """
 
 from __future__ import annotations
@@ -26,32 +27,36 @@ from .work import Times, Work
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Onnxruntime's and ours."""
+    """Onnxruntime's and ours; `unblocked` is onnxruntime's where a convolution's channels do not fill blocks."""
 
     dense: float
     fused: float
+    unblocked: float = 0.0
 
 
 PRODUCTS = {
-    "matrix": Rates(140.0, 130.0),
-    "vector": Rates(140.0, 130.0),
-    "pointwise": Rates(75.0, 63.0),
-    "spatial": Rates(75.0, 66.0),
-    "depthwise": Rates(44.0, 23.0),
+    "matrix": Rates(82.0, 85.0),
+    "vector": Rates(82.0, 57.0),
+    "pointwise": Rates(90.0, 71.0, 65.0),
+    "spatial": Rates(80.0, 74.0, 45.0),
+    "depthwise": Rates(39.0, 27.0, 4.0),
 }
 """Products a nanosecond by kind of work."""
 
-OUTPUTS = {
-    "matrix": Rates(5.0, 5.0),
-    "vector": Rates(5.0, 5.0),
-    "pointwise": Rates(10.0, 7.0),
-    "spatial": Rates(10.0, 2.0),
-    "depthwise": Rates(6.5, 2.7),
+MOVED = {
+    "matrix": Rates(30.0, 15.0),
+    "vector": Rates(30.0, 15.0),
+    "pointwise": Rates(13.0, 8.0),
+    "spatial": Rates(5.0, 1.4),
+    "depthwise": Rates(13.0, 3.0),
 }
-"""Values a nanosecond that leave a multiply."""
+"""Values a nanosecond that leave a multiply, or come into it."""
 
-UNBLOCKED_DEPTHWISE, BLOCK, IMAGE_RANK = 3.9, 4, 4
-"""Products a nanosecond of onnxruntime's depthwise convolutions whose channels do not fill blocks: they must be a multiple of this."""
+CLIPPED = 8.0
+"""Values a nanosecond of the pass that onnxruntime takes for a Clip behind its convolutions; ours, and Relu, come with the sums."""
+
+BLOCK, IMAGE_RANK = 4, 4
+"""Channels that a convolution makes must be a multiple of this, and its filter have so many axes: else onnxruntime does not work on blocks."""
 
 REORDERED, REORDER_CALL_US = 3.5, 3.0
 """Values a nanosecond that go into blocks of channels, or out of them; microseconds that this takes beside."""
@@ -68,7 +73,7 @@ POOLED, LEAST_DECODED = 40.0, 1.5
 BANDWIDTH = 25.0
 """Bytes a nanosecond that one thread reads of a weight that is in no cache, or writes."""
 
-CALL_US = Rates(2.0, 3.0)
+CALL_US = Rates(1.0, 3.0)
 """Microseconds that a node takes beside its products."""
 
 LOOKED_UP_PANELS = 2.5
@@ -90,11 +95,11 @@ def _times(view: View, work: Work, rate: float) -> Times:
     if work.kind == "lookup":
         share = min(work.positions * LOOKED_UP_PANELS * PANEL_ROWS / view.rows, 1.0)
         return Times(CALL_US.fused + share * decoding, CALL_US.dense)
-    rates, written, products = PRODUCTS[work.kind], OUTPUTS[work.kind], _products(view, work)
-    outputs = work.positions * view.batch * view.rows / 1000
-    slow = work.kind == "depthwise" and not is_blocked(view.dims)
-    dense = max(products / (UNBLOCKED_DEPTHWISE if slow else rates.dense), reading) + outputs / written.dense
-    return Times(CALL_US.fused + products / rates.fused + decoding + outputs / written.fused, CALL_US.dense + dense)
+    rates, moved, products = PRODUCTS[work.kind], MOVED[work.kind], _products(view, work)
+    values = work.positions * (work.stride if work.kind == "depthwise" else 1) * view.batch * view.rows / 1000
+    unblocked = bool(rates.unblocked) and not is_blocked(view.dims)
+    dense = products / (rates.unblocked if unblocked else rates.dense) + values / moved.dense + reading + work.clipped / CLIPPED / 1000
+    return Times(CALL_US.fused + products / rates.fused + values / moved.fused + decoding, CALL_US.dense + dense)
 
 
 def is_blocked(dims: Sequence[int]) -> bool:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from .cost import is_blocked, reordering
 from .plan import Layer
+from .work import Work, strides
 
 PASSING = frozenset({
     "Add", "Sum", "Mul", "Concat", "Relu", "Clip", "LeakyRelu", "HardSigmoid", "Sigmoid", "Tanh", "BatchNormalization", "Identity", "Conv",
@@ -45,7 +46,8 @@ class Layout:
     @staticmethod
     def of(layers: Sequence[Layer]) -> Layout:
         """The layout of the model whose weights these are."""
-        known = {use.node: _Conv(layer, work.positions) for layer in layers for use, work in zip(layer.weight.uses, layer.work, strict=False) if use.kind == "Conv"}
+        works = ((layer, use, work) for layer in layers for use, work in zip(layer.weight.uses, layer.work, strict=False))
+        known = {use.node: _Conv(layer, work) for layer, use, work in works if use.kind == "Conv"}
         graphs = dict.fromkeys(node.graph for node in known)
         return Layout(tuple(border for graph in graphs if graph is not None for border in _borders(graph, known)))
 
@@ -59,7 +61,8 @@ class Layout:
         return {name: name in blocked for name in gains}
 
     def _cut(self, gains: Mapping[str, float], price: float) -> tuple[float, frozenset[End]]:
-        rooms: Rooms = {SOURCE: {}, None: {}} | {name: {} for name in gains}
+        rooms: Rooms = {SOURCE: {}, None: {}}
+        rooms.update((name, {}) for name in gains)
         for one, other, microseconds in self.borders:
             for end, far in ((one, other), (other, one)):
                 there = rooms.setdefault(end, {})
@@ -76,10 +79,10 @@ NO_LAYOUT = Layout()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Conv:
-    """A weight and the positions that it meets."""
+    """A weight, and one use of it."""
 
     layer: Layer
-    positions: float
+    work: Work
 
     @property
     def end(self) -> End:
@@ -89,12 +92,12 @@ class _Conv:
     @property
     def outputs(self) -> float:
         """Values that come out."""
-        return self.positions * self.layer.weight.view.dims[0]
+        return self.work.positions * self.layer.weight.view.dims[0]
 
     def inputs(self, node: ir.Node) -> float:
         """Values that go in, those that are in no layout left out."""
         channels = self.layer.weight.view.dims[1] * node.attributes.get_int("group", 1)
-        return self.positions * _strides(node) * channels if channels >= LEAST_CHANNELS else 0.0
+        return self.work.positions * self.work.stride * channels if channels >= LEAST_CHANNELS else 0.0
 
 
 def _borders(graph: ir.Graph | ir.Function, known: Mapping[ir.Node, _Conv]) -> Iterator[tuple[End, End, float]]:
@@ -109,17 +112,12 @@ def _borders(graph: ir.Graph | ir.Function, known: Mapping[ir.Node, _Conv]) -> I
             near, size = ends.get(value, (None, conv.inputs(node) if conv else 0.0))
             if near is not end and size:
                 yield near, end, reordering(size) / len(value.uses())
-        size = conv.outputs if conv else max((ends[value][1] for value in sources if value in ends), default=0.0) / _strides(node)
+        size = conv.outputs if conv else max((ends[value][1] for value in sources if value in ends), default=0.0) / strides(node)
         if end is not None:
             ends.update((value, (end, size)) for value in node.outputs)
     for value in graph.outputs:
         if value in ends:
             yield ends[value][0], None, reordering(ends[value][1])
-
-
-def _strides(node: ir.Node) -> int:
-    """By how much fewer values come out than go in, a channel."""
-    return math.prod(node.attributes.get_ints("strides") or (1,))
 
 
 def _minimum_cut(rooms: Rooms) -> tuple[float, frozenset[End]]:

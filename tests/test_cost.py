@@ -75,7 +75,7 @@ def test_work_is_that_of_one_sample(tmp_path: Path, batch: int) -> None:
     rng = np.random.default_rng(0)
     feed = {"x": rng.standard_normal((batch, 3, 20, 12)).astype(np.float32), "tokens": rng.integers(0, 100, (batch, 5))}
     assert measure(loaded, weights, [feed]) == {
-        "filter": (Work("spatial", 60.0),),
+        "filter": (Work("spatial", 60.0, 4),),
         "apart": (Work("depthwise", 60.0),),
         "point": (Work("pointwise", 60.0),),
         "back": (Work("other", 1.0),),
