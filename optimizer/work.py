@@ -96,8 +96,7 @@ def _work(weight: Weight, use: Use, values: float | None) -> Work:
 
 def _is_clipped(node: ir.Node) -> bool:
     """Whether all that a node makes goes through a Clip."""
-    uses = node.outputs[0].uses()
-    return len(uses) == 1 and uses[0].node.op_type == "Clip"
+    return [use.node.op_type for use in node.outputs[0].uses()] == ["Clip"]
 
 
 def strides(node: ir.Node) -> int:
