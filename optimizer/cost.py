@@ -73,21 +73,6 @@ POOLED, LEAST_DECODED = 40.0, 1.5
 CACHED_VALUES, CACHED_BANDWIDTH, BANDWIDTH = 1 << 18, 40.0, 16.0
 """Bytes a nanosecond that one thread reads of a dense weight of up to so many values, and of larger ones: those do not stay in its caches."""
 
-CALL_US = 3.5, 3.0
-"""Values a nanosecond that go into blocks of channels, or out of them; microseconds that this takes beside."""
-
-ROWS = 16
-"""Rows that are multiplied with together: fewer take as long. Of a depthwise filter one."""
-
-DECODED = {Quantize: 9.0, Cluster: 11.0, Distinct: 11.0, Chain: 11.0}
-"""Values a nanosecond by technique, the trellis included."""
-
-POOLED, LEAST_DECODED = 40.0, 1.5
-"""The same of a weight in a pool, which the session keeps as 16-bit levels, and of any other form."""
-
-BANDWIDTH = 25.0
-"""Bytes a nanosecond that one thread reads of a weight that is in no cache, or writes."""
-
 CALL_US = Rates(1.0, 3.0)
 """Microseconds that a node takes beside its products."""
 
