@@ -36,7 +36,6 @@ CLOSE_ENOUGH = 0.0015
 NEAR_ENOUGH = 0.004
 """A file further below than this is searched for once more, in smaller steps: a ratio of R is promised to become 1.005 R at most."""
 
-
 FOLDING_BYTES = 900.0
 """What the first folded weight costs in nodes that all of them share; a guess that real sizes correct."""
 
@@ -72,9 +71,7 @@ class Sizer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Market:
-    """What the allocator chooses from: layers with their candidates, and integer weights, which have one candidate each; the pace to keep, and what is
-    reordered between weights.
-    """
+    """What the allocator chooses from: layers with their candidates, integer weights, which have one each; the pace to keep, and what is reordered."""
 
     layers: Sequence[Layer]
     candidates: Sequence[Sequence[Scaled]]
@@ -95,9 +92,7 @@ class Market:
         hot, folded = self._hot(self.pace), self.folded()
         barred = [out & (number not in hot) for number, out in enumerate(folded)]
         # Weights that cannot be folded pay no price of time: their forms differ by little, and would give up bits for it.
-        microseconds = [
-            np.array([one.microseconds if number in hot else many[0].times.fused for one in many]) for number, many in enumerate(self.candidates)
-        ]
+        microseconds = [np.array([one.microseconds if number in hot else many[0].times.fused for one in many]) for number, many in enumerate(self.candidates)]
         timed = Timed(microseconds, folded, self.pace.slowdown * dense, self.pace.worse, FOLDING_BYTES, names, self.layout)
         return allocate_timed(unfolded(self.options(), barred), budget_bytes, timed)
 
