@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .layout import NO_LAYOUT, Layout
+
 BISECTIONS = 100
 """Halvings of the logarithm of the multiplier: far below the resolution of a double."""
 
@@ -26,11 +28,16 @@ Options = Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 def allocate(options: Options, budget_bytes: float) -> list[int] | None:
     """The chosen candidate of each weight; None where even the smallest ones exceed the budget."""
-    smallest = [int(np.lexsort((predicted, size))[0]) for size, predicted in options]
-    if _bytes(options, smallest) > budget_bytes:
+    found = _bisected(options, budget_bytes)
+    return None if found is None else _spend(options, found[0], budget_bytes - _bytes(options, found[0]))
+
+
+def _bisected(options: Options, budget_bytes: float) -> tuple[list[int], float] | None:
+    """(the choices of the least multiplier that keeps the budget, that multiplier); None as in `allocate`."""
+    best = [int(np.lexsort((predicted, size))[0]) for size, predicted in options]
+    if _bytes(options, best) > budget_bytes:
         return None
     low, high = -80.0, 80.0  # log2 of the multiplier: from "bytes are free" to "bytes are all"
-    best = smallest
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         chosen = _choose(options, 2.0**middle)
@@ -38,7 +45,7 @@ def allocate(options: Options, budget_bytes: float) -> list[int] | None:
             best, high = chosen, middle
         else:
             low = middle
-    return _spend(options, best, budget_bytes - _bytes(options, best))
+    return best, 2.0**high
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +53,7 @@ class Timed:
     """What a limit of time needs to know: microseconds [n] of the candidates of each weight, and which of them are folded, bool [n].
 
     All are to come to `most` microseconds at most, as long as that does not make the divergence more than `worse` times what it is without folded ones.
-    A plan with folded candidates takes `shared_bytes` more than those.
+    A plan with folded candidates takes `shared_bytes` more than those. In the `layout` weights have these `names`.
     """
 
     microseconds: Sequence[NDArray[np.float64]]
@@ -54,10 +61,26 @@ class Timed:
     most: float
     worse: float
     shared_bytes: float
+    names: Sequence[str] = ()
+    layout: Layout = NO_LAYOUT
 
     def total(self, chosen: Sequence[int]) -> float:
-        """The microseconds of these candidates."""
-        return _sum(self.microseconds, chosen)
+        """The microseconds of these candidates, and of reordering between them."""
+        return _sum(self.microseconds, chosen) + self.layout.microseconds(self._placed(chosen))
+
+    def _placed(self, chosen: Sequence[int]) -> dict[str, bool]:
+        return {name: bool(out[number]) for name, out, number in zip(self.names, self.folded, chosen, strict=False)}
+
+    def priced(self, options: Options, price: float, multiplier: float) -> Options:
+        """The same options with time in them; where folding one weight bears on others, only those of the placement that is best at this multiplier."""
+        timed = [(size, harm + price * each) for (size, harm), each in zip(options, self.microseconds, strict=True)]
+        if not self.names:
+            return timed
+        costs = [harm + multiplier * size for size, harm in timed]
+        fused, folded = ([float(np.where(out == placed, cost, np.inf).min()) for cost, out in zip(costs, self.folded, strict=True)] for placed in (False, True))
+        gains = {name: one - other for name, one, other in zip(self.names, fused, folded, strict=True)}
+        best = self.layout.best(gains, price)
+        return [(np.where(out == best[name], size, np.inf), harm) for name, out, (size, harm) in zip(self.names, self.folded, timed, strict=True)]
 
 
 def allocate_timed(options: Options, budget_bytes: float, timed: Timed) -> list[int] | None:
@@ -65,16 +88,16 @@ def allocate_timed(options: Options, budget_bytes: float, timed: Timed) -> list[
 
     Time has a price of its own, which is bisected: the least that keeps the time, below that at which the divergence grows too much.
     """
-    plain = allocate(unfolded(options, timed.folded), budget_bytes)
-    if plain is None or timed.total(plain) <= timed.most:
+    fused = unfolded(options, timed.folded)
+    found, plain = _bisected(fused, budget_bytes), allocate(fused, budget_bytes)
+    if found is None or plain is None or timed.total(plain) <= timed.most:
         return plain
     predicted = _predicted(options, plain)
     middle = float(np.log2(max(predicted, 1e-30) / timed.total(plain)))
     low, high, best = middle - PRICES, middle + PRICES, plain
     for _ in range(PRICE_BISECTIONS):
         price = 2.0 ** ((low + high) / 2)
-        priced = [(size, harm + price * each) for (size, harm), each in zip(options, timed.microseconds, strict=True)]
-        chosen = allocate(priced, budget_bytes - timed.shared_bytes) or plain
+        chosen = allocate(timed.priced(options, price, found[1]), budget_bytes - timed.shared_bytes) or plain
         kept, fast = _predicted(options, chosen) <= timed.worse * predicted, timed.total(chosen) <= timed.most
         best = chosen if kept and (fast or timed.total(chosen) < timed.total(best)) else best
         low, high = (low, (low + high) / 2) if fast or not kept else ((low + high) / 2, high)

@@ -15,6 +15,7 @@ from .allocate import Options, Timed, allocate, allocate_timed, unfolded
 from .coding import Coder
 from .emit import Emitted, emit
 from .errors import TargetError
+from .layout import NO_LAYOUT, Layout
 from .plan import Choice, Layer, Payload
 from .preference import Pace
 from .save import is_external, size_bytes
@@ -34,7 +35,6 @@ CLOSE_ENOUGH = 0.0015
 
 NEAR_ENOUGH = 0.004
 """A file further below than this is searched for once more, in smaller steps: a ratio of R is promised to become 1.005 R at most."""
-
 
 FOLDING_BYTES = 900.0
 """What the first folded weight costs in nodes that all of them share; a guess that real sizes correct."""
@@ -71,12 +71,13 @@ class Sizer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Market:
-    """What the allocator chooses from: layers with their candidates, and integer weights, which have one candidate each; and the pace to keep."""
+    """What the allocator chooses from: layers with their candidates, integer weights, which have one each; the pace to keep, and what is reordered."""
 
     layers: Sequence[Layer]
     candidates: Sequence[Sequence[Scaled]]
     fixed: Sequence[Choice]
     pace: Pace | None = None
+    layout: Layout = NO_LAYOUT
 
     def options(self) -> Options:
         """(bytes, predicted divergence) of all candidates."""
@@ -86,14 +87,14 @@ class Market:
         """The numbers of the best candidates within these bytes, at the pace; None where even the smallest ones exceed them."""
         if self.pace is None:
             return allocate(self.options(), budget_bytes)
-        most = self.pace.slowdown * sum(many[0].times.folded for many in self.candidates)
+        names = [layer.weight.name for layer in self.layers] if self.layout.borders else []
+        dense = sum(many[0].times.folded for many in self.candidates) + self.layout.microseconds(dict.fromkeys(names, True))
         hot, folded = self._hot(self.pace), self.folded()
         barred = [out & (number not in hot) for number, out in enumerate(folded)]
         # Weights that cannot be folded pay no price of time: their forms differ by little, and would give up bits for it.
-        microseconds = [
-            np.array([one.microseconds if number in hot else many[0].times.fused for one in many]) for number, many in enumerate(self.candidates)
-        ]
-        return allocate_timed(unfolded(self.options(), barred), budget_bytes, Timed(microseconds, folded, most, self.pace.worse, FOLDING_BYTES))
+        microseconds = [np.array([one.microseconds if number in hot else many[0].times.fused for one in many]) for number, many in enumerate(self.candidates)]
+        timed = Timed(microseconds, folded, self.pace.slowdown * dense, self.pace.worse, FOLDING_BYTES, names, self.layout)
+        return allocate_timed(unfolded(self.options(), barred), budget_bytes, timed)
 
     def _hot(self, pace: Pace) -> frozenset[int]:
         """The weights that may be folded: those that gain most time for each of their values, as many as memory allows for."""

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from .emit import Emitted
 from .files import model_bytes
+from .layout import Layout
 from .plan import Choice, Payload
 from .report import Report, WeightReport
 from .verify import Checked, loss_warnings, surprise_warnings
@@ -35,9 +36,10 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a compressed model holds; keeps no weight in memory."""
+    """What a compressed model holds, and what the cost model gives reordering as weights are placed, and if all were folded; keeps no weight in memory."""
 
     weights: tuple[WeightReport, ...]
+    reordering_us: tuple[float, float]
     large_bytes: int
     halved: frozenset[str]
     in_bytes: frozenset[str]
@@ -48,7 +50,10 @@ def contents(emitted: Emitted, measured: Mapping[str, float]) -> Contents:
     rows = tuple(replace(row, measured=measured.get(row.name, math.nan)) for payload in emitted.payloads for row in _rows(payload))
     tensors = (value.const_value for value in emitted.model.graph.initializers.values())
     large = sum(tensor.nbytes for tensor in tensors if tensor is not None and tensor.size >= SMALL_VALUES)
-    return Contents(rows, large, frozenset(emitted.halved), frozenset(emitted.in_bytes))
+    choices = [choice for payload in emitted.payloads for choice in payload.choices]
+    layout, placed = Layout.of([choice.layer for choice in choices]), {choice.weight.name: choice.is_folded for choice in choices}
+    reordering = layout.microseconds(placed), layout.microseconds(dict.fromkeys(placed, True))
+    return Contents(rows, reordering, large, frozenset(emitted.halved), frozenset(emitted.in_bytes))
 
 
 def _stored_notes(held: Contents) -> Iterator[str]:
@@ -79,8 +84,8 @@ def summarize(setting: Setting, held: Contents, checked: Checked, written: Path)
         warnings=loss_warnings(checked, setting.calibrated) + surprise_warnings(checked, predicted, setting.calibrated),
         seconds=dict(setting.seconds),
         resident_bytes=sum(row.resident_bytes for row in held.weights),
-        modelled_us=sum(row.microseconds for row in held.weights),
-        folded_us=sum(row.folded_us for row in held.weights),
+        modelled_us=sum(row.microseconds for row in held.weights) + held.reordering_us[0],
+        folded_us=sum(row.folded_us for row in held.weights) + held.reordering_us[1],
     )
 
 

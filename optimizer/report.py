@@ -168,7 +168,7 @@ class Report:
     """What came of a Request. Bytes are counted over all files of a model; `seconds` are by phase.
 
     `left_alone` holds (name, reason, bytes) of each weight that was not compressed, `inputs` says what `divergence` was measured on. `resident_bytes` is what
-    all weights keep in memory, `modelled_us` what the cost model gives a run of all of them, `folded_us` the same if all were folded.
+    all weights keep in memory, `modelled_us` what the cost model gives a run of all of them, what is reordered between them too, `folded_us` the same if all were folded.
     """
 
     source: str

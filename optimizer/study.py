@@ -20,6 +20,7 @@ from .evidence import Evidence
 from .fit import NEAR_ENOUGH, Market, Sizer
 from .fold import LEAST_OPSET
 from .gates import weighed
+from .layout import NO_LAYOUT, Layout
 from .parallel import spread
 from .plan import Choice, Layer
 from .preference import Pace
@@ -69,6 +70,7 @@ class Study:
         self.skeleton_bytes = self.sizer.skeleton_bytes(evidence.layers, task.fixed)
         # Folded weights are grids: who asks for codebooks is not given them.
         self._pace = request.pace if {*GRIDS} & {*self._families} and _may_fold(task, evidence.layers, request.pace) else None
+        self._layout = NO_LAYOUT if self._pace is None else Layout.of(evidence.layers)
         self._reasons: dict[int, str] = {}
         biases = [layer.bias for layer in evidence.layers if layer.bias is not None]
         weights = {layer.weight.name for layer in evidence.layers} | {choice.weight.name for choice in task.fixed}
@@ -106,7 +108,7 @@ class Study:
     def market(self) -> Market:
         """All candidates so far with their predicted divergence."""
         many = [[self._sensitivities.scaled(layer, one) for one in self._candidates[id(layer)]] for layer in self._usable()]
-        return Market(self._usable(), many, self._task.fixed, self._pace)
+        return Market(self._usable(), many, self._task.fixed, self._pace, self._layout)
 
     def sharpen(self, budget_bytes: float) -> None:
         """Probes each weight again where the allocator puts it under this budget for all weights, and makes candidates close by; as the effort says."""
@@ -226,7 +228,8 @@ def _may_fold(task: Task, layers: Sequence[Layer], pace: Pace | None) -> bool:
     if pace is None or (task.model.graph.opset_imports.get("") or 0) < LEAST_OPSET:
         return False
     each = [times(layer.weight.view, layer.work, Quantize(1.0), layer.is_pooled) for layer in layers]
-    return sum(one.fused for one in each) > pace.slowdown * sum(one.folded for one in each)
+    reordered = Layout.of(layers).microseconds({layer.weight.name: True for layer in layers})
+    return sum(one.fused for one in each) > pace.slowdown * (sum(one.folded for one in each) + reordered)
 
 
 def stored_bytes(layer: Layer) -> int:

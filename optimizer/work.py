@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,10 +18,15 @@ VECTORS = 4
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One use: what multiplies ("matrix", "vector", "pointwise", "spatial", "depthwise"), or "lookup" or "other", and with how many vectors in a run."""
+    """One use: what multiplies ("matrix", "vector", "pointwise", "spatial", "depthwise"), or "lookup" or "other", and with how many vectors in a run.
+
+    A convolution reads `stride` positions for each that it makes, all axes together; a Clip follows it for `clipped` values.
+    """
 
     kind: str
     positions: float
+    stride: int = 1
+    clipped: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +91,17 @@ def _work(weight: Weight, use: Use, values: float | None) -> Work:
         case _:
             vectors = view.batch * view.k
     positions = 1.0 if values is None else max(values / vectors, 1.0)
-    return Work(_kind(view.dims, use, positions), positions)
+    return Work(_kind(view.dims, use, positions), positions, strides(use.node), positions * vectors if use.kind == "Conv" and _is_clipped(use.node) else 0.0)
+
+
+def _is_clipped(node: ir.Node) -> bool:
+    """Whether all that a node makes goes through a Clip."""
+    return [use.node.op_type for use in node.outputs[0].uses()] == ["Clip"]
+
+
+def strides(node: ir.Node) -> int:
+    """By how much fewer values come out of a convolution or a pool than go in, a channel: 1 for all other operators."""
+    return math.prod([int(one) for one in node.attributes.get_ints("strides") or (1,)])
 
 
 def _kind(dims: Sequence[int], use: Use, positions: float) -> str:

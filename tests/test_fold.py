@@ -109,10 +109,10 @@ def test_a_file_of_folded_weights_alone_needs_no_library(tmp_path: Path) -> None
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_weight_of_16_bits_is_rounded_to_them_and_cast_as_before(tmp_path: Path, dtype: str) -> None:
     net = Network(0)
-    stored = net.constant("stored", net.draw((32, 32, 3, 3)).astype(DTYPES[dtype]))
+    stored = net.constant("stored", net.draw((64, 8, 3, 3)).astype(DTYPES[dtype]))
     weight = net.add("Cast", [stored], {"to": TensorProto.FLOAT})
     net.named(net.add("Conv", ["x", weight], {"pads": [1, 1, 1, 1]}), "y")
-    made = net.model("case", [tensor("x", ("batch", 32, 12, 12))], [tensor("y", ("batch", 32, 12, 12))])
+    made = net.model("case", [tensor("x", ("batch", 8, 24, 24))], [tensor("y", ("batch", 64, 24, 24))])
     outcome = compressed(tmp_path, made, 3, prefer="speed")
     assert folded_names(outcome) == ["stored"]
     assert kernels(outcome) <= {"Conv", "ReorderInput", "ReorderOutput"}

@@ -145,7 +145,7 @@ Tile TileSource::begin_tile(const Room& room) const {
   const int64_t last = std::min(member_.k, step_ + std::clamp<int64_t>(room.steps, 1, room.floats / (panels * PANEL_ROWS)));
   if (weight_.values_) {
     const float* values = weight_.values_ + weight_.dense_place(batch_, row_) + step_ * PANEL_ROWS;
-    return {values, member_.k * PANEL_ROWS, batch_, row_, lanes_, step_, last, weight_.kernels_};
+    return {values, member_.k * PANEL_ROWS, batch_, row_, lanes_, step_, last, weight_.kernels_, true};
   }
   return {room.memory, (last - step_) * PANEL_ROWS, batch_, row_, lanes_, step_, last, weight_.kernels_};
 }

@@ -25,9 +25,16 @@ struct Tile {
   int64_t batch = 0, row = 0, lanes = 0;
   int64_t first = 0, last = 0;       // steps of k
   const Kernels* kernels = nullptr;  // what to multiply it with
+  bool kept = false;                 // with all other tiles, so that panels have all steps of k
 
   // Step `first` of a lane; its next steps are PANEL_ROWS floats apart.
   const float* lane(int64_t lane) const { return values + lane / PANEL_ROWS * panel_stride + lane % PANEL_ROWS; }
+  // The steps that are multiplied after those of the panel that begins with this lane; null where they are not there yet.
+  const float* next(int64_t panel) const {
+    if (!kept) return nullptr;
+    if (panel + PANEL_ROWS < lanes) return lane(panel + PANEL_ROWS);
+    return lane(last * PANEL_ROWS < panel_stride ? 0 : panel) + (last - first) * PANEL_ROWS;
+  }
 };
 
 // One member of a payload, ready to be decoded by any number of threads: read-only once made.

@@ -18,9 +18,11 @@ constexpr int COLUMNS = 2;
 constexpr int rows_of(int columns) { return columns == 2 ? 6 : 12; }
 #endif
 
-// MANY rows of x with COLS vectors of lanes from `lane` on.
-template <int MANY, int COLS>
-void multiply_block(const Product& p, int64_t row, int64_t lane) {
+constexpr int LINE_FLOATS = 16;
+
+// MANY rows of x with COLS vectors of lanes from `lane` on; each step asks for LINES of the cache, from `next` on.
+template <int MANY, int COLS, int LINES>
+void multiply_block(const Product& p, int64_t row, int64_t lane, const float* next) {
   const float* x[MANY];
   for (int m = 0; m < MANY; ++m) x[m] = p.x[row + m];
   const float* tile = p.tile + lane;
@@ -28,6 +30,7 @@ void multiply_block(const Product& p, int64_t row, int64_t lane) {
   Floats sum[MANY][COLS] = {};
   for (int64_t k = 0; k < p.k; ++k, tile += PANEL) {
     const int64_t offset = p.offsets[k];
+    for (int i = 0; i < LINES; ++i, next += LINE_FLOATS) __builtin_prefetch(next, 0, 2);
     Floats weight[COLS];
 #pragma GCC unroll 4
     for (int c = 0; c < COLS; ++c) weight[c] = load_some(tile + c * FLOATS, FLOATS);
@@ -74,19 +77,25 @@ void multiply_row(const Product& p, int64_t row, int64_t lane) {
 
 }  // namespace
 
+// What is multiplied next is asked for by so many blocks of rows, where these have whole panels: one alone would wait for it.
+constexpr int FETCHING = 2, FETCHED_LINES = PANEL / LINE_FLOATS / FETCHING;
+
 void multiply(const Product* product) {
   const Product& p = *product;  // no copy: its vectors would wait until the fields that were just written have left the processor
   const int64_t columns = (p.lanes + FLOATS - 1) / FLOATS;
   for (int64_t column = 0; column < columns; column += COLUMNS)
     with_number<COLUMNS>(columns - column < COLUMNS ? columns - column : COLUMNS, [&](auto cols) {
       constexpr int COLS = decltype(cols)::value;
+      int64_t fetching = p.next && COLS * FLOATS == PANEL ? FETCHING : 0;
       in_parts<rows_of(COLS)>(p.m, [&](int64_t row, int64_t end) {
         with_number<rows_of(COLS)>(end - row, [&](auto many) {
           constexpr int MANY = decltype(many)::value;
           if constexpr (MANY == 1) {
             multiply_row<COLS>(p, row, column * FLOATS);
+          } else if (fetching == 0) {
+            multiply_block<MANY, COLS, 0>(p, row, column * FLOATS, nullptr);
           } else {
-            multiply_block<MANY, COLS>(p, row, column * FLOATS);
+            multiply_block<MANY, COLS, FETCHED_LINES>(p, row, column * FLOATS, p.next + --fetching * p.k * FETCHED_LINES * LINE_FLOATS);
           }
         });
       });
@@ -95,15 +104,22 @@ void multiply(const Product* product) {
 
 namespace {
 
-// MANY outputs with COLS vectors of positions from `first` on; the last vector has `last` of them.
-template <int MANY, int COLS>
+// MANY outputs with COLS vectors of positions from `first` on; the last vector has `last` of them. FETCH asks for the neighbours behind
+// them, for where the sums go, and for what is multiplied next.
+template <int MANY, int COLS, bool FETCH>
 void multiply_positions_block(const PositionProduct& p, int64_t output, int64_t first, int64_t last) {
-  const float *x = p.x + first, *tile = p.tile + output;
+  const float *x = p.x + first, *tile = p.tile + output, *next = (p.next ? p.next : p.tile) + output;
   Floats sum[MANY][COLS] = {};
-  for (int64_t k = 0; k < p.k; ++k, x += p.x_row, tile += PANEL) {
+  for (int m = 0; FETCH && m < MANY; ++m)
+    for (int c = 0; c < COLS; ++c) __builtin_prefetch(p.y + (output + m) * p.y_row + first + c * FLOATS, 1);
+  for (int64_t k = 0; k < p.k; ++k, x += p.x_row, tile += PANEL, next += PANEL) {
+    if constexpr (FETCH) __builtin_prefetch(next, 0, 2);
     Floats values[COLS];
 #pragma GCC unroll 4
-    for (int c = 0; c < COLS; ++c) values[c] = load_some(x + c * FLOATS, c + 1 < COLS ? FLOATS : last);
+    for (int c = 0; c < COLS; ++c) {
+      values[c] = load_some(x + c * FLOATS, c + 1 < COLS ? FLOATS : last);
+      if constexpr (FETCH) __builtin_prefetch(x + (COLS + c) * FLOATS, 0, 2);
+    }
 #pragma GCC unroll 12
     for (int m = 0; m < MANY; ++m)
 #pragma GCC unroll 4
@@ -130,6 +146,8 @@ void multiply_positions_block(const PositionProduct& p, int64_t output, int64_t 
 constexpr int64_t STEPS = 128;
 // Vectors of positions at a time, fewer than fit: more outputs then read each of them.
 constexpr int MOST_VECTORS = COLUMNS == 4 ? 3 : COLUMNS;
+// Neighbours whose rows are at least so many floats apart are not fetched by the processor before they are asked for.
+constexpr int64_t APART = 512;
 
 void multiply_some_steps(const PositionProduct& p) {
   in_parts<MOST_VECTORS>((p.count + FLOATS - 1) / FLOATS, [&](int64_t column, int64_t end) {
@@ -138,7 +156,10 @@ void multiply_some_steps(const PositionProduct& p) {
       constexpr int COLS = decltype(cols)::value;
       in_parts<rows_of(COLS)>(p.outputs, [&](int64_t output, int64_t last) {
         with_number<rows_of(COLS)>(last - output, [&](auto many) {
-          multiply_positions_block<decltype(many)::value, COLS>(p, output, first, left < FLOATS ? left : FLOATS);
+          constexpr int MANY = decltype(many)::value;
+          const auto block =
+              !p.next && p.x_row < APART ? multiply_positions_block<MANY, COLS, false> : multiply_positions_block<MANY, COLS, true>;
+          block(p, output, first, left < FLOATS ? left : FLOATS);
         });
       });
     });
@@ -153,6 +174,7 @@ void multiply_positions(const PositionProduct* product) {
     const bool last = k + STEPS >= p.k;
     p.x += k * p.x_row, p.tile += k * PANEL, p.accumulate |= k > 0, p.k = last ? p.k - k : STEPS;
     if (!last) p.finish = UNFINISHED;
+    if (!last && p.next) p.next = p.tile + STEPS * PANEL;
     multiply_some_steps(p);
   }
 }

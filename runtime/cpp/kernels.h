@@ -24,6 +24,7 @@ struct Product {
   float* y;
   int64_t y_row;
   int accumulate;
+  const float* next;  // [k, 64], what is multiplied after this tile, to be fetched ahead; null where that is nowhere yet
 };
 
 // What is added to the sums of outputs once they are finished, and the limits that they are kept in.
@@ -43,6 +44,7 @@ struct PositionProduct {
   int64_t y_row;
   int accumulate;
   Finish finish;
+  const float* next;  // as in Product
 };
 
 // Neighbours in a row of a plane.

@@ -67,7 +67,8 @@ class Linear {
                              lanes,
                              whole ? y : apart,
                              whole ? rows : PANEL_ROWS,
-                             whole && tile.first > 0};
+                             whole && tile.first > 0,
+                             tile.next(block.lane)};
     tile.kernels->multiply(&product);
     for (int64_t row = 0; !whole && row < m; ++row)
       for (int64_t i = 0; i < lanes; ++i) {

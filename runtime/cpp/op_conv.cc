@@ -90,7 +90,8 @@ struct Multiplied {
                              part.lanes,
                              to,
                              PANEL_ROWS,
-                             tile.first > 0};
+                             tile.first > 0,
+                             tile.next(panel * PANEL_ROWS)};
     tile.kernels->multiply(&product);
     if (tile.last == weight.member().k) store(part, to);
   }
@@ -144,7 +145,8 @@ struct Pointwise {
                                      y + part.offset(g),
                                      g.positions(),
                                      tile.first > 0,
-                                     last ? of_output(ends.finish(), output, part.offset(g)) : UNFINISHED};
+                                     last ? of_output(ends.finish(), output, part.offset(g)) : UNFINISHED,
+                                     part.first == 0 && image == 0 ? tile.next(panel * PANEL_ROWS) : nullptr};
     tile.kernels->multiply_positions(&product);
     if (last) activate(g, y, part, ends);
   }

@@ -77,7 +77,8 @@ void RecurrentMatrix::multiply(int64_t direction, int64_t gate, int64_t block, c
     const LevelProduct levels = {product.x, product.m, extent_.hidden, levels_ + at, scales_.data() + number * PANEL_ROWS, product.y};
     return kernels_.multiply_levels(&levels);
   }
-  const Product floats = {product.x, offsets_.data(), product.m, extent_.hidden, values_ + at, PANEL_ROWS, product.y, PANEL_ROWS, 0};
+  const Product floats = {product.x, offsets_.data(), product.m, extent_.hidden, values_ + at, PANEL_ROWS,
+                          product.y, PANEL_ROWS,      0,         nullptr};
   kernels_.multiply(&floats);
 }
 

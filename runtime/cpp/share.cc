@@ -16,23 +16,28 @@ constexpr int64_t DECODING_COST = 16;
 constexpr int64_t MOST_WORKERS = 64;
 constexpr int64_t STAGE_FLOATS = TILE_FLOATS / 2, MICRO_ROWS = 6, LEAST_POSITIONS = 64;
 
-// One tile, and how many of its blocks nobody has begun, and nobody has finished.
+// One tile, and which of its blocks nobody has begun, and how many nobody has finished. Who opened it begins at the first block, others at
+// the last: so a block's sums stay in one core's cache from tile to tile.
 class Stage {
  public:
   // All blocks of the tile before must be finished. Who takes a block acquires what is released here.
   void publish(int64_t piece, const Tile& tile, int64_t blocks, float* sums) {
     piece_ = piece, tile_ = tile, sums_ = sums;
     unfinished_.store(blocks, std::memory_order_relaxed);
-    waiting_.store(blocks, std::memory_order_release);
+    waiting_.store(static_cast<uint64_t>(blocks), std::memory_order_release);
   }
 
   // Does one block, if there is one that nobody has begun.
-  bool work(const TileWork& work, FirstError& error) {
-    int64_t left = waiting_.load(std::memory_order_relaxed);
-    while (left > 0 && !waiting_.compare_exchange_weak(left, left - 1, std::memory_order_acquire, std::memory_order_relaxed)) {
-    }
-    if (left <= 0) return false;
-    error.guard(piece_, [&] { work.multiply(tile_, left - 1, sums_); });
+  bool work(const TileWork& work, FirstError& error, bool own) {
+    int64_t block;
+    uint64_t waiting = waiting_.load(std::memory_order_relaxed), left;
+    do {
+      const uint64_t first = waiting >> END_BITS, end = waiting & ((uint64_t{1} << END_BITS) - 1);
+      if (first == end) return false;
+      block = static_cast<int64_t>(own ? first : end - 1);
+      left = own ? waiting + (uint64_t{1} << END_BITS) : waiting - 1;
+    } while (!waiting_.compare_exchange_weak(waiting, left, std::memory_order_acquire, std::memory_order_relaxed));
+    error.guard(piece_, [&] { work.multiply(tile_, block, sums_); });
     unfinished_.fetch_sub(1, std::memory_order_release);
     return true;
   }
@@ -40,10 +45,13 @@ class Stage {
   bool finished() const { return unfinished_.load(std::memory_order_acquire) == 0; }
 
  private:
+  static constexpr int END_BITS = 32;
+
   int64_t piece_ = 0;
   Tile tile_;
   float* sums_ = nullptr;
-  std::atomic<int64_t> waiting_{0}, unfinished_{0};
+  std::atomic<uint64_t> waiting_{0};  // of the blocks that nobody has begun the first, and in the lower half the one behind the last
+  std::atomic<int64_t> unfinished_{0};
 };
 
 // The two tiles of the piece that a thread decodes: one is multiplied while the other is filled.
@@ -107,7 +115,7 @@ class Team {
   }
 
   void finish(Stage& stage) {
-    while (stage.work(work_, error_)) {
+    while (stage.work(work_, error_, true)) {
     }
     for (Patience patience; !stage.finished();) patience.wait();
   }
@@ -116,7 +124,7 @@ class Team {
     const size_t opened = opened_.load(std::memory_order_relaxed);
     for (size_t i = 0; i < opened; ++i)
       for (Stage& stage : stages_[i])
-        if (stage.work(work_, error_)) return true;
+        if (stage.work(work_, error_, false)) return true;
     return false;
   }
 

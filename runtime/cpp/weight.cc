@@ -82,7 +82,7 @@ void Weight::prepare_direct() {
 // All tiles, [panel, k, 64]: panels are numbered batch by batch, as in FORMAT.md.
 void Weight::decode_once() {
   const int64_t panels = member().batch * member().panels_per_batch();
-  float* values = dense_.floats(panels * member().k * PANEL_ROWS);
+  float* values = dense_.kept_floats(panels * member().k * PANEL_ROWS);
   Buffer memory;
   float* room = memory.floats(TILE_FLOATS);
   for (int64_t piece = 0; piece < pieces(); ++piece) {
