@@ -29,7 +29,7 @@ Options = Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
 def allocate(options: Options, budget_bytes: float) -> list[int] | None:
     """The chosen candidate of each weight; None where even the smallest ones exceed the budget."""
     found = _bisected(options, budget_bytes)
-    return None if found is None else _spend(options, found[0], budget_bytes - _bytes(options, found[0]))
+    return None if found is None else _spent(options, found[0], budget_bytes)
 
 
 def _bisected(options: Options, budget_bytes: float) -> tuple[list[int], float] | None:
@@ -89,17 +89,23 @@ def allocate_timed(options: Options, budget_bytes: float, timed: Timed) -> list[
     Time has a price of its own, which is bisected: the least that keeps the time, below that at which the divergence grows too much.
     """
     fused = unfolded(options, timed.folded)
-    found, plain = _bisected(fused, budget_bytes), allocate(fused, budget_bytes)
-    if found is None or plain is None or timed.total(plain) <= timed.most:
+    found = _bisected(fused, budget_bytes)
+    if found is None:
+        return None
+    multiplier, plain = found[1], _spent(fused, found[0], budget_bytes)
+    least = timed.total(plain)
+    if least <= timed.most:
         return plain
     predicted = _predicted(options, plain)
-    middle = float(np.log2(max(predicted, 1e-30) / timed.total(plain)))
+    middle = float(np.log2(max(predicted, 1e-30) / least))
     low, high, best = middle - PRICES, middle + PRICES, plain
     for _ in range(PRICE_BISECTIONS):
         price = 2.0 ** ((low + high) / 2)
-        chosen = allocate(timed.priced(options, price, found[1]), budget_bytes - timed.shared_bytes) or plain
-        kept, fast = _predicted(options, chosen) <= timed.worse * predicted, timed.total(chosen) <= timed.most
-        best = chosen if kept and (fast or timed.total(chosen) < timed.total(best)) else best
+        chosen = allocate(timed.priced(options, price, multiplier), budget_bytes - timed.shared_bytes) or plain
+        took = timed.total(chosen)
+        kept, fast = _predicted(options, chosen) <= timed.worse * predicted, took <= timed.most
+        if kept and (fast or took < least):
+            best, least = chosen, took
         low, high = (low, (low + high) / 2) if fast or not kept else ((low + high) / 2, high)
     return best
 
@@ -135,9 +141,9 @@ def _sum(each: Sequence[NDArray[np.float64]], chosen: Sequence[int]) -> float:
     return float(sum(values[number] for values, number in zip(each, chosen, strict=True)))
 
 
-def _spend(options: Options, chosen: list[int], left: float) -> list[int]:
-    """Upgrades single weights, the best gain a byte first, while they fit."""
-    chosen = list(chosen)
+def _spent(options: Options, chosen: Sequence[int], budget_bytes: float) -> list[int]:
+    """The choices with single weights upgraded, the best gain a byte first, while they fit."""
+    chosen, left = list(chosen), budget_bytes - _bytes(options, chosen)
     while True:
         best, step = 0.0, None
         for weight, (size, predicted) in enumerate(options):

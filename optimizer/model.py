@@ -1,4 +1,4 @@
-"""A model file read without its weights in memory, and the initializers in it that may be compressed.
+"""A model file as the optimizer reads it, weights in memory once (external ones are mapped), and the initializers in it that may be compressed.
 
 A weight is a constant initializer of the main graph: a float matrix or filter, or a large 4- or 8-bit integer tensor (which is coded
 without loss). How it is seen as [batch, rows, k] follows from what consumes it: `rows` are the outputs of the multiply.

@@ -20,7 +20,7 @@ from .evidence import Evidence
 from .fit import NEAR_ENOUGH, Market, Sizer
 from .fold import LEAST_OPSET
 from .gates import weighed
-from .layout import NO_LAYOUT, Layout
+from .layout import Layout
 from .parallel import spread
 from .plan import Choice, Layer
 from .preference import Pace
@@ -68,9 +68,9 @@ class Study:
         self._families = [name for name in TECHNIQUES[request.technique] if request.calibration or name not in CALIBRATED_ONLY]
         self.sizer = Sizer(task.model, task.untouchable, request.external_data, Coder(task.threads), task.bytes_before, task.data_name)
         self.skeleton_bytes = self.sizer.skeleton_bytes(evidence.layers, task.fixed)
+        self._layout = Layout.of(evidence.layers)
         # Folded weights are grids: who asks for codebooks is not given them.
-        self._pace = request.pace if {*GRIDS} & {*self._families} and _may_fold(task, evidence.layers, request.pace) else None
-        self._layout = NO_LAYOUT if self._pace is None else Layout.of(evidence.layers)
+        self._pace = request.pace if {*GRIDS} & {*self._families} and _may_fold(task, evidence.layers, request.pace, self._layout) else None
         self._reasons: dict[int, str] = {}
         biases = [layer.bias for layer in evidence.layers if layer.bias is not None]
         weights = {layer.weight.name for layer in evidence.layers} | {choice.weight.name for choice in task.fixed}
@@ -169,7 +169,6 @@ class Study:
         choices, share = [choice for payload in emitted.payloads for choice in payload.choices], 1 - SPARED
         road = drift.Road(self._task.model, self._calibration, self._task.untouchable, self._task.threads)
         arrays = self._arrays(emitted)
-        moved = self._moved(emitted, arrays)
         best: tuple[int, Emitted] | None = None
         for _ in range(FOLLOWINGS):
             found = drift.followed(choices, arrays, road, share, self._start("following the drift"))
@@ -179,7 +178,7 @@ class Study:
             if most_bytes * (1 - NEAR_ENOUGH) <= size <= most_bytes:
                 break
             share *= 1 - 1.1 * (size - most_bytes * (1 - SPARED)) / sum(payload.bytes for payload in anew.payloads)
-        return emitted if best is None or self.divergence(best[1]) >= moved else best[1]
+        return emitted if best is None or self.divergence(best[1]) >= self._moved(emitted, arrays) else best[1]
 
     def divergences_alone(self, emitted: Emitted) -> dict[str, float]:
         """The same for each weight alone, by name: the others are the original's."""
@@ -223,12 +222,12 @@ def _predicted(market: Market, budget_bytes: float) -> float:
     return math.inf if numbers is None else sum(one.predicted for one in market.chosen(numbers))
 
 
-def _may_fold(task: Task, layers: Sequence[Layer], pace: Pace | None) -> bool:
+def _may_fold(task: Task, layers: Sequence[Layer], pace: Pace | None, layout: Layout) -> bool:
     """Whether plain grids are too slow when fused, and the model's opset has what folded weights need."""
     if pace is None or (task.model.graph.opset_imports.get("") or 0) < LEAST_OPSET:
         return False
     each = [times(layer.weight.view, layer.work, Quantize(1.0), layer.is_pooled) for layer in layers]
-    reordered = Layout.of(layers).microseconds({layer.weight.name: True for layer in layers})
+    reordered = layout.microseconds({layer.weight.name: True for layer in layers})
     return sum(one.fused for one in each) > pace.slowdown * (sum(one.folded for one in each) + reordered)
 
 
