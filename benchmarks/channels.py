@@ -18,7 +18,7 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_compress.optimizer.calibrate import load_calibration
 from onnx_compress.optimizer.drop_channels import Drop, drop_channels
-from onnx_compress.optimizer.model import load
+from onnx_compress.optimizer.loading import load
 from onnx_compress.passes.simplify import simplify
 from rows import processor, write_rows
 from shared_models import HERE, MODELS, TASKS, calibration, script

@@ -11,8 +11,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .model import Use, Weight
 from .moments import Moments
+from .weights import Use, Weight
 
 BIAS_INPUT = {"Conv": 2, "Gemm": 2}
 

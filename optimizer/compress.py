@@ -25,14 +25,15 @@ from .errors import CompressError, UsageError
 from .evidence import Evidence, observe
 from .factoring import factor
 from .files import Workspace, data_name, model_bytes
+from .loading import load
 from .lossless import compress_lossless
-from .model import Rules, find_weights, load, unwanted
 from .outcome import Contents, Setting, contents, summarize
 from .plan import Choice, Layer
 from .report import Progress, Report, Request, silent
 from .save import is_external, save
 from .study import Task
 from .verify import check
+from .weights import Rules, find_weights, unwanted
 
 FACTORING = ("lowrank",)
 """Techniques that look for low rank: an eigendecomposition of each matrix."""

@@ -34,7 +34,6 @@ from .bias import correction
 from .calibrate import Feed, masked
 from .course import Array, Course
 from .evidence import informed
-from .model import Weight
 from .moments import Moments, arranged, counted, each, multiplier
 from .parallel import spread
 from .plan import Choice, Layer, Remade
@@ -43,6 +42,7 @@ from .shrinkage import MANY_COLUMNS, shrunk
 from .sums import Half
 from .trial import Sample, coded_bits
 from .vectors import cut, vectors
+from .weights import Weight
 
 CHOICES, FEW_CHOICES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0), (0.05, 0.2, 0.7)
 """Shrinkages that are tried; the latter from MANY_COLUMNS on."""

@@ -17,10 +17,10 @@ from ..passes.halve import halve
 from ..runtime.header import FORMAT_KEY, FORMAT_VERSION
 from . import epilogues, fold, recurrent
 from .bias import constant_behind, following_add
-from .model import Use, Weight
 from .operators import DOMAIN
 from .plan import Payload
 from .version import how_to_install
+from .weights import Use, Weight
 
 PACKAGE_KEY = "onnx_compress.package"
 NAMES_KEY = "onnx_compress.names"

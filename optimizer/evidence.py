@@ -14,11 +14,11 @@ from ..passes.feedback import Factor, factorize
 from .bias import bias_of, centred
 from .calibrate import Feed, load_calibration, samples
 from .factors import Factors
-from .model import Weight
 from .moments import Moments, measure
 from .plan import Layer
 from .report import Request
 from .synthetic import synthesize
+from .weights import Weight
 from .work import measure as measure_work
 
 PROBE_SAMPLES = (8, 96)

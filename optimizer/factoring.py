@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from ..passes.constants import all_names, fresh_name
 from ..passes.lowrank import Factors, worthwhile
 from ..passes.technique import Context, Refusal
-from .model import Weight, weight_of
 from .parallel import spread
 from .plan import Layer
+from .weights import Weight, weight_of
 
 LEAST_VALUES = 4096
 """A smaller weight has no room for a second payload."""

@@ -11,12 +11,13 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from .errors import CompressError, UsageError
+from .protos import data_locations
+from .wire import mapped
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -31,9 +32,21 @@ def data_name(target: Path) -> str:
     return f"{target.name}.data"
 
 
+def check_source(path: Path) -> None:
+    """Raises UsageError where `path` is no file, CompressError where it is an empty one."""
+    if not path.exists():
+        raise UsageError(f"{path} does not exist: check the name and the folder")
+    if not path.is_file():
+        raise UsageError(f"{path} is no file: give the name of an .onnx file")
+    if not path.stat().st_size:
+        raise CompressError(f"{path} is no ONNX model (it is empty): export or copy it again")
+
+
 def model_files(path: Path) -> tuple[Path, ...]:
-    """The .onnx file and then all data files that it refers to. Raises UsageError, CompressError."""
-    return (path, *data_files(path, load_graph(path)))
+    """The .onnx file and then all data files that it refers to, sorted. Raises UsageError, CompressError."""
+    check_source(path)
+    with mapped(path) as data:
+        return (path, *(path.parent / location for location in sorted(data_locations(data))))
 
 
 def model_bytes(path: Path) -> int:
@@ -49,38 +62,25 @@ def model_bytes(path: Path) -> int:
     return sum(sizes)
 
 
-def data_files(path: Path, model: ir.Model) -> tuple[Path, ...]:
-    """The external data files that the tensors of the model at `path` refer to, sorted."""
-    locations = {str(tensor.location) for tensor in _tensors(model) if hasattr(tensor, "location")}
-    return tuple(path.parent / location for location in sorted(locations))
-
-
 def load_graph(path: Path) -> ir.Model:
     """The model at `path`; its external data is not read yet. Raises UsageError, CompressError."""
     import onnx_ir as ir
 
-    if not path.exists():
-        raise UsageError(f"{path} does not exist: check the name and the folder")
-    if not path.is_file():
-        raise UsageError(f"{path} is no file: give the name of an .onnx file")
+    check_source(path)
     try:
         model = ir.load(path)
     except OSError as error:
         raise CompressError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from None
     except Exception as error:  # protobuf and onnx_ir raise many kinds
-        raise CompressError(f"{path} is no ONNX model, or only a part of one ({type(error).__name__}): export or copy it again") from error
-    if not model.graph.outputs:  # an empty file is a valid protobuf, and so is much junk
-        raise CompressError(f"{path} is no ONNX model (it is empty, or its graph has no outputs): export or copy it again")
+        root = error
+        while root.__cause__ is not None:
+            root = root.__cause__  # type: ignore[assignment]
+        if isinstance(root, NotImplementedError):
+            raise CompressError(f"{path} holds what is not read here ({root}): only --lossless and restore look at no more than its weights") from error
+        raise CompressError(f"{path} is no ONNX model, or only a part of one ({type(root).__name__}): export or copy it again") from error
+    if not model.graph.outputs:  # much junk is a valid protobuf
+        raise CompressError(f"{path} is no ONNX model (its graph has no outputs): export or copy it again")
     return model
-
-
-def _tensors(model: ir.Model) -> Iterator[object]:
-    """All tensors of all graphs, functions and attributes; external ones are not read."""
-    bodies: tuple[ir.Graph | ir.Function, ...] = (model.graph, *model.functions.values())
-    for graph in (graph for body in bodies for graph in (body, *body.subgraphs())):
-        yield from (value.const_value for value in getattr(graph, "initializers", {}).values())
-    for node in (node for body in bodies for node in body.all_nodes()):
-        yield from (attribute.value for attribute in node.attributes.values())
 
 
 def check_target(source: Path, target: Path, force: bool) -> None:

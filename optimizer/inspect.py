@@ -66,7 +66,7 @@ class Inspection:
     weights: tuple[InspectedWeight, ...]
 
 
-def inspect(path: Path) -> Inspection:
+def inspect(path: str | Path) -> Inspection:
     """Reads the file and checks every payload. Raises UsageError where it is not compressed, CompressError where it is damaged."""
     path = Path(path)
     model, total = open_compressed(path), model_bytes(path)
@@ -88,7 +88,7 @@ def inspect(path: Path) -> Inspection:
     weights += _folded_weights(folded, names, stream_bytes)
     payload_bytes += stream_bytes
     plain = _plain_bytes(model, set(uses) | streams)
-    package = model.metadata_props.get(PACKAGE_KEY, "an unknown version").rsplit("==", 1)[-1]
+    package = model.metadata_props.get(PACKAGE_KEY, "").rsplit("==", 1)[-1]
     graph = total - payload_bytes - plain
     return Inspection(str(path), reader.FORMAT_VERSION, package, total, graph, payload_bytes, plain, len(uses), DECODE_BUFFER_BYTES if uses else 0, tuple(weights))
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from ..runtime.header import FORMAT_KEY
 from .errors import CompressError, UsageError
-from .files import Workspace
+from .files import Workspace, check_source
 from .flush import Flushed
 from .lossless_packed import Packed, Weight
 from .lossless_restore import hash_original, read_recipe
@@ -31,7 +31,7 @@ from .save import goes_external
 def compress_lossless(source: Path, target: Path, request: Request, progress: Progress = silent) -> Report:
     """Compresses the model at `source` without changing a bit. Raises UsageError, CompressError, VerificationError."""
     source, target = Path(source), Path(target)
-    _check(source)
+    check_source(source)
     threads, seconds, since = request.threads or os.cpu_count() or 1, {}, time.monotonic()
     with Workspace(source, target, request.force, request.dry_run) as work, Source(source) as held:
         with Flushed(work.model) as file, Threads(threads) as pool:  # the file is closed when nobody writes any more
@@ -85,15 +85,6 @@ def _row(weight: Weight) -> WeightReport:
         placement="decompressed" if readers.whole else "fused",
         resident_bytes=weight.bytes_after,
     )
-
-
-def _check(source: Path) -> None:
-    if not source.exists():
-        raise UsageError(f"{source} does not exist: check the name and the folder")
-    if not source.is_file():
-        raise UsageError(f"{source} is no file: give the name of an .onnx file")
-    if not source.stat().st_size:
-        raise CompressError(f"{source} is no ONNX model (it is empty): export or copy it again")
 
 
 def _refuse(source: Path, model: Model) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from threading import Lock
+from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -19,6 +20,7 @@ from ..passes.exact_forms import as_float
 from . import exact
 from .errors import CompressError
 from .protos import Model, Tensor
+from .wire import mapped
 
 FLOAT, FLOAT16, BFLOAT16 = 1, 10, 16
 READ_BYTES = 8 << 20
@@ -33,33 +35,26 @@ class Source:
         self.path = path
 
     def __enter__(self) -> Self:
-        try:
-            self._file = self.path.open("rb")
-        except OSError as error:
-            raise CompressError(f"{self.path} cannot be read ({error.strerror or error}): check its permissions") from None
-        self.data = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._others: dict[str, int] = {}
-        self._opening = Lock()
+        with ExitStack() as opened:
+            self.data = opened.enter_context(mapped(self.path))
+            self._opened, self._numbers, self._opening = opened.pop_all(), dict[str, int](), Lock()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.data.close()
-        self._file.close()
-        for number in self._others.values():
-            os.close(number)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._opened.__exit__(kind, error, trace)
 
     def _number(self, location: str) -> int:
-        if not location:
-            return self._file.fileno()
+        """The descriptor of the model, or of a data file; opened once."""
         with self._opening:
-            if location not in self._others:
+            if location not in self._numbers:
                 try:
-                    self._others[location] = os.open(self.path.parent / location, os.O_RDONLY)
+                    self._numbers[location] = os.open(self.path.parent / (location or self.path.name), os.O_RDONLY)
                 except OSError:
                     raise CompressError(
                         f"the data file {self.path.parent / location} of {self.path} is missing or cannot be read: put it where the model refers to, under that name"
                     ) from None
-            return self._others[location]
+                self._opened.callback(os.close, self._numbers[location])
+            return self._numbers[location]
 
     def size(self, location: str = "") -> int:
         """Bytes of the model, or of a data file."""

@@ -21,11 +21,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .calibrate import Feed, masked
-from .model import Use, Weight
 from .rig import Rig
 from .shrinkage import cross_validated, shrunk
 from .sums import Half, Sums, Total
 from .vectors import cut, vectors
+from .weights import Use, Weight
 
 WATCHED = 32
 """Inner values that one session hands out: bounds the activations of a batch in memory; more take further passes over the data."""

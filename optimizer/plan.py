@@ -15,8 +15,8 @@ from ..runtime.evaluate import viewed_values
 from ..runtime.form import Form, Member, Symbols
 from .bias import correction
 from .fold import Folded
-from .model import Weight
 from .moments import Moments
+from .weights import Weight
 from .work import NO_TIMES, Times, Work
 
 GATES = {"LSTM": 4, "GRU": 3}

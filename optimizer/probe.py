@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from . import distortion
 from .calibrate import Feed, masked
-from .model import Weight
 from .rig import Rig, as_input
+from .weights import Weight
 
 KEPT_BYTES = 512 << 20
 """Outputs of the original that are kept; those of further batches are computed anew in every probe."""

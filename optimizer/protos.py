@@ -12,11 +12,14 @@ from . import wire
 from .wire import Data, Field
 
 MODEL_IR_VERSION, MODEL_GRAPH, MODEL_OPSETS, MODEL_METADATA, MODEL_FUNCTIONS = 1, 7, 8, 14, 25
-GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT, GRAPH_SPARSE = 1, 5, 11, 12, 15
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 3, 4, 5, 7
 ATTRIBUTE_NAME, ATTRIBUTE_INT, ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_INTS, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS, ATTRIBUTE_TYPE = 1, 3, 5, 6, 8, 10, 11, 20
 TYPE_INTS = 7
 FUNCTION_NODE = 7
+VALUE_TYPE = 2
+NO_TENSORS = {4: "a sequence", 5: "a map", 7: "opaque", 8: "a sparse tensor", 9: "an optional"}
+"""TypeProto's fields besides tensor_type."""
 TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_RAW, TENSOR_EXTERNAL, TENSOR_LOCATION = 1, 2, 8, 9, 13, 14
 TYPED_DATA = (4, 5, 6, 7, 10, 11)
 
@@ -109,6 +112,33 @@ def read_metadata(data: Data) -> dict[str, str]:
 def metadata_entries(data: Data) -> Iterator[tuple[str, str, Field]]:
     """Key, value and place of each. Raises CompressError."""
     yield from ((*_entry(data, one), one) for one in wire.fields(data, 0, len(data)) if one.number == MODEL_METADATA)
+
+
+def data_locations(data: Data) -> set[str]:
+    """The data files, as the model names them, of all tensors in its graphs and functions. Raises MalformedError."""
+    bodies = [one for one in wire.fields(data, 0, len(data)) if one.number in (MODEL_GRAPH, MODEL_FUNCTIONS) and one.kind == wire.LENGTH]
+    if all(one.number != MODEL_GRAPH for one in bodies):  # an empty file is a valid protobuf, and so is much junk
+        raise wire.MalformedError("is no ONNX model (it has no graph): export or copy it again")
+    tensors = (tensor for body in bodies for tensor in _externals(data, body))
+    entries = (_entry(data, one) for tensor in tensors for one in wire.fields(data, tensor.body, tensor.end) if one.number == TENSOR_EXTERNAL)
+    return {value for key, value in entries if key == "location"}
+
+
+def no_tensors(data: Data) -> Iterator[tuple[str, str]]:
+    """Inputs and outputs of the main graph that are no tensors, and weights that are sparse: (such as "output 'scores'", what it is). Raises MalformedError."""
+    for graph in (one for one in wire.fields(data, 0, len(data)) if one.number == MODEL_GRAPH and one.kind == wire.LENGTH):
+        for one in wire.fields(data, graph.body, graph.end):
+            if one.number in (GRAPH_INPUT, GRAPH_OUTPUT):
+                kinds = [NO_TENSORS[kind] for kind in _type_fields(data, one) if kind in NO_TENSORS]
+                yield from ((f"{'input' if one.number == GRAPH_INPUT else 'output'} {_name(data, one)!r}", kind) for kind in kinds)
+            elif one.number == GRAPH_SPARSE:
+                values = next(part for part in wire.fields(data, one.body, one.end) if part.number == 1)
+                yield f"weight {_tensor(data, values).name!r}", NO_TENSORS[8]
+
+
+def _type_fields(data: Data, value: Field) -> Iterator[int]:
+    for kind in (one for one in wire.fields(data, value.body, value.end) if one.number == VALUE_TYPE):
+        yield from (one.number for one in wire.fields(data, kind.body, kind.end))
 
 
 def _externals(data: Data, body: Field) -> Iterator[Field]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from .model import Weight
 from .operators import DOMAIN
+from .weights import Weight
 
 LAYERS = ("LSTM", "GRU")
 W_INPUT, R_INPUT = 1, 2

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from .expand import RestoreReport
 
 
-def restore(source: Path, target: Path, force: bool = False, rename_data: bool = False, threads: int = 0) -> RestoreReport | LosslessRestored:
+def restore(source: str | Path, target: str | Path, force: bool = False, rename_data: bool = False, threads: int = 0) -> RestoreReport | LosslessRestored:
     """Writes the plain model; of a lossless file the very original, with its data files. Raises UsageError, CompressError."""
+    source, target = Path(source), Path(target)
     if is_lossless(source):
         return restore_lossless(source, target, force, rename_data, threads)
     from .expand import restore_lossy

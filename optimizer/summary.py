@@ -193,9 +193,10 @@ def inspection_table(inspection: Inspection) -> list[str]:
 
 
 def inspection_rows(inspection: Inspection) -> list[Row]:
-    """What a compressed file holds, in all."""
+    """What a compressed file holds, in all. A lossless one does not say who wrote it."""
+    writer = f", written by {inspection.package}" if inspection.package else ""
     return [
-        ("file", f"{inspection.path}, {inspection.total_bytes:,} bytes, format {inspection.format}, written by {inspection.package}"),
+        ("file", f"{inspection.path}, {inspection.total_bytes:,} bytes, format {inspection.format}{writer}"),
         ("weights", f"{len(inspection.weights)} in {_count(inspection.payloads, 'payload')} of {inspection.payload_bytes:,} bytes in all"),
         ("the rest", f"{inspection.graph_bytes:,} bytes of graph, {inspection.plain_bytes:,} bytes of tensors that are not compressed"),
         ("in a session", f"{inspection.decode_buffer_bytes:,} bytes of decoded weights at most in each thread"),

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..runtime.form import View
-from .model import Use
+from .weights import Use
 
 RECURRENT = ("LSTM", "GRU", "RNN")
 

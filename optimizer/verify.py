@@ -20,8 +20,8 @@ from . import distortion
 from .calibrate import Feed, load_calibration, masked
 from .errors import CompressError, VerificationError
 from .expand import open_compressed, restore_model
+from .loading import load
 from .lossless_restore import is_lossless, restore_lossless
-from .model import load
 from .operators import DOMAIN, Read, reads
 from .rig import reason
 from .save import KEPT_INLINE_BYTES
@@ -71,8 +71,9 @@ class VerifyReport:
     warnings: tuple[str, ...]
 
 
-def verify(original: Path, compressed: Path, inputs: Sequence[Path] = (), max_divergence: float | None = None) -> VerifyReport:
+def verify(original: str | Path, compressed: str | Path, inputs: Sequence[str | Path] = (), max_divergence: float | None = None) -> VerifyReport:
     """Compares the two files on the given inputs, or on synthetic ones. Raises UsageError, CompressError, VerificationError."""
+    original, compressed = Path(original), Path(compressed)
     model = load(original)
     open_compressed(compressed)
     feeds = load_calibration(inputs, model.graph.inputs) if inputs else synthesize(model, 0, {})

@@ -6,7 +6,9 @@ Nothing is decoded that need not be, so that whatever surrounds an edit stays as
 from __future__ import annotations
 
 from collections.abc import Iterator
-from mmap import mmap
+from contextlib import contextmanager
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
 from typing import NamedTuple
 
 from .errors import CompressError
@@ -14,6 +16,32 @@ from .errors import CompressError
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 
 Data = bytes | mmap
+
+
+class MalformedError(CompressError):
+    """Bytes that are no ONNX model; `what` is wrong with them, said of a file whose name is not known here."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the file {what}")
+        self.what = what
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[Data]:
+    """The bytes of a file, where they are. Raises CompressError, which names the file where its bytes are no model."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise CompressError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from None
+    with file:
+        try:
+            if not file.seek(0, 2):
+                yield b""
+                return
+            with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+                yield data
+        except MalformedError as error:
+            raise CompressError(f"{path} {error.what}") from None
 
 
 class Field(NamedTuple):
@@ -29,7 +57,7 @@ class Field(NamedTuple):
 
 
 def read_varint(data: Data, at: int, end: int) -> tuple[int, int]:
-    """(value, position behind it). Raises CompressError."""
+    """(value, position behind it). Raises MalformedError."""
     value = shift = 0
     while at < end and shift < 70:
         byte = data[at]
@@ -38,11 +66,11 @@ def read_varint(data: Data, at: int, end: int) -> tuple[int, int]:
         if byte < 128:
             return value & 0xFFFFFFFFFFFFFFFF, at
         shift += 7
-    raise CompressError("the file is no ONNX model, or only a part of one (a number does not end): export or copy it again")
+    raise MalformedError("is no ONNX model, or only a part of one (a number does not end): export or copy it again")
 
 
 def fields(data: Data, start: int, end: int) -> Iterator[Field]:
-    """The fields of the message in bytes `start` to `end`. Raises CompressError."""
+    """The fields of the message in bytes `start` to `end`. Raises MalformedError."""
     at = start
     while at < end:
         first, tag = at, data[at]
@@ -62,9 +90,9 @@ def fields(data: Data, start: int, end: int) -> Iterator[Field]:
         elif kind in (FIXED64, FIXED32):
             at += 8 if kind == FIXED64 else 4
         else:
-            raise CompressError(f"the file is no ONNX model (wire type {kind} at byte {first}): export or copy it again")
+            raise MalformedError(f"is no ONNX model (wire type {kind} at byte {first}): export or copy it again")
         if at > end:
-            raise CompressError(f"the file ends inside a field at byte {first}: it is only a part of a model, copy it again")
+            raise MalformedError(f"is no ONNX model, or only a part of one (it ends inside a field at byte {first}): export or copy it again")
         yield Field(tag >> 3, kind, first, length, body, at, value)
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from .calibrate import Feed, samples
-from .model import Use, Weight
 from .rig import Rig, RunError
+from .weights import Use, Weight
 
 VECTORS = 4
 """Up to so many positions a matrix is read more than it is computed with."""

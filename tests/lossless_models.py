@@ -10,9 +10,8 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnx_compress.optimizer import Request, compress
+from onnx_compress.optimizer import Request, compress, restore
 from onnx_compress.optimizer.report import Report
-from onnx_compress.optimizer.restore import restore
 
 ROWS, COLUMNS = 96, 128
 

@@ -10,8 +10,9 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_compress.optimizer.calibrate import Feed
-from onnx_compress.optimizer.model import Rules, Weight, find_weights, load
+from onnx_compress.optimizer.loading import load
 from onnx_compress.optimizer.moments import Moments, measure
+from onnx_compress.optimizer.weights import Rules, Weight, find_weights
 
 from models.network import Network, tensor
 

@@ -16,13 +16,12 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from onnx_compress.optimizer import Request, compress
+from onnx_compress.optimizer import Request, compress, restore
 from onnx_compress.optimizer.emit import FOLDED_KEY
 from onnx_compress.optimizer.errors import UsageError
 from onnx_compress.optimizer.files import model_bytes
 from onnx_compress.optimizer.operators import PAYLOAD_INPUTS
 from onnx_compress.optimizer.report import Report
-from onnx_compress.optimizer.restore import restore
 from onnx_compress.optimizer.verify import FLOAT_PRODUCTS
 from onnx_compress.passes.simplify import simplify
 from onnx_compress.runtime import evaluate, library, reader, session

@@ -189,6 +189,13 @@ def test_compress_is_a_function_even_when_its_module_was_imported_first(spy: Spy
         _ = package.nonsense
 
 
+@pytest.mark.parametrize("name", ["compress", "curve", "inspect", "restore", "verify"])
+def test_the_package_offers_each_function_of_its_list(name: str) -> None:
+    package, module = importlib.import_module("onnx_compress.optimizer"), importlib.import_module(f"onnx_compress.optimizer.{name}")
+    assert getattr(package, name) is getattr(module, name)
+    assert name in package.__all__
+
+
 @dataclass(frozen=True)
 class Restored:
     target: str

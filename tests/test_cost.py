@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx_compress.optimizer.cost import times
-from onnx_compress.optimizer.model import Rules, find_weights, load
+from onnx_compress.optimizer.loading import load
+from onnx_compress.optimizer.weights import Rules, find_weights
 from onnx_compress.optimizer.work import Work, measure
 from onnx_compress.passes.mapping import LearnedMap
 from onnx_compress.passes.quantize import Quantize

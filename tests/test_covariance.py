@@ -16,9 +16,9 @@ from onnx_compress.optimizer import factors, moments, shrinkage
 from onnx_compress.optimizer.calibrate import Feed
 from onnx_compress.optimizer.evidence import informed
 from onnx_compress.optimizer.factors import Factors
-from onnx_compress.optimizer.model import Weight
 from onnx_compress.optimizer.moments import Moments
 from onnx_compress.optimizer.plan import Layer
+from onnx_compress.optimizer.weights import Weight
 from onnx_compress.passes.feedback import Factor
 from onnx_compress.passes.technique import Context
 

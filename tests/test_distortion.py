@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
 from onnx_compress.optimizer.distortion import WARN_ABOVE, Kind, counted, divergence, is_silent, kinds, logits, main_kind
-from onnx_compress.optimizer.model import load
+from onnx_compress.optimizer.loading import load
 from onnx_compress.passes.simplify import simplify
 
 from models.network import Network, tensor

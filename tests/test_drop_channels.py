@@ -11,12 +11,11 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 from onnx import helper
-from onnx_compress.optimizer import Request, compress
+from onnx_compress.optimizer import Request, compress, restore
 from onnx_compress.optimizer.covariances import Covariance, measure_halves
 from onnx_compress.optimizer.drop_channels import Drop, drop_channels
 from onnx_compress.optimizer.elimination import Elimination, refit, weights_of
 from onnx_compress.optimizer.errors import UsageError
-from onnx_compress.optimizer.restore import restore
 from onnx_compress.optimizer.verify import verify
 from onnx_compress.passes.channels import Chain, find_chains
 from onnx_compress.passes.fold_shapes import InferShapes

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from onnx_compress.optimizer.inspect import inspect
+from onnx_compress.optimizer import inspect
 
 from models.network import Network, tensor
 from models.structures import STRUCTURES

@@ -16,11 +16,11 @@ from onnx_compress.optimizer.cost import Times
 from onnx_compress.optimizer.emit import Emitted
 from onnx_compress.optimizer.errors import TargetError
 from onnx_compress.optimizer.fit import Market, Sizer, fit
-from onnx_compress.optimizer.model import Weight
 from onnx_compress.optimizer.plan import Choice, Layer, Payload
 from onnx_compress.optimizer.preference import Pace
 from onnx_compress.optimizer.sensitivity import Scaled
 from onnx_compress.optimizer.trial import Candidate
+from onnx_compress.optimizer.weights import Weight
 from onnx_compress.passes.codebook import Cluster
 from onnx_compress.passes.quantize import Quantize
 from onnx_compress.passes.technique import Context, Technique

@@ -13,14 +13,12 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
-from onnx_compress.optimizer import preference
+from onnx_compress.optimizer import inspect, preference, restore
 from onnx_compress.optimizer.candidates import TECHNIQUES
 from onnx_compress.optimizer.emit import FOLDED_KEY
 from onnx_compress.optimizer.errors import CompressError
-from onnx_compress.optimizer.inspect import inspect
 from onnx_compress.optimizer.preference import POOL_VALUES, Pace
 from onnx_compress.optimizer.report import WeightReport
-from onnx_compress.optimizer.restore import restore
 from onnx_compress.runtime import library_path
 
 from models.network import Network, tensor

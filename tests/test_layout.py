@@ -13,8 +13,9 @@ import pytest
 from onnx_compress.optimizer.allocate import Timed, allocate_timed
 from onnx_compress.optimizer.cost import reordering
 from onnx_compress.optimizer.layout import Layout
-from onnx_compress.optimizer.model import Rules, find_weights, load
+from onnx_compress.optimizer.loading import load
 from onnx_compress.optimizer.plan import Layer
+from onnx_compress.optimizer.weights import Rules, find_weights
 from onnx_compress.optimizer.work import measure
 from onnx_compress.passes.technique import Context
 

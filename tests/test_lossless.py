@@ -13,12 +13,11 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnx_compress.optimizer import Request, compress
+from onnx_compress.optimizer import Request, compress, restore
 from onnx_compress.optimizer.errors import CompressError, UsageError
 from onnx_compress.optimizer.lossless_restore import read_recipe
 from onnx_compress.optimizer.protos import read_metadata, read_model
 from onnx_compress.optimizer.report import Report
-from onnx_compress.optimizer.restore import restore
 from onnx_compress.runtime import session
 
 from tests.lossless_models import (

@@ -12,14 +12,13 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx_compress.optimizer import Request, compress
+from onnx_compress.optimizer import Request, compress, restore
 from onnx_compress.optimizer.errors import CompressError, UsageError
 from onnx_compress.optimizer.lossless_restore import hash_original, read_recipe
 from onnx_compress.optimizer.lossless_source import Source
 from onnx_compress.optimizer.lossless_tensors import Coder
 from onnx_compress.optimizer.protos import read_model
 from onnx_compress.optimizer.recipe import COPY_MODEL
-from onnx_compress.optimizer.restore import restore
 from onnx_compress.runtime import session
 
 from tests.lossless_models import (

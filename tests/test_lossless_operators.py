@@ -12,8 +12,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnx_compress.optimizer import Request, compress
-from onnx_compress.optimizer.restore import restore
+from onnx_compress.optimizer import Request, compress, restore
 from onnx_compress.optimizer.summary import summary
 from onnx_compress.passes.planes import write_planes
 from onnx_compress.runtime import session

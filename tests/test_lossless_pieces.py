@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from lossless_models import constant_model, pressed
 from onnx import TensorProto
-from onnx_compress.optimizer import flush, lossless_decode
+from onnx_compress.optimizer import flush, lossless_decode, restore
 from onnx_compress.optimizer.flush import Flushed, Stream
 from onnx_compress.optimizer.lossless_pieces import Piece, in_order
 from onnx_compress.optimizer.lossless_threads import Threads
-from onnx_compress.optimizer.restore import restore
 from onnx_compress.runtime.errors import FormatError
 
 SIZE = 1 << 15

@@ -8,9 +8,8 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx_compress.optimizer import Request, compress
+from onnx_compress.optimizer import Request, compress, restore
 from onnx_compress.optimizer.report import Report
-from onnx_compress.optimizer.restore import restore
 from onnx_compress.passes.feedback import Factor, factorize
 from onnx_compress.passes.lowrank import LARGEST, Factors, LowRank, worthwhile
 from onnx_compress.passes.technique import Context, Refusal

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from onnx_compress.optimizer import shrinkage
 from onnx_compress.optimizer.calibrate import load_calibration
-from onnx_compress.optimizer.model import Rules, Weight, find_weights, load
+from onnx_compress.optimizer.loading import load
 from onnx_compress.optimizer.moments import Moments
 from onnx_compress.optimizer.synthetic import synthesize
 from onnx_compress.optimizer.vectors import spread
+from onnx_compress.optimizer.weights import Rules, Weight, find_weights
 from onnx_compress.passes.simplify import simplify
 
 from models.network import Network, tensor

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.backend.test.case.node import collect_testcases
 from onnx.backend.test.case.test_case import TestCase
-from onnx_compress.optimizer.model import Rules
+from onnx_compress.optimizer.weights import Rules
 
 from tests.outcomes import apart, compressed, plain_session, run
 

@@ -14,9 +14,10 @@ from onnx import numpy_helper
 from onnx_compress.optimizer import distortion
 from onnx_compress.optimizer.calibrate import Feed
 from onnx_compress.optimizer.errors import CompressError
-from onnx_compress.optimizer.model import Rules, Weight, find_weights, load
+from onnx_compress.optimizer.loading import load
 from onnx_compress.optimizer.probe import Prober
 from onnx_compress.optimizer.synthetic import synthesize
+from onnx_compress.optimizer.weights import Rules, Weight, find_weights
 from onnx_compress.passes.simplify import simplify
 
 from models.network import Network, tensor

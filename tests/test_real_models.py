@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx_compress.optimizer import Request, compress
+from onnx_compress.optimizer import Request, compress, restore
 from onnx_compress.optimizer.report import Report
-from onnx_compress.optimizer.restore import restore
 from onnx_compress.runtime import library_path
 
 from tests.outcomes import DOMAIN, WINDOW, nodes

@@ -12,8 +12,8 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx_compress.optimizer import restore
 from onnx_compress.optimizer.errors import CompressError, UsageError
-from onnx_compress.optimizer.restore import restore
 from onnx_compress.passes import writer
 from onnx_compress.runtime.form import Dense, Grid, Member, Symbols, View
 from onnx_compress.runtime.header import FORMAT_VERSION
@@ -129,7 +129,7 @@ def test_restoring_needs_no_library(tmp_path: Path) -> None:
 from pathlib import Path
 from onnx_compress.runtime import library
 library.library_path = lambda: 1 / 0
-from onnx_compress.optimizer.restore import restore
+from onnx_compress.optimizer import restore
 restore(Path({str(outcome.target)!r}), Path({str(tmp_path / "again.onnx")!r}))
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=Path(__file__).parents[1], env={"PYTHONPATH": ".typing"})

@@ -8,9 +8,8 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx.external_data_helper import ExternalDataInfo
-from onnx_compress.optimizer import Request, compress
+from onnx_compress.optimizer import Request, compress, restore
 from onnx_compress.optimizer.errors import CompressError
-from onnx_compress.optimizer.restore import restore
 from onnx_compress.optimizer.save import ALIGNMENT, IDENTITY_BYTES, IDENTITY_KEY, MAGIC
 from onnx_compress.runtime import session
 

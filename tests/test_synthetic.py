@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from onnx_compress.optimizer import Request, compress
 from onnx_compress.optimizer.calibrate import Feed
 from onnx_compress.optimizer.errors import CompressError, UsageError
-from onnx_compress.optimizer.model import load
+from onnx_compress.optimizer.loading import load
 from onnx_compress.optimizer.synthetic import images, synthesize
 from onnx_compress.passes.simplify import simplify
 

@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_compress.optimizer.model import Rules, Weight, find_weights, load
+from onnx_compress.optimizer.loading import load
+from onnx_compress.optimizer.weights import Rules, Weight, find_weights
 from onnx_compress.passes.halve import halve
 from onnx_compress.passes.names import shorten
 from onnx_compress.passes.simplify import simplify

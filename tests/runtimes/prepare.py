@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-from onnx_compress.optimizer import Request, compress
+from onnx_compress.optimizer import Request, compress, restore
 from onnx_compress.optimizer.errors import CompressError, TargetError, UsageError
-from onnx_compress.optimizer.restore import restore
 
 from models.structures import STRUCTURES, feeds
 

@@ -1,4 +1,4 @@
-"""A model file as the optimizer reads it, weights in memory once (external ones are mapped), and the initializers in it that may be compressed.
+"""The initializers of a model that may be compressed.
 
 A weight is a constant initializer of the main graph: a float matrix or filter, or a large 4- or 8-bit integer tensor (which is coded
 without loss). How it is seen as [batch, rows, k] follows from what consumes it: `rows` are the outputs of the multiply.
@@ -6,32 +6,23 @@ without loss). How it is seen as [batch, rows, k] follows from what consumes it:
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..runtime.form import View
-from ..runtime.header import FORMAT_KEY
-from .errors import CompressError, UsageError
-from .files import load_graph
+from .errors import UsageError
+from .loading import NAMES_KEY
 from .views import ACTIVATIONS, FLOATS, SIXTEEN_BITS, Stored, plain, wanted
-
-NAMES_KEY = "onnx_compress.names"
-"""In `Model.meta`, never in the file: the constants' names as they were in the file."""
 
 INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
 
 RECURRENT, LAST_MATRIX = ("LSTM", "GRU", "RNN"), 2
 """Operators whose inputs 1 and 2 are matrices, and later ones biases."""
-
-OWN_BYTES = 4096
-"""A float tensor of at least this many bytes is an array from the beginning."""
 
 CHECKED_AT_ONCE = 1 << 20
 """Values looked at in one go for NaN: bounds the temporary arrays."""
@@ -116,19 +107,6 @@ class Found:
     left_alone: tuple[tuple[str, str, int], ...]
 
 
-def load(path: str | os.PathLike[str]) -> ir.Model:
-    """The model; external tensors are mapped when they are first read.
-
-    Raises UsageError where `path` is no file, or a model that is compressed already; CompressError where it holds no usable ONNX model.
-    """
-    path = Path(path)
-    model = load_graph(path)
-    _check(path, model)
-    _detach(model)
-    model.meta[NAMES_KEY] = frozenset(_constant_names(model))
-    return model
-
-
 def unwanted(model: ir.Model, rules: Rules) -> frozenset[str]:
     """Names of the constants that stay byte-identical, for `simplify`. Raises UsageError for bad rules."""
     names = _known_names(model)
@@ -150,60 +128,6 @@ def find_weights(model: ir.Model, rules: Rules) -> Found:
             elif _is_notable(value):
                 left_alone.append((name, seen, 0 if value.const_value is None else value.const_value.nbytes))
     return Found(tuple(weights), tuple(left_alone))
-
-
-def _detach(model: ir.Model) -> None:
-    """No tensor refers to the file's protobuf any more: that stays in memory as long as one does, and copies values at every look."""
-    for graph in _graphs(model):
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.serde.TensorProtoTensor):
-                value.const_value = _detached(value.const_value)
-        for node in graph:
-            for name, attribute in node.attributes.items():
-                if isinstance(attribute.value, ir.serde.TensorProtoTensor):
-                    node.attributes[name] = ir.AttrTensor(name, _detached(attribute.value), doc_string=attribute.doc_string)
-
-
-def _detached(tensor: ir.serde.TensorProtoTensor) -> ir.TensorProtocol:
-    """Large raw floats as an array; the others, which are written back as they were read, as a protobuf of their own."""
-    if tensor.dtype in FLOATS and tensor.nbytes >= OWN_BYTES and tensor.raw.HasField("raw_data"):
-        return ir.Tensor(tensor.numpy(), tensor.dtype, name=tensor.name, doc_string=tensor.doc_string, metadata_props=tensor.metadata_props)
-    return ir.serde.TensorProtoTensor(ir.serde.serialize_tensor(tensor))
-
-
-def _check(path: Path, model: ir.Model) -> None:
-    if FORMAT_KEY in model.metadata_props:
-        raise UsageError(f"{path} is compressed already ({FORMAT_KEY} = {model.metadata_props[FORMAT_KEY]}): give the original model, or restore this one first")
-    for tensor in _external_tensors(model):
-        file = Path(tensor.path)
-        if not file.is_file():
-            raise CompressError(f"{path} keeps {tensor.name} in {file}, which is missing: put that file beside the model")
-        end = (tensor.offset or 0) + (tensor.length if tensor.length is not None else tensor.nbytes)
-        if file.stat().st_size < end:
-            raise CompressError(
-                f"{file} has {file.stat().st_size:,} bytes, but {tensor.name} of {path} ends at byte {end:,}: it is truncated or belongs "
-                "to another model; copy it again"
-            )
-
-
-def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
-    for graph in _graphs(model):
-        values = [value.const_value for value in graph.initializers.values()]
-        values += [a.value for node in graph for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR and not a.is_ref()]
-        yield from (tensor for tensor in values if isinstance(tensor, ir.ExternalTensor))
-
-
-def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
-    yield from model.graphs()
-    for function in model.functions.values():
-        yield function.graph
-        yield from function.subgraphs()
-
-
-def _constant_names(model: ir.Model) -> Iterator[str]:
-    for graph in _graphs(model):
-        yield from graph.initializers
-        yield from (node.outputs[0].name or "" for node in graph if node.op_type == "Constant")
 
 
 def _known_names(model: ir.Model) -> frozenset[str]:

@@ -1,22 +1,20 @@
-"""Loading says what is wrong with a file; weights are found, seen as their consumers multiply by them, and left alone with a reason."""
+"""Weights are found, seen as their consumers multiply by them, and left alone with a reason."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-from onnx_compress.optimizer.errors import CompressError, UsageError
-from onnx_compress.optimizer.model import Found, Rules, Weight, find_weights, load, unwanted
+from onnx import TensorProto, numpy_helper
+from onnx_compress.optimizer.errors import UsageError
+from onnx_compress.optimizer.loading import load
+from onnx_compress.optimizer.weights import Found, Rules, Weight, find_weights, unwanted
 from onnx_compress.passes.simplify import simplify
-from onnx_compress.runtime.header import FORMAT_VERSION
 
 from models.network import Network, tensor
-from models.storage import plain, write_external
+from models.storage import plain
 from models.structures import STRUCTURES
 
 
@@ -44,54 +42,6 @@ def reasons(result: Found) -> dict[str, str]:
 def built(net: Network, result: str, inputs: list[onnx.ValueInfoProto], dims: list[int | str]) -> onnx.ModelProto:
     net.named(result, "y")
     return net.model("built", inputs, [tensor("y", dims)])
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [(b"", "empty"), (b"junk, not a model", "no ONNX model"), (bytes(100), "no ONNX model"), (os.urandom(1000), "no ONNX model")],
-)
-def test_a_file_that_is_no_model_is_refused_with_a_sentence(tmp_path: Path, content: bytes, words: str) -> None:
-    path = tmp_path / "model.onnx"
-    path.write_bytes(content)
-    with pytest.raises(CompressError, match=words) as caught:
-        load(path)
-    assert str(path) in str(caught.value)
-    assert caught.value.exit_code == 1
-
-
-@pytest.mark.parametrize("kept", [0.01, 0.5, 0.999])
-def test_a_truncated_model_is_refused(tmp_path: Path, kept: float) -> None:
-    path = saved(plain(0), tmp_path)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * kept)])
-    with pytest.raises(CompressError, match="no ONNX model"):
-        load(path)
-
-
-def test_a_missing_file_and_a_folder_are_usage_errors(tmp_path: Path) -> None:
-    for path in (tmp_path / "nowhere.onnx", tmp_path):
-        with pytest.raises(UsageError, match=str(path)):
-            load(path)
-
-
-def test_external_data_that_is_missing_or_too_short_is_named(tmp_path: Path) -> None:
-    path = write_external(plain(0), tmp_path / "model.onnx")
-    assert len(find_weights(load(path), Rules()).weights) == 3
-    data = path.with_name("model.onnx.data")
-    content = data.read_bytes()
-    data.write_bytes(content[:-100])
-    with pytest.raises(CompressError, match="truncated or belongs to another model"):
-        load(path)
-    data.unlink()
-    with pytest.raises(CompressError, match="missing"):
-        load(path)
-
-
-def test_a_compressed_file_is_refused(tmp_path: Path) -> None:
-    model = plain(0)
-    helper.set_model_props(model, {"onnx_compress.format": FORMAT_VERSION})
-    with pytest.raises(CompressError, match="compressed already"):
-        load(saved(model, tmp_path))
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
@@ -248,17 +198,3 @@ def test_a_pattern_for_a_constant_that_simplification_folded_is_no_error(tmp_pat
     loaded = load(saved(model, tmp_path))
     simplify(loaded)
     find_weights(loaded, Rules(exclude=(f"^{name}$",)))
-
-
-def test_tensors_are_what_they_are_in_the_file_and_weights_are_arrays(tmp_path: Path) -> None:
-    net = Network(0)
-    y = net.add("Add", [net.add("MatMul", ["x", net.weight("w", (512, 4))]), net.literal([1.0, 2.0, 3.0, 4.0])])
-    model = built(net, y, [tensor("x", ["n", 512])], ["n", 4])
-    model.graph.initializer.append(helper.make_tensor("typed", TensorProto.FLOAT, [2048], np.arange(2048.0).tolist()))  # not raw
-    read = load(saved(model, tmp_path))
-    written = ir.to_proto(read).graph
-    assert (list(written.initializer), list(written.node)) == (list(model.graph.initializer), list(model.graph.node))
-    weight, typed = (read.graph.initializers[name].const_value for name in ("w", "typed"))
-    assert isinstance(weight, ir.Tensor)
-    assert weight.numpy() is weight.numpy()  # nothing is copied
-    assert isinstance(typed, ir.serde.TensorProtoTensor)
