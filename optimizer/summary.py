@@ -57,10 +57,8 @@ def summary(report: Report, names: bool, dry_run: bool) -> list[Row]:
 
 
 def _size(report: Report) -> str:
-    return (
-        f"{human(report.bytes_before)} -> {human(report.bytes_after)}, {report.ratio:.2f} times smaller"
-        f"   ({report.bytes_before:,} -> {report.bytes_after:,} bytes)"
-    )
+    gain = f"{report.ratio:.2f} times smaller" if report.bytes_after < report.bytes_before else "not smaller: nothing gained, keep the original"
+    return f"{human(report.bytes_before)} -> {human(report.bytes_after)}, {gain}   ({report.bytes_before:,} -> {report.bytes_after:,} bytes)"
 
 
 def _difference(report: Report) -> str:

@@ -13,7 +13,7 @@ import pytest
 from onnx_compress.optimizer.cli import main
 from onnx_compress.optimizer.console import Console, ProgressLine, progress_text
 from onnx_compress.optimizer.report import Curve, CurvePoint, from_json
-from onnx_compress.optimizer.summary import human
+from onnx_compress.optimizer.summary import human, summary
 
 from tests.cli_spy import Spy, put_module, report
 
@@ -36,6 +36,11 @@ def test_the_summary_says_everything_that_is_promised(spy: Spy, capsys: pytest.C
     assert "bias1" not in printed.out
     assert len(printed.out.splitlines()) <= 14
     assert printed.err == ""
+
+
+def test_a_file_that_did_not_become_smaller_says_so() -> None:
+    grown = replace(report(Path("in.onnx"), Path("out.onnx")), bytes_before=4416, bytes_after=4564, ratio=4416 / 4564)
+    assert dict(summary(grown, names=False, dry_run=False))["size"] == "4.42 KB -> 4.56 KB, not smaller: nothing gained, keep the original   (4,416 -> 4,564 bytes)"
 
 
 @pytest.mark.parametrize("option", ["-v", "--table"])
