@@ -40,8 +40,8 @@ NEAR = 1.003
 TOP_BITS = 8
 """Bits of the top field of integers, the one that is coded."""
 
-COUNTED, MOST_APART = 1 << 18, 8
-"""Values whose cut bits are counted at least, of rows evenly spaced, and the most that these are apart: rows differ."""
+COUNTED, MOST_APART, LEAST_LINES = 1 << 18, 8, 64
+"""Values whose cut bits are counted at least, of lines evenly spaced in memory, the most that these are apart, and how many there are at least: lines differ."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +86,10 @@ class Split:
 
 
 def write_planes(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: bool = False, work: Map = map) -> list[bytes | memoryview]:
-    """The payload of a weight as pieces, from its bits, unsigned [dims], in the view that takes least; `gathered` says that a Gather reads it."""
+    """The payload of a weight as pieces, from its bits, unsigned, in the view that takes least; `gathered` says that a Gather reads it.
+
+    Dims of views may differ, and be of fewer values than there are: the first ones.
+    """
     split, coding = _planned(_splits([_seen(bits, view) for view in views], dtype, views, work), gathered)
     laws = laws_of(coding, split.tops.high)
     split = _with_cuts(split, coding, laws)
@@ -114,7 +117,7 @@ def _planned(splits: list[Split], gathered: bool) -> tuple[Split, Coding]:
 
 
 def _seen(bits: NDArray, view: View) -> NDArray:
-    viewed = view.see(bits)
+    viewed = view.see(bits.reshape(-1)[: view.size].reshape(view.dims))
     return viewed if viewed[0].flags.forc else np.ascontiguousarray(viewed)
 
 
@@ -149,7 +152,8 @@ def _with_cuts(split: Split, coding: Coding, laws: Laws) -> Split:
         return split
     view, columns = split.view, np.zeros(split.view.k, np.intp) if coding.column_class is None else coding.column_class.astype(np.intp)
     rows = np.zeros(view.panels, np.intp) if coding.row_class is None else coding.row_class.astype(np.intp)
-    place = (split.mantissa - 1, (1 << (split.width - split.mantissa)) - 1, min(MOST_APART, -(-view.size // COUNTED)))
+    apart = max(1, min(MOST_APART, -(-view.size // COUNTED), len(lines(split.words[0])[0]) // LEAST_LINES))
+    place = (split.mantissa - 1, (1 << (split.width - split.mantissa)) - 1, apart)
     counts = np.zeros((*laws.index.shape, 2), np.int64)
     for words, own in zip(split.words, rows.reshape(view.batch, -1), strict=True):
         plane_kernels.count_halves(*lines(words), place, coding.map[own[:, None], columns[None, :], 0], counts.reshape(len(counts), -1))

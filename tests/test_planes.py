@@ -144,16 +144,16 @@ def test_views_of_the_same_words_share_what_is_counted() -> None:
         assert np.array_equal(together.unions, alone.unions)
 
 
-def test_halves_are_counted_by_table_in_rows_evenly_spaced() -> None:
+def test_halves_are_counted_by_table_in_lines_evenly_spaced() -> None:
     words = floats((200, 90), 1)
     by_panel = np.random.default_rng(7).integers(0, 3, (4, 90)).astype(np.uint8)
+    halves, table_of = (words >> 22) & 511, by_panel[np.arange(200) // 64]
     for apart in (1, 3):
-        counts = [np.zeros((3, 512), np.int64) for _ in range(2)]
-        plane_kernels.count_halves(words, False, (22, 511, apart), by_panel, counts[0])
-        plane_kernels.count_halves(np.ascontiguousarray(words.T), True, (22, 511, apart), by_panel, counts[1])
-        expected = np.zeros((3, 512), np.int64)
-        np.add.at(expected, (by_panel[np.arange(0, 200, apart) // 64], (words[::apart] >> 22) & 511), 1)
-        assert all(np.array_equal(one, expected) for one in counts)
+        for turned, some in ((False, np.s_[::apart]), (True, np.s_[:, ::apart])):
+            counts, expected = np.zeros((2, 3, 512), np.int64)
+            plane_kernels.count_halves(np.ascontiguousarray(words.T) if turned else words, turned, (22, 511, apart), by_panel, counts)
+            np.add.at(expected, (table_of[some], halves[some]), 1)
+            assert np.array_equal(counts, expected)
 
 
 def test_a_cut_is_the_share_of_the_lower_half_and_must_pay() -> None:
