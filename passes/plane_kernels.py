@@ -56,6 +56,18 @@ def survey(words: NDArray, field: tuple[int, int], lines: NDArray, columns: NDAr
 
 
 @numba.njit(cache=True, nogil=True)
+def zeros_at_end(words: NDArray, most: int) -> NDArray:
+    """How many zero bits each word ends with, at most `most`: int64 [n]."""
+    zeros = np.empty(len(words), np.int64)
+    for at in range(len(words)):
+        word, many = np.uint64(words[at]), 0
+        while many < most and not word & np.uint64(1):
+            word, many = word >> np.uint64(1), many + 1
+        zeros[at] = many
+    return zeros
+
+
+@numba.njit(cache=True, nogil=True)
 def count(tops: NDArray, turned: bool, place: tuple[int, int, int], units: NDArray, columns: NDArray) -> None:
     """Counts class values by unit of rows and by column, in `units` [units, values] and `columns` [k, values].
 

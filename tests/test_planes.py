@@ -144,6 +144,12 @@ def test_views_of_the_same_words_share_what_is_counted() -> None:
         assert np.array_equal(together.unions, alone.unions)
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.uint64])
+def test_zeros_at_the_ends_of_words_are_counted_up_to_a_number(dtype: type[np.unsignedinteger]) -> None:
+    words = np.array([0, 1, 2, 8, 6, 1 << 7, np.iinfo(dtype).max - 3, 1 << (np.iinfo(dtype).bits - 1)], dtype)
+    assert plane_kernels.zeros_at_end(words, 7).tolist() == [7, 0, 1, 3, 1, 7, 2, 7]
+
+
 def test_halves_are_counted_by_table_in_lines_evenly_spaced() -> None:
     words = floats((200, 90), 1)
     by_panel = np.random.default_rng(7).integers(0, 3, (4, 90)).astype(np.uint8)
