@@ -96,18 +96,12 @@ def _of_blocks(values: NDArray[np.float32], block: int) -> tuple[NDArray[np.floa
 def _with_scales(row: NDArray) -> NDArray:
     """Which of `BLOCKS` have scales in a row, bool [n]; none where a value is not finite."""
     found = np.zeros(len(BLOCKS), np.bool_)
-    if np.isfinite(row).all():
-        for number, block in enumerate(BLOCKS):
-            found[number] = block < len(row) and _has_scales(row, block if block else len(row))
+    for number in range(len(BLOCKS) if np.isfinite(row).all() else 0):
+        each, first = BLOCKS[number] or len(row), 0
+        found[number] = BLOCKS[number] < len(row)
+        while found[number] and first < len(row):
+            found[number], first = _scale(row[first : first + each]) != 0, first + each
     return found
-
-
-@numba.njit(cache=True, nogil=True)
-def _has_scales(row: NDArray, block: int) -> bool:
-    for first in range(0, len(row), block):
-        if _scale(row[first : first + block]) == 0:
-            return False
-    return True
 
 
 @numba.njit(cache=True, nogil=True)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx_compress.optimizer.lossless_source import HASHED_BYTES, Source
 from onnx_compress.passes import class_plan, plane_kernels, planes, top_counts
 from onnx_compress.passes.cuts import choose
 from onnx_compress.passes.exact_forms import few_values, grid, sparse_mask
@@ -194,11 +191,3 @@ def test_a_mask_is_found_where_whole_columns_are_zero(columns: int) -> None:
     mask = sparse_mask(bits, 1)
     assert mask is not None
     assert np.array_equal(mask, bits != 0)
-
-
-def test_a_file_is_hashed_in_blocks(tmp_path: Path) -> None:
-    content = np.random.default_rng(5).bytes(2 * HASHED_BYTES + 77)
-    path = tmp_path / "any.onnx"
-    path.write_bytes(content)
-    with Source(path) as held:
-        assert held.sha256("") == hashlib.sha256(content).digest()
