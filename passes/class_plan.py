@@ -35,7 +35,7 @@ LEARNED = 4096
 
 
 @numba.njit(cache=True, nogil=True)
-def _take_logarithms(values: NDArray) -> None:
+def take_logarithms(values: NDArray) -> None:
     """Of float32 from 2^-16 to 1, to the base 2, in their place: off by 2e-5 at most, and a vector at a time.
 
     A value is 2^e (1 + m), and log2(1 + m) about m (1 + (1 - m) p(m)), which is exact at both ends of an octave; p was fitted by least squares.
@@ -55,7 +55,7 @@ def _lengths(sums: NDArray, prior: NDArray, lengths: NDArray) -> None:
         by = 1 / (sums[one].sum() + PRIOR)
         for c in range(len(prior)):
             shares[c] = max((sums[one, c] + prior[c]) * by, 2.0**-RARE_BITS)
-        _take_logarithms(shares)
+        take_logarithms(shares)
         for c in range(len(prior)):
             lengths[c, one] = -shares[c]
 

@@ -105,6 +105,13 @@ def test_columns_of_unlike_spread_get_tables_of_their_own() -> None:
     assert len({(int(kind), int(one)) for kind, one in zip(kinds, coding.column_class, strict=True)}) == 2
 
 
+def test_logarithms_of_shares_are_exact_for_powers_of_two_and_near_for_all_others() -> None:
+    shares = np.concatenate([2.0 ** -np.arange(17.0), np.random.default_rng(3).uniform(2.0**-16, 1, 10_000), np.geomspace(2.0**-16, 1, 10_000)]).astype(np.float32)
+    class_plan.take_logarithms(found := shares.copy())
+    assert np.array_equal(found[:17], -np.arange(17))
+    assert np.abs(found - np.log2(shares.astype(np.float64))).max() < 2e-5
+
+
 def test_units_that_clusters_are_not_learned_from_get_the_better_one() -> None:
     """Two kinds of columns, of which only every other one is looked at first."""
     rng = np.random.default_rng(6)
