@@ -120,7 +120,7 @@ class Coder:
             if size >= 4 * bundles.LEAST_VALUES:
                 self._packed.left_alone.append((item.name, reason, size))
             return
-        yield replace(item, readers=search.readers(item.graph, item.name, tensor))
+        yield Item(item.graph, tensor, item.name, item.node, search.readers(item.graph, item.name, tensor))
 
     def _hindrance(self, item: Item) -> str | None:
         tensor, request = item.tensor, self._request
