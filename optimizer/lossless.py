@@ -13,15 +13,15 @@ from pathlib import Path
 import onnx_ir as ir
 
 from ..runtime.header import FORMAT_KEY
-from .errors import CompressError, UsageError
+from .errors import CompressError, UsageError, VerificationError
 from .files import Workspace, check_source
 from .flush import Flushed
 from .lossless_packed import Packed, Weight
-from .lossless_restore import hash_original, read_recipe
+from .lossless_restore import read_recipe, verified
 from .lossless_source import Source
 from .lossless_tensors import Coder
 from .lossless_threads import Threads
-from .lossless_write import Target, Written, write_model
+from .lossless_write import Target, write_model, write_record
 from .protos import Model, read_model
 from .recipe import Recipe
 from .report import EXACT, Progress, Report, Request, WeightReport, silent
@@ -35,36 +35,41 @@ def compress_lossless(source: Path, target: Path, request: Request, progress: Pr
     threads, seconds, since = request.threads or os.cpu_count() or 1, {}, time.monotonic()
     with Workspace(source, target, request.force, request.dry_run) as work, Source(source) as held:
         with Flushed(work.model) as file, Threads(threads) as pool:  # the file is closed when nobody writes any more
-            hashed = {"": pool.submit(held.sha256, "")}
             progress("reading", 0.0)
             model = read_model(held.data)
             _refuse(source, model)
-            hashed |= {name: pool.submit(held.sha256, name) for name in sorted({name for name, *_ in held.spans(model)})}
             external = goes_external(sum(held.stored_bytes(tensor) for tensor in model.tensors()), request.external_data)
             progress("compressing", 0.0)
             coder = Coder(held, request, pool, work.data if external else None)
             packed = coder.pack(model, lambda done: progress("compressing", done))
-            written = write_model(held, model, packed, Target(file, pool), lambda name: hashed[name].result())
+            written = write_model(held, model, packed, Target(file, pool))
             seconds["compressing"] = time.monotonic() - since
             progress("verifying", 0.0)
             since = time.monotonic()
-            recipe = read_recipe(work.model)
-            hash_original(work.model, recipe, threads)
+            recipe = verified(work.model, written.recipe, held, threads)
+            record_bytes = write_record(recipe, written.stream, file)
+            if read_recipe(work.model) != recipe:
+                raise VerificationError(f"the record of {source} reads otherwise than it was written: please report this as a bug")
             seconds["verifying"] = time.monotonic() - since
-        report = replace(_report(source, target, recipe, packed, work, written), seconds=seconds)
+        notes = *written.notes, _restoring(recipe, record_bytes)
+        report = replace(_report(source, target, recipe, packed, work), seconds=seconds, notes=notes)
         work.publish()
     return report
 
 
-def _report(source: Path, target: Path, recipe: Recipe, packed: Packed, work: Workspace, written: Written) -> Report:
+def _restoring(recipe: Recipe, record_bytes: int) -> str:
+    files = "the input" if len(recipe.files) == 1 else f"all {len(recipe.files)} input files"
+    return f"restore gives {files} back byte for byte; the record for that takes {record_bytes:,} bytes"
+
+
+def _report(source: Path, target: Path, recipe: Recipe, packed: Packed, work: Workspace) -> Report:
     after = sum(file.stat().st_size for file in (work.model, work.data) if file.exists())
     before = sum(file.size for file in recipe.files)
     rows = tuple(_row(weight) for weight in packed.weights)
-    notes = (*written.notes, f"restore gives {'the input' if len(recipe.files) == 1 else f'all {len(recipe.files)} input files'} back byte for byte; the record for that takes {written.record_bytes:,} bytes")
     graph = after - sum(row.bytes_after for row in rows)
     return Report(
-        str(source), str(target), before, after, before / after, graph, 0.0, EXACT, "the sha256 of the restored files",
-        0.0, 0.0, rows, tuple(packed.left_alone), notes, (), {}, resident_bytes=sum(row.resident_bytes for row in rows),
+        str(source), str(target), before, after, before / after, graph, 0.0, EXACT, "every byte of the restored files",
+        0.0, 0.0, rows, tuple(packed.left_alone), (), (), {}, resident_bytes=sum(row.resident_bytes for row in rows),
     )  # fmt: skip
 
 

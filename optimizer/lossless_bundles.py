@@ -71,10 +71,6 @@ def grouped(found: Sequence[tuple[Key, int, One]]) -> Iterator[tuple[Key, list[O
 def write_bundle(parts: list[NDArray], dtype: int) -> list[bytes | memoryview]:
     """The payload of weights, each given by its bits [values], in pieces; behind the last value, it is repeated to fill the lanes."""
     joined = np.concatenate(parts)
-    return min((_in_lanes(joined, dtype, lanes) for lanes in (MANY_LANES if len(joined) >= MANY_FROM else FEW_LANES)), key=lambda pieces: sum(map(len, pieces)))
-
-
-def _in_lanes(bits: NDArray, dtype: int, lanes: int) -> list[bytes | memoryview]:
-    filled = np.pad(bits, (0, -len(bits) % lanes), mode="edge")
-    view = View((len(filled) // lanes, lanes), (1, 0), 1, lanes)
-    return write_planes(filled.reshape(view.dims), dtype, (view,))
+    lanes = MANY_LANES if len(joined) >= MANY_FROM else FEW_LANES
+    filled = np.pad(joined, (0, -len(joined) % max(lanes)), mode="edge")
+    return write_planes(filled, dtype, tuple(View((-(-len(joined) // many), many), (1, 0), 1, many) for many in lanes))

@@ -8,13 +8,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..runtime.errors import FormatError
 from ..runtime.header import FORMAT_KEY, LOSSLESS_VERSION
 from . import wire
-from .errors import CompressError, UsageError
+from .errors import CompressError, UsageError, VerificationError
 from .files import data_name
 from .flush import Flushed
 from .lossless_pieces import Sink, in_order, pieces_of
@@ -47,24 +47,48 @@ def is_lossless(path: Path) -> bool:
         return False
 
 
-def hash_original(path: Path, recipe: Recipe, threads: int) -> None:
-    """Decodes everything and compares it with the recorded sha256, writing nothing. Raises CompressError."""
+def verified(path: Path, recipe: Recipe, original: Source, threads: int) -> Recipe:
+    """The same recipe with the sha256 of each original file: decodes everything from the file at `path`, which needs no record yet, and compares it with the
+    originals, byte by byte. Raises VerificationError, CompressError."""
     with Source(path) as held:
-        for file in recipe.files:
-            _put_together(held, recipe, file, threads, lambda *_: None)
+        return replace(recipe, files=tuple(replace(file, sha256=_verified(held, recipe, file, original, threads)) for file in recipe.files))
 
 
-def _put_together(held: Source, recipe: Recipe, file: Original, threads: int, sink: Sink) -> None:
-    """Gives the bytes of an original file to `sink`, piece by piece. Raises CompressError where they are not those that were recorded."""
-    digest, where = hashlib.sha256(), f"{held.path}: {file.name or 'the model'}"
+def _verified(held: Source, recipe: Recipe, file: Original, original: Source, threads: int) -> bytes:
+    where = _where(original, file)
+
+    def compare(at: int, data: bytes | memoryview) -> None:
+        if not original.holds(file.name, at, data):
+            raise VerificationError(f"{where} is not what the compressed file decodes to, from byte {at:,} on: if nothing has changed it meanwhile, please report this as a bug")
+
+    digest = _put_together(held, recipe, file, threads, compare)
+    if original.size(file.name) != file.size:
+        raise VerificationError(f"{where} has {original.size(file.name):,} bytes now and had {file.size:,}: let nothing write to it, and compress it again")
+    return digest
+
+
+def _put_together(held: Source, recipe: Recipe, file: Original, threads: int, sink: Sink) -> bytes:
+    """Gives the bytes of an original file to `sink`, piece by piece, and gives their sha256. Raises CompressError."""
+    digest = hashlib.sha256()
     try:
         with closing(in_order(pieces_of(held, recipe, file), threads, sink)) as pieces:  # after Ctrl-C, too, nobody stores any more
             for piece in pieces:
                 digest.update(piece)
     except (FormatError, ValueError, IndexError, OverflowError) as error:
-        raise CompressError(f"{where} cannot be restored ({error}): the file is damaged, copy it again") from error
-    if digest.digest() != file.sha256:
-        raise CompressError(f"{where} cannot be restored: what it decodes to is not what was compressed (the checksum differs), so the file is damaged; copy it again")
+        raise CompressError(f"{_where(held, file)} cannot be restored ({error}): the file is damaged, copy it again") from error
+    return digest.digest()
+
+
+def _restore(held: Source, recipe: Recipe, file: Original, threads: int, sink: Sink) -> None:
+    """The same, where the sha256 is the one that was recorded. Raises CompressError."""
+    if _put_together(held, recipe, file, threads, sink) != file.sha256:
+        raise CompressError(
+            f"{_where(held, file)} cannot be restored: what it decodes to is not what was compressed (the checksum differs), so the file is damaged; copy it again"
+        )
+
+
+def _where(held: Source, file: Original) -> str:
+    return f"{held.path}: {file.name or 'the model'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +117,7 @@ def restore_lossless(source: Path, target: Path, force: bool, rename_data: bool,
         with Source(source) as held:
             for file, path in zip(recipe.files, written, strict=True):
                 with Flushed(path) as opened:
-                    _put_together(held, recipe, file, threads or os.cpu_count() or 1, opened.store)
+                    _restore(held, recipe, file, threads or os.cpu_count() or 1, opened.store)
                     opened.sync()
             before = held.size() + (held.size(data_name(source)) if any(place.external for place in recipe.payloads) else 0)
         if renamed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Self
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,8 +24,8 @@ from .wire import mapped
 
 FLOAT, FLOAT16, BFLOAT16 = 1, 10, 16
 READ_BYTES = 8 << 20
-HASHED_BYTES = 1 << 18
-"""What is read and hashed at a time: it stays in the second cache."""
+COMPARED_BYTES = 1 << 16
+"""What is read and compared at a time: it stays in the second cache, and memory for it need not come from the system anew."""
 
 
 class Source:
@@ -87,14 +87,17 @@ class Source:
         for at in range(start, end, READ_BYTES):
             yield self.read(location, at, min(READ_BYTES, end - at)).data
 
-    def sha256(self, location: str) -> bytes:
-        """The digest of the model, or of a data file. Raises CompressError where it cannot be read."""
-        digest, number, block = hashlib.sha256(), self._number(location), memoryview(bytearray(HASHED_BYTES))
+    def holds(self, location: str, start: int, data: bytes | memoryview) -> bool:
+        """Whether the bytes of the model, or of a data file, from `start` on are these. Raises CompressError where it cannot be read."""
+        wanted, number = np.frombuffer(data, np.uint8), self._number(location)
+        block = np.empty(min(COMPARED_BYTES, len(wanted)), np.uint8)
         at = 0
-        while got := os.preadv(number, [block], at):
-            digest.update(block[:got])
+        while at < len(wanted):
+            got = os.preadv(number, [block[: len(wanted) - at].data], start + at)
+            if not got or not _same(block[:got], wanted[at : at + got]):
+                return False
             at += got
-        return digest.digest()
+        return True
 
     def span(self, tensor: Tensor) -> tuple[str, int, int] | None:
         """Where a tensor's values are: (file, start, end)."""
@@ -114,6 +117,15 @@ class Source:
         """Bytes of a tensor's values."""
         span = self.span(tensor)
         return 0 if span is None else span[2] - span[1]
+
+
+@numba.njit(cache=True, nogil=True)
+def _same(one: NDArray, other: NDArray) -> bool:
+    """Whether bytes [n] are those of another [n]."""
+    differences = np.uint8(0)
+    for at in range(len(one)):
+        differences = np.uint8(differences | np.uint8(one[at] ^ other[at]))
+    return bool(differences == 0)
 
 
 def widened(raw: NDArray[np.uint8], dtype: int) -> NDArray[np.uint8]:

@@ -65,12 +65,12 @@ class Coder:
         self._at, self._hash = 0, hashlib.sha256()
         self._known: dict[bytes, tuple[int, int]] = {}
         self._readers: list[Readers] = []
-        self._alike: Counter[_Likeness] = Counter()
+        self._alone = set[int]()
 
     def pack(self, model: Model, tick: Callable[[float], None]) -> Packed:
         """Everything that is smaller coded."""
         items = sorted(self._items(model), key=lambda item: not item.readers.gathered)  # a payload that a Gather can read serves its duplicates, too
-        self._alike = Counter(map(self._likeness, items))
+        self._alone = self._without_copies(items)
         total, done = sum(self._held.stored_bytes(item.tensor) for item in items) or 1, 0
         file = self._path.open("wb") if self._path else None
         try:
@@ -120,7 +120,7 @@ class Coder:
             if size >= 4 * bundles.LEAST_VALUES:
                 self._packed.left_alone.append((item.name, reason, size))
             return
-        yield replace(item, readers=search.readers(item.graph, item.name, tensor))
+        yield Item(item.graph, tensor, item.name, item.node, search.readers(item.graph, item.name, tensor))
 
     def _hindrance(self, item: Item) -> str | None:
         tensor, request = item.tensor, self._request
@@ -186,7 +186,7 @@ class Coder:
     def _make(self, item: Item) -> _Made:
         tensor = item.tensor
         raw = self._read(item)
-        alone = self._alike[self._likeness(item)] == 1
+        alone = item.tensor.place.start in self._alone
         digest = b"" if alone else _digest(raw, tensor.dtype, tensor.dims)
         if digest in self._known:
             return _Made(None, digest, ())
@@ -194,6 +194,12 @@ class Coder:
         sights = exact.any_sight(tensor.dims) if view is None else exact.one_sight(view, item.readers.gathered)
         work = helped(self._pool) if raw.size >= LARGE_BYTES else map
         return _Made(exact.smallest(raw, tensor.dtype, tensor.dims, sights, work), digest, () if alone else tuple(_twins(raw, tensor)))
+
+    def _without_copies(self, items: list[Item]) -> set[int]:
+        """The places of tensors that surely are no copies of others."""
+        found = [self._likeness(item) for item in items]
+        many = Counter(found)
+        return {item.tensor.place.start for item, one in zip(items, found, strict=True) if many[one] == 1}
 
     def _likeness(self, item: Item) -> _Likeness:
         """What a tensor has in common with its copies, be they transposed or widened: values of its diagonal, else its first ones."""

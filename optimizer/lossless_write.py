@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -34,14 +33,6 @@ from .splice import Edit, spans, with_lengths
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """What the recipe costs, and what the user should know."""
-
-    record_bytes: int
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Target:
     """The file to write, and the threads that do."""
 
@@ -49,15 +40,20 @@ class Target:
     pool: ThreadPoolExecutor
 
 
-Digest = Callable[[str], bytes]
-"""Gives the sha256 of the model (no name), or of one of its data files."""
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A compressed model without its record: what that is to say (but for checksums), where it comes, and what the user should know."""
+
+    recipe: Recipe
+    stream: Stream
+    notes: tuple[str, ...]
 
 
-def write_model(held: Source, model: Model, packed: Packed, target: Target, digest: Digest) -> Written:
-    """Writes the compressed model; its data file is there already. Raises OSError."""
+def write_model(held: Source, model: Model, packed: Packed, target: Target) -> Written:
+    """Writes the compressed model without its record; its data file is there already. Raises OSError."""
     plan = Plan(held, model, packed)
     stream = Stream(target.file, target.pool)
-    writer = _Writer(held, packed, stream, digest)
+    writer = _Writer(held, packed, stream)
     writer.write(with_lengths(held.data, plan.edits()))
     entries = {FORMAT_KEY: LOSSLESS_VERSION}
     entries |= {IDENTITY_KEY: packed.identity.hex()} if packed.identity else {}
@@ -66,11 +62,16 @@ def write_model(held: Source, model: Model, packed: Packed, target: Target, dige
         stream.write(_metadata(key, value))
     stream.finish()
     target.file.flush()
+    return Written(writer.recipe(model), stream, tuple(plan.notes))
+
+
+def write_record(recipe: Recipe, stream: Stream, file: Flushed) -> int:
+    """Writes the record behind the model; gives its bytes. Raises OSError."""
     begin = max(0, stream.at - BEFORE_BYTES)
-    record = pack(writer.recipe(model), target.file.load(begin, stream.at - begin))
+    record = pack(recipe, file.load(begin, stream.at - begin))
     stream.write(_metadata(RECIPE_KEY, record))
     stream.finish()
-    return Written(len(record), tuple(plan.notes))
+    return len(record)
 
 
 def _metadata(key: str, value: str) -> bytes:
@@ -80,8 +81,8 @@ def _metadata(key: str, value: str) -> bytes:
 class _Writer:
     """Writes edited bytes and notes how to undo it."""
 
-    def __init__(self, held: Source, packed: Packed, stream: Stream, digest: Digest) -> None:
-        self._held, self._packed, self._stream, self._digest = held, packed, stream, digest
+    def __init__(self, held: Source, packed: Packed, stream: Stream) -> None:
+        self._held, self._packed, self._stream = held, packed, stream
         self._files: list[Original] = []
         self._segments: list[Segment] = []
         self._literals = bytearray()
@@ -101,11 +102,11 @@ class _Writer:
         self._finish("", size)
 
     def _finish(self, name: str, size: int) -> None:
-        self._files.append(Original(name, size, self._digest(name), tuple(self._segments)))
+        self._files.append(Original(name, size, b"", tuple(self._segments)))
         self._segments = []
 
     def recipe(self, model: Model) -> Recipe:
-        """What gives the original files back, once the model is written."""
+        """What gives the original files back, once the model is written; without checksums."""
         weights = {self._held.span(weight.item.tensor): weight for weight in self._packed.weights if weight.item.tensor.external}
         everything = sorted([*self._held.spans(model), *gaps(self._held, model)])
         for location, parts in groupby(everything, itemgetter(0)):

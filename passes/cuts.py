@@ -47,9 +47,9 @@ def _choose(counts: NDArray, index: NDArray, share: float, found: NDArray) -> fl
 
 def cut_bytes(cuts: NDArray[np.uint8]) -> bytes:
     """The cuts of all tables, as they stand in a header."""
-    out = b""
+    out, even = b"", bytes([EVEN_CUT])
     for row in cuts:
-        (own,) = np.nonzero(row != EVEN_CUT)
-        first, last = (int(own[0]), int(own[-1]) + 1) if len(own) else (0, 0)
-        out += bytes([first | (last - first) * MOST_CLASSES]) + row[first:last].tobytes()
+        rest = row.tobytes().lstrip(even)
+        own = rest.rstrip(even)
+        out += bytes([(MOST_CLASSES - len(rest) if own else 0) | len(own) * MOST_CLASSES]) + own
     return out

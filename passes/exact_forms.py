@@ -15,7 +15,9 @@ EXPONENT_MASK = {1: 0x7F800000, 10: 0x7C00, 16: 0x7F80}
 MOST_VALUES = {1: 65536, 10: 512, 16: 512}
 """Of 16-bit floats more distinct values are usual, and do not pay."""
 
-BLOCKS = (0, 16, 32, 64, 128, 256)
+BLOCKS = np.array([0, 16, 32, 64, 128, 256])
+"""Values that may share a scale; 0: a row."""
+
 LARGEST_LEVEL = 255
 """Levels of dequantized weights: 8 bits, with a zero point."""
 
@@ -71,11 +73,9 @@ def sparse_mask(bits: NDArray, dtype: int) -> NDArray[np.bool_] | None:
 
 def grid(bits: NDArray[np.uint32]) -> tuple[NDArray[np.float32], NDArray[np.int32], int] | None:
     """(scales [rows * blocks], levels [batch, rows, k], block) with round32(scale * level) = value, to the bit; None where there are none."""
-    first = np.ascontiguousarray(bits[:1, 0]).view(np.float32)
-    if not np.isfinite(first).all():
-        return None
     batch, rows, k = bits.shape
-    for block in (one for one in BLOCKS if one < k and _of_blocks(first, one)):
+    first = np.ascontiguousarray(bits[0, 0]).view(np.float32)
+    for block in BLOCKS[_with_scales(first)].tolist():
         found = _of_blocks(np.ascontiguousarray(bits).view(np.float32).reshape(batch * rows, k), block)
         if found is not None:
             scales, levels = found
@@ -90,6 +90,18 @@ def _of_blocks(values: NDArray[np.float32], block: int) -> tuple[NDArray[np.floa
     k = values.shape[1]
     scales, levels = np.empty((len(values), -(-k // block) if block else 1), np.float32), np.empty(values.shape, np.int32)
     return (scales, levels) if _grid(values, block or k, scales, levels) else None
+
+
+@numba.njit(cache=True, nogil=True)
+def _with_scales(row: NDArray) -> NDArray:
+    """Which of `BLOCKS` have scales in a row, bool [n]; none where a value is not finite."""
+    found = np.zeros(len(BLOCKS), np.bool_)
+    for number in range(len(BLOCKS) if np.isfinite(row).all() else 0):
+        each, first = BLOCKS[number] or len(row), 0
+        found[number] = BLOCKS[number] < len(row)
+        while found[number] and first < len(row):
+            found[number], first = _scale(row[first : first + each]) != 0, first + each
+    return found
 
 
 @numba.njit(cache=True, nogil=True)

@@ -5,6 +5,8 @@ A table costs bytes, a bad table costs more: everything here is counted in bits 
 
 from __future__ import annotations
 
+import math
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,9 @@ from ..runtime.form import PROBABILITY_ONE, Table
 MAX_CLASSES = 16
 BITS_OF = np.concatenate([[np.inf], -np.log2(np.arange(1, PROBABILITY_ONE + 1) / PROBABILITY_ONE)])
 """Bits of a symbol whose frequency is the index."""
+
+GAINS = np.array([math.inf, *(math.log2((frequency + 1) / frequency) for frequency in range(1, PROBABILITY_ONE + 1))])
+"""Bits that a symbol takes less where its frequency is not the index but one more."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -36,7 +41,7 @@ def normalize(counts: NDArray, frequencies: NDArray) -> float:  # noqa: PLR0912 
         worst, loss = -1, np.inf
         for i in range(len(counts)):
             if frequencies[i] > 1:
-                delta = counts[i] * np.log2(frequencies[i] / (frequencies[i] - 1.0))
+                delta = counts[i] * GAINS[frequencies[i] - 1]
                 if delta < loss:
                     worst, loss = i, delta
         frequencies[worst] -= 1
@@ -45,7 +50,7 @@ def normalize(counts: NDArray, frequencies: NDArray) -> float:  # noqa: PLR0912 
         best, gain = -1, -1.0
         for i in range(len(counts)):
             if counts[i] > 0:
-                delta = counts[i] * np.log2((frequencies[i] + 1.0) / frequencies[i])
+                delta = counts[i] * GAINS[frequencies[i]]
                 if delta > gain:
                     best, gain = i, delta
         frequencies[best] += 1
@@ -53,7 +58,7 @@ def normalize(counts: NDArray, frequencies: NDArray) -> float:  # noqa: PLR0912 
     bits = 0.0
     for i in range(len(counts)):
         if counts[i] > 0:
-            bits -= counts[i] * np.log2(frequencies[i] / 256.0)
+            bits += counts[i] * BITS_OF[frequencies[i]]
     return bits
 
 

@@ -56,6 +56,18 @@ def survey(words: NDArray, field: tuple[int, int], lines: NDArray, columns: NDAr
 
 
 @numba.njit(cache=True, nogil=True)
+def zeros_at_end(words: NDArray, most: int) -> NDArray:
+    """How many zero bits each word ends with, at most `most`: int64 [n]."""
+    zeros = np.empty(len(words), np.int64)
+    for at in range(len(words)):
+        word, many = np.uint64(words[at]), 0
+        while many < most and not word & np.uint64(1):
+            word, many = word >> np.uint64(1), many + 1
+        zeros[at] = many
+    return zeros
+
+
+@numba.njit(cache=True, nogil=True)
 def count(tops: NDArray, turned: bool, place: tuple[int, int, int], units: NDArray, columns: NDArray) -> None:
     """Counts class values by unit of rows and by column, in `units` [units, values] and `columns` [k, values].
 
@@ -91,17 +103,17 @@ def count_joint(tops: NDArray, turned: bool, place: tuple[int, int, int], of_col
 
 @numba.njit(cache=True, nogil=True)
 def count_halves(words: NDArray, turned: bool, place: tuple[int, int, int], tables: NDArray, counts: NDArray) -> None:
-    """Counts (word >> shift) & mask, a class value with the bit below it, of some words, by their table, in `counts` [tables, 2 * values].
+    """Counts (word >> shift) & mask, a class value with the bit below it, of some lines of words, by their table, in `counts` [tables, 2 * values].
 
-    `place`: (shift, mask, rows from one that is counted to the next); `tables` [panels, columns].
+    `place`: (shift, mask, lines from one that is counted to the next); `tables` [panels, columns].
     """
     by, mask, apart = np.uint64(place[0]), np.uint64(place[1]), place[2]
-    for number in range(0, len(words), 1 if turned else apart):
+    for number in range(0, len(words), apart):
         line = words[number]
         if turned:
             for panel in range(len(tables)):
-                first, own = panel * PANEL_ROWS, counts[tables[panel, number]]
-                for at in range(first + -first % apart, min(first + PANEL_ROWS, len(line)), apart):
+                own = counts[tables[panel, number]]
+                for at in range(panel * PANEL_ROWS, min((panel + 1) * PANEL_ROWS, len(line))):
                     own[(np.uint64(line[at]) >> by) & mask] += 1
         else:
             of_column = tables[number // PANEL_ROWS]

@@ -40,8 +40,8 @@ NEAR = 1.003
 TOP_BITS = 8
 """Bits of the top field of integers, the one that is coded."""
 
-COUNTED, MOST_APART = 1 << 18, 8
-"""Values whose cut bits are counted at least, of rows evenly spaced, and the most that these are apart: rows differ."""
+COUNTED, MOST_APART, LEAST_LINES = 1 << 18, 8, 64
+"""Values whose cut bits are counted at least, of lines evenly spaced in memory, the most that these are apart, and how many there are at least: lines differ."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +86,10 @@ class Split:
 
 
 def write_planes(bits: NDArray, dtype: int, views: tuple[View, ...], gathered: bool = False, work: Map = map) -> list[bytes | memoryview]:
-    """The payload of a weight as pieces, from its bits, unsigned [dims], in the view that takes least; `gathered` says that a Gather reads it."""
+    """The payload of a weight as pieces, from its bits, unsigned, in the view that takes least; `gathered` says that a Gather reads it.
+
+    Dims of views may differ, and be of fewer values than there are: the first ones.
+    """
     split, coding = _planned(_splits([_seen(bits, view) for view in views], dtype, views, work), gathered)
     laws = laws_of(coding, split.tops.high)
     split = _with_cuts(split, coding, laws)
@@ -114,7 +117,7 @@ def _planned(splits: list[Split], gathered: bool) -> tuple[Split, Coding]:
 
 
 def _seen(bits: NDArray, view: View) -> NDArray:
-    viewed = view.see(bits)
+    viewed = view.see(bits.reshape(-1)[: view.size].reshape(view.dims))
     return viewed if viewed[0].flags.forc else np.ascontiguousarray(viewed)
 
 
@@ -134,8 +137,7 @@ def _heads(view: View, gathered: bool) -> int:
 def _split_floats(words: NDArray, dtype: int, view: View, survey: Survey) -> Split:
     """The exponent on top; zeros that all values, or many rows, end with are left out."""
     mantissa = WIDTHS[dtype] - 1 - EXPONENT_BITS[dtype]
-    marked = survey.unions.reshape(-1).astype(np.uint64) | np.uint64(1 << mantissa)
-    zeros = np.log2((marked & (~marked + np.uint64(1))).astype(np.float64)).astype(np.int64)
+    zeros = plane_kernels.zeros_at_end(survey.unions.reshape(-1), mantissa)
     drop = int(zeros.min())
     planes, raw_bits = divmod(1 + mantissa - drop, 8)
     fields = _with_short_rows(Fields(planes, drop), zeros - drop, view.k)
@@ -147,12 +149,13 @@ def _with_cuts(split: Split, coding: Coding, laws: Laws) -> Split:
     below = split.shift - split.fields.drop
     if split.zeros is None or below < 2:
         return split
-    view, columns = split.view, np.zeros(split.view.k, np.intp) if coding.column_class is None else coding.column_class.astype(np.intp)
-    rows = np.zeros(view.panels, np.intp) if coding.row_class is None else coding.row_class.astype(np.intp)
-    place = (split.mantissa - 1, (1 << (split.width - split.mantissa)) - 1, min(MOST_APART, -(-view.size // COUNTED)))
+    view = split.view
+    table_of = _table_of(coding, np.arange(view.panels), view.k).reshape(view.batch, -1, view.k)
+    apart = max(1, min(MOST_APART, -(-view.size // COUNTED), len(lines(split.words[0])[0]) // LEAST_LINES))
+    place = (split.mantissa - 1, (1 << (split.width - split.mantissa)) - 1, apart)
     counts = np.zeros((*laws.index.shape, 2), np.int64)
-    for words, own in zip(split.words, rows.reshape(view.batch, -1), strict=True):
-        plane_kernels.count_halves(*lines(words), place, coding.map[own[:, None], columns[None, :], 0], counts.reshape(len(counts), -1))
+    for words, own in zip(split.words, table_of, strict=True):
+        plane_kernels.count_halves(*lines(words), place, own, counts.reshape(len(counts), -1))
     cuts, saved = choose(counts, laws.index, counts.sum() / view.size)
     planes = (below - 1) // 8
     fields = _with_short_rows(Fields(planes, split.fields.drop, cuts=cuts), split.zeros, view.k)
@@ -230,7 +233,7 @@ def _chunk(coded: Coded, split: Split, laws: Laws, cut: Cut) -> tuple[bytes, lis
     )  # fmt: skip
     words, turned = lines(split.words[batch])
     begin, escaped = kernels.write_chunk(
-        words, _layout(split, cut, turned), kernels.Law(laws.numbers, laws.bits, _tables(coded, view, cut), laws.base), short_row, sections
+        words, _layout(split, cut, turned), kernels.Law(laws.numbers, laws.bits, _tables(coded.coding, view, cut), laws.base), short_row, sections
     )
     body: list[bytes | memoryview] = [sections.rans[begin:].tobytes(), sections.states.tobytes(), sections.raw.data, sections.escapes[escaped:].tobytes(), sections.low.data]
     crc = 0
@@ -250,11 +253,16 @@ def _layout(split: Split, cut: Cut, turned: bool) -> Layout:
     )  # fmt: skip
 
 
-def _tables(coded: Coded, view: View, cut: Cut) -> NDArray[np.uint8]:
-    """The number of the table of each panel, uint8 [groups, columns of k, panels]."""
+def _tables(coding: Coding, view: View, cut: Cut) -> NDArray[np.uint8]:
+    """The number of the table of each panel of a chunk, uint8 [groups, columns of k, panels]."""
     batch, first, groups, lanes = cut
-    coding, panels = coded.coding, -(-lanes // PANEL_ROWS)
+    panels = -(-lanes // PANEL_ROWS)
     numbers = batch * (view.panels // view.batch) + first // PANEL_ROWS + np.arange(groups * panels)
-    rows = np.zeros(len(numbers), np.intp) if coding.row_class is None else coding.row_class[numbers].astype(np.intp)
-    columns = np.zeros(view.k, np.intp) if coding.column_class is None else coding.column_class.astype(np.intp)
-    return coding.map[rows.reshape(groups, 1, panels), columns.reshape(1, -1, 1), 0]
+    return np.ascontiguousarray(_table_of(coding, numbers, view.k).reshape(groups, panels, -1).transpose(0, 2, 1))
+
+
+def _table_of(coding: Coding, panels: NDArray[np.intp], k: int) -> NDArray[np.uint8]:
+    """The number of the table of some panels, by their numbers, uint8 [panels, k]."""
+    by_class = coding.map[:, :, 0]
+    of_columns = by_class.repeat(k, 1) if coding.column_class is None else by_class.take(coding.column_class, 1)
+    return of_columns.repeat(len(panels), 0) if coding.row_class is None else of_columns.take(coding.row_class[panels], 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +37,12 @@ class _Lines:
     line_unions: NDArray
     column_unions: NDArray
 
-    def values(self, work: Map) -> ClassValues:
-        """Zeros and weights have nothing between them, mostly."""
+    def values(self, work: Map, turned: bool = False, fine: tuple[NDArray, NDArray] | None = None) -> ClassValues:
+        """Zeros and weights have nothing between them, mostly. `fine` are counts by line and by column."""
         least, low, high = self.bounds
         gap = low - 1 if least == 0 < high else 0
-        return ClassValues(self.tops, least, high - least - gap + 1, work, gap=gap)
+        tops, counts = (self.tops.transpose(0, 2, 1), fine and fine[::-1]) if turned else (self.tops, fine)
+        return ClassValues(tops, least, high - least - gap + 1, work, counts, gap)
 
 
 def surveys(seen: list[NDArray], field: tuple[int, int], work: Map) -> list[Survey]:
@@ -58,9 +59,7 @@ def _place(words: NDArray) -> _Place:
 
 
 def _survey(found: _Lines, counts: tuple[NDArray, NDArray] | None, turned: bool, work: Map) -> Survey:
-    unions = found.column_unions if turned else found.line_unions
-    tops = found.tops.transpose(0, 2, 1) if turned else found.tops
-    return Survey(replace(found.values(work), tops=tops, fine=counts[::-1] if counts and turned else counts), unions)
+    return Survey(found.values(work, turned, counts), found.column_unions if turned else found.line_unions)
 
 
 def _fine(values: ClassValues) -> tuple[NDArray, NDArray] | None:

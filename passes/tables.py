@@ -164,23 +164,24 @@ def coding(cells: NDArray[np.float64], rows: NDArray[np.uint8] | None, columns: 
 
     There is a table for each cell, or one for both quantizers where that is cheaper.
     """
-    numbers = np.zeros(cells.shape[:3], np.uint8)
+    numbers: list[int] = []
     tables: list[Table] = []
     counts: list[NDArray[np.float64]] = []
-    bits = 0.0
+    bits, quantizers = 0.0, cells.shape[2]
     together, each = (part.reshape(-1, cells.shape[3]) for part in (cells.sum(2), cells))
-    of_both, apart = fit_tables(together, low), fit_tables(each, low) if cells.shape[2] > 1 else []
-    for cell, place in enumerate(np.ndindex(cells.shape[:2])):
-        own, fitted, two = together[cell : cell + 1], of_both[cell : cell + 1], slice(2 * cell, 2 * cell + 2)
-        if apart and sum(cost for cost, _ in apart[two]) < fitted[0][0]:
-            own, fitted = each[two], apart[two]
-        numbers[place] = np.arange(len(own)) + len(tables)
-        counts += [*own]
+    of_both, apart = fit_tables(together, low), fit_tables(each, low) if quantizers > 1 else []
+    for cell, whole in enumerate(of_both):
+        own, fitted, two = [together[cell]], [whole], slice(2 * cell, 2 * cell + 2)
+        if apart and sum(cost for cost, _ in apart[two]) < whole[0]:
+            own, fitted = [*each[two]], apart[two]
+        numbers += range(len(tables), len(tables) + quantizers) if len(own) > 1 else [len(tables)] * quantizers
+        counts += own
         tables += [table for _, table in fitted]
         bits += sum(cost for cost, _ in fitted)
-    bits += _map_bits(rows, columns, numbers.size if len(tables) > 1 else 0)
+    number = np.array(numbers, np.uint8).reshape(cells.shape[:3])
+    bits += _map_bits(rows, columns, number.size if len(tables) > 1 else 0)
     rows, columns = (None if size == 1 else classes for size, classes in zip(cells.shape, (rows, columns), strict=False))
-    return Coding(bits, 0, low, tuple(tables), numbers, np.stack(counts), rows, columns)
+    return Coding(bits, 0, low, tuple(tables), number, np.stack(counts), rows, columns)
 
 
 def coding_bits(cells: NDArray, rows: NDArray[np.uint8] | None, columns: NDArray[np.uint8] | None) -> float:

@@ -14,11 +14,13 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx_compress.optimizer import Request, compress, restore
-from onnx_compress.optimizer.lossless_bundles import MOST_PARTS, dropped_bits, grouped, write_bundle
+from onnx_compress.optimizer.lossless_bundles import FEW_LANES, MANY_FROM, MANY_LANES, MOST_PARTS, dropped_bits, grouped, write_bundle
 from onnx_compress.optimizer.lossless_restore import read_recipe
 from onnx_compress.optimizer.recipe import PART
 from onnx_compress.optimizer.report import Report
+from onnx_compress.passes.planes import write_planes
 from onnx_compress.runtime import library, session
+from onnx_compress.runtime.form import View
 from operator_models import DOMAIN
 
 STORED = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16, TensorProto.BFLOAT16: ml_dtypes.bfloat16}
@@ -228,3 +230,14 @@ def test_a_bundle_begins_with_its_values(count: int) -> None:
             assert (out[:count] == bits).all()
             return
     raise AssertionError("no length fits")
+
+
+@pytest.mark.parametrize("values", [1000, 5960, 20_001])
+def test_a_bundle_has_the_lanes_that_take_least_and_is_filled_for_these_only(values: int) -> None:
+    bits = np.random.default_rng(values).normal(0, 0.05, values).astype(np.float32).view(np.uint32)
+    alone = []
+    for lanes in MANY_LANES if values >= MANY_FROM else FEW_LANES:
+        filled = np.pad(bits, (0, -values % lanes), mode="edge")
+        alone.append(sum(map(len, write_planes(filled, TensorProto.FLOAT, (View((len(filled) // lanes, lanes), (1, 0), 1, lanes),)))))
+    assert alone[0] != alone[1]
+    assert sum(map(len, write_bundle([bits[:300], bits[300:]], TensorProto.FLOAT))) == min(alone)

@@ -12,10 +12,10 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx_compress.optimizer import Request, compress, restore
-from onnx_compress.optimizer.errors import CompressError, UsageError
-from onnx_compress.optimizer.lossless_restore import hash_original, read_recipe
-from onnx_compress.optimizer.lossless_source import Source
+from onnx_compress.optimizer import Request, compress, lossless, restore
+from onnx_compress.optimizer.errors import CompressError, UsageError, VerificationError
+from onnx_compress.optimizer.lossless_restore import read_recipe, verified
+from onnx_compress.optimizer.lossless_source import COMPARED_BYTES, Source
 from onnx_compress.optimizer.lossless_tensors import Coder
 from onnx_compress.optimizer.protos import read_model
 from onnx_compress.optimizer.recipe import COPY_MODEL
@@ -114,14 +114,14 @@ OUTSIDE = r"out\.onnx has [0-9,]* bytes, and .* are asked for"
     ("change", "said"), [({"size": 1 << 60}, r"its record says how to make [0-9,]* bytes of"), ({"at": 1 << 60}, OUTSIDE), ({"at": -64}, OUTSIDE)], ids=str
 )
 def test_a_record_of_places_outside_of_the_file_is_refused(tmp_path: Path, change: dict[str, int], said: str) -> None:
-    _, target, _ = pressed(tmp_path, matmul_model(weight()).SerializeToString())
+    source, target, _ = pressed(tmp_path, matmul_model(weight()).SerializeToString())
     recipe = read_recipe(target)
     payloads = replace(recipe, payloads=tuple(replace(place, **change) for place in recipe.payloads))
     (file,) = recipe.files
     copies = replace(recipe, files=(replace(file, segments=tuple(replace(one, **change) if one.kind == COPY_MODEL else one for one in file.segments)),))
     for bad, reason in ((payloads, OUTSIDE), (copies, said)):
-        with pytest.raises(CompressError, match=reason):
-            hash_original(target, bad, 1)
+        with Source(source) as original, pytest.raises(CompressError, match=reason):
+            verified(target, bad, original, 1)
 
 
 def test_a_taken_name_of_a_data_file_is_refused_or_renamed(tmp_path: Path) -> None:
@@ -134,3 +134,44 @@ def test_a_taken_name_of_a_data_file_is_refused_or_renamed(tmp_path: Path) -> No
     found = ort.InferenceSession(tmp_path / "again.onnx", plain_options(), providers=["CPUExecutionProvider"])
     assert len(found.run(None, {"x": weight(4, (1, ROWS))})) == 3
     assert sha(tmp_path / "weights.bin") == hashlib.sha256((tmp_path / "again.onnx.0.data").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("change", "said"), [(b"\x01", "is not what the compressed file decodes to"), (b"", "has .* bytes now and had")], ids=["changed", "longer"])
+def test_an_original_that_changes_while_it_is_compressed_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: bytes, said: str, threads: int
+) -> None:
+    source = tmp_path / "in.onnx"
+    source.write_bytes(data := matmul_model(weight()).SerializeToString())
+    pack = Coder.pack
+
+    def packed_and_changed(coder: Coder, *given: object) -> object:
+        done = pack(coder, *given)  # type: ignore[arg-type]
+        with source.open("r+b") as file:
+            file.seek(data.index(weight().tobytes()) + 1000 if change else len(data))
+            file.write(change or b"more")
+        return done
+
+    monkeypatch.setattr(Coder, "pack", packed_and_changed)
+    with pytest.raises(VerificationError, match=said):
+        compress(source, tmp_path / "out.onnx", Request(lossless=True, threads=threads))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.onnx"]
+
+
+def test_a_record_that_reads_otherwise_than_it_was_written_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lossless, "read_recipe", lambda path: replace(read_recipe(path), literals=b""))
+    with pytest.raises(VerificationError, match="reads otherwise than it was written"):
+        pressed(tmp_path, matmul_model(weight()).SerializeToString())
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_bytes_are_compared_with_those_of_a_file_in_blocks(tmp_path: Path) -> None:
+    content = np.random.default_rng(5).bytes(2 * COMPARED_BYTES + 77)
+    (tmp_path / "any.onnx").write_bytes(content)
+    with Source(tmp_path / "any.onnx") as held:
+        assert held.holds("", 5, content[5:])
+        assert held.holds("", 70, memoryview(content)[70:90])
+        assert not held.holds("", 4, content[5:])
+        assert not held.holds("", 5, content[5:] + b"1")
+        for at in (0, COMPARED_BYTES - 1, COMPARED_BYTES, len(content) - 1):
+            assert not held.holds("", 0, content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])

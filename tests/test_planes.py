@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx_compress.optimizer.lossless_source import HASHED_BYTES, Source
 from onnx_compress.passes import class_plan, plane_kernels, planes, top_counts
 from onnx_compress.passes.cuts import choose
 from onnx_compress.passes.exact_forms import few_values, grid, sparse_mask
@@ -108,6 +105,13 @@ def test_columns_of_unlike_spread_get_tables_of_their_own() -> None:
     assert len({(int(kind), int(one)) for kind, one in zip(kinds, coding.column_class, strict=True)}) == 2
 
 
+def test_logarithms_of_shares_are_exact_for_powers_of_two_and_near_for_all_others() -> None:
+    shares = np.concatenate([2.0 ** -np.arange(17.0), np.random.default_rng(3).uniform(2.0**-16, 1, 10_000), np.geomspace(2.0**-16, 1, 10_000)]).astype(np.float32)
+    class_plan.take_logarithms(found := shares.copy())
+    assert np.array_equal(found[:17], -np.arange(17))
+    assert np.abs(found - np.log2(shares.astype(np.float64))).max() < 2e-5
+
+
 def test_units_that_clusters_are_not_learned_from_get_the_better_one() -> None:
     """Two kinds of columns, of which only every other one is looked at first."""
     rng = np.random.default_rng(6)
@@ -144,16 +148,22 @@ def test_views_of_the_same_words_share_what_is_counted() -> None:
         assert np.array_equal(together.unions, alone.unions)
 
 
-def test_halves_are_counted_by_table_in_rows_evenly_spaced() -> None:
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.uint64])
+def test_zeros_at_the_ends_of_words_are_counted_up_to_a_number(dtype: type[np.unsignedinteger]) -> None:
+    words = np.array([0, 1, 2, 8, 6, 1 << 7, np.iinfo(dtype).max - 3, 1 << (np.iinfo(dtype).bits - 1)], dtype)
+    assert plane_kernels.zeros_at_end(words, 7).tolist() == [7, 0, 1, 3, 1, 7, 2, 7]
+
+
+def test_halves_are_counted_by_table_in_lines_evenly_spaced() -> None:
     words = floats((200, 90), 1)
     by_panel = np.random.default_rng(7).integers(0, 3, (4, 90)).astype(np.uint8)
+    halves, table_of = (words >> 22) & 511, by_panel[np.arange(200) // 64]
     for apart in (1, 3):
-        counts = [np.zeros((3, 512), np.int64) for _ in range(2)]
-        plane_kernels.count_halves(words, False, (22, 511, apart), by_panel, counts[0])
-        plane_kernels.count_halves(np.ascontiguousarray(words.T), True, (22, 511, apart), by_panel, counts[1])
-        expected = np.zeros((3, 512), np.int64)
-        np.add.at(expected, (by_panel[np.arange(0, 200, apart) // 64], (words[::apart] >> 22) & 511), 1)
-        assert all(np.array_equal(one, expected) for one in counts)
+        for turned, some in ((False, np.s_[::apart]), (True, np.s_[:, ::apart])):
+            counts, expected = np.zeros((2, 3, 512), np.int64)
+            plane_kernels.count_halves(np.ascontiguousarray(words.T) if turned else words, turned, (22, 511, apart), by_panel, counts)
+            np.add.at(expected, (table_of[some], halves[some]), 1)
+            assert np.array_equal(counts, expected)
 
 
 def test_a_cut_is_the_share_of_the_lower_half_and_must_pay() -> None:
@@ -188,11 +198,3 @@ def test_a_mask_is_found_where_whole_columns_are_zero(columns: int) -> None:
     mask = sparse_mask(bits, 1)
     assert mask is not None
     assert np.array_equal(mask, bits != 0)
-
-
-def test_a_file_is_hashed_in_blocks(tmp_path: Path) -> None:
-    content = np.random.default_rng(5).bytes(2 * HASHED_BYTES + 77)
-    path = tmp_path / "any.onnx"
-    path.write_bytes(content)
-    with Source(path) as held:
-        assert held.sha256("") == hashlib.sha256(content).digest()

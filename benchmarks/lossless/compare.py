@@ -3,7 +3,7 @@
 MODELS is a folder of .onnx files, PEERS_PYTHON the Python of an environment that has zipnn and zstandard (none of them is a dependency of ours); with `zipnn`, ZipNN is
 the only peer. One thread each, on the same machine, one after the other. Sizes: the whole compressed file of ours; for the peers their tensors and the bytes of the graph around them.
 Speeds are of the tensors' bytes by processor time, the best of some runs. `encode`: tensors in memory to payloads in memory, with all that is decided on the way (for ours: which tensors are copies or share a payload, forms, views, tables). `compress`: all that --lossless does
-but the check at the end, so reading, hashing, planning the graph and writing, too; peers have no such figure. `decode`: by the library's own entry.
+but the check at the end, which hashes, so reading, planning the graph and writing, too; peers have no such figure. `decode`: by the library's own entry.
 """
 
 from __future__ import annotations
