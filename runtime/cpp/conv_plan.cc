@@ -40,10 +40,15 @@ namespace {
 // Groups of fewer outputs than this go the direct way: a panel would be mostly other groups' lanes.
 constexpr int64_t DIRECT_BELOW = 16;
 
+// Planes of so many positions, and sums of so many products, are worth turning their sums around: rows of outputs are then multiplied,
+// whose weights stay in the first-level cache.
+constexpr int64_t TURNED_POSITIONS = 1024, TURNED_PRODUCTS = 96;
+
 // Whether outputs are products of the positions where they are, and these fill seven of eight lanes at least.
 bool is_pointwise(const Geometry& g, int64_t vector) {
   const int64_t lanes = (g.positions() + vector - 1) / vector * vector;
-  return g.taps() == 1 && g.positions() == g.plane() && g.padding() == 0 && 7 * lanes <= 8 * g.positions();
+  const bool turned = g.positions() <= TURNED_POSITIONS && g.group_channels() >= TURNED_PRODUCTS;
+  return g.taps() == 1 && g.positions() == g.plane() && g.padding() == 0 && 7 * lanes <= 8 * g.positions() && !turned;
 }
 
 }  // namespace

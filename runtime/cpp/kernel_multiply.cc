@@ -78,7 +78,7 @@ void multiply_row(const Product& p, int64_t row, int64_t lane) {
 }  // namespace
 
 // What is multiplied next is asked for by so many blocks of rows, where these have whole panels: one alone would wait for it.
-constexpr int FETCHING = 2, FETCHED_LINES = PANEL / LINE_FLOATS / FETCHING;
+constexpr int FETCHING = 4, FETCHED_LINES = PANEL / LINE_FLOATS / FETCHING;
 
 void multiply(const Product* product) {
   const Product& p = *product;  // no copy: its vectors would wait until the fields that were just written have left the processor
@@ -142,8 +142,8 @@ void multiply_positions_block(const PositionProduct& p, int64_t output, int64_t 
   }
 }
 
-// Steps at a time: the same of a panel and of x stay in the first-level cache until all outputs have read them.
-constexpr int64_t STEPS = 128;
+// Steps at a time, at most: the same of a panel and of x stay in the first-level cache until all outputs have read them.
+constexpr int64_t STEPS = 96;
 // Vectors of positions at a time, fewer than fit: more outputs then read each of them.
 constexpr int MOST_VECTORS = COLUMNS == 4 ? 3 : COLUMNS;
 // Neighbours whose rows are at least so many floats apart are not fetched by the processor before they are asked for.
@@ -169,12 +169,14 @@ void multiply_some_steps(const PositionProduct& p) {
 }  // namespace
 
 void multiply_positions(const PositionProduct* product) {
-  for (int64_t k = 0; k < product->k; k += STEPS) {
+  const int64_t parts = (product->k + STEPS - 1) / STEPS;
+  for (int64_t part = 0; part < parts; ++part) {
     PositionProduct p = *product;
-    const bool last = k + STEPS >= p.k;
-    p.x += k * p.x_row, p.tile += k * PANEL, p.accumulate |= k > 0, p.k = last ? p.k - k : STEPS;
+    const int64_t first = product->k * part / parts, end = product->k * (part + 1) / parts;
+    const bool last = end == product->k;
+    p.x += first * p.x_row, p.tile += first * PANEL, p.accumulate |= first > 0, p.k = end - first;
     if (!last) p.finish = UNFINISHED;
-    if (!last && p.next) p.next = p.tile + STEPS * PANEL;
+    if (!last && p.next) p.next = p.tile + p.k * PANEL;
     multiply_some_steps(p);
   }
 }

@@ -47,6 +47,15 @@ struct PositionProduct {
   const float* next;  // as in Product
 };
 
+// to[lane * to_row + m] = from[m * 64 + lane] for the first `lanes` lanes of a panel, which are outputs, finished.
+struct Transposition {
+  const float* from;
+  int64_t m, lanes;
+  float* to;
+  int64_t to_row;
+  Finish finish;
+};
+
 // Neighbours in a row of a plane.
 struct Span {
   int64_t from, to, count;
@@ -161,7 +170,6 @@ struct GruCell {
 // The functions that exist once for each instruction set:
 // decode: a range of steps of a group; gives a StreamFault.
 // decode_together: TOGETHER ranges of one weight's streams, each of one panel, as many steps of all as it can: ranges become what is left.
-// transpose: to[lane * to_row + m] = from[m * 64 + lane] + bias[lane] of a panel; without bias where it is null.
 // spread: to[position ...] = a vector with the values from[index ...] in a patch's lanes, and zeros between them.
 // copy_spans: to[span.to + i] = from[span.from + i * stride], for i below span.count.
 // planes: a range of steps of a Planes weight; gives a StreamFault.
@@ -171,7 +179,7 @@ struct GruCell {
   void decode_together(Stream* const* streams, const Group* const* groups, const Evaluation* const* forms, Range* ranges, int* faults); \
   void multiply(const Product* product);                                                                                                \
   void multiply_positions(const PositionProduct* product);                                                                              \
-  void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, float* to, int64_t to_row);                            \
+  void transpose(const Transposition* transposition);                                                                                   \
   void correlate(const Correlation* correlation);                                                                                       \
   void copy_spans(const float* from, const Span* spans, int64_t span_count, int64_t stride, float* to);                                 \
   void spread(const float* from, const Patch* patches, int64_t patch_count, float* to);                                                 \
@@ -194,7 +202,7 @@ struct Kernels {
   void (*decode_together)(Stream* const*, const Group* const*, const Evaluation* const*, Range*, int*);
   void (*multiply)(const Product*);
   void (*multiply_positions)(const PositionProduct*);
-  void (*transpose)(const float*, int64_t, int64_t, const float*, float*, int64_t);
+  void (*transpose)(const Transposition*);
   void (*correlate)(const Correlation*);
   void (*copy_spans)(const float*, const Span*, int64_t, int64_t, float*);
   void (*spread)(const float*, const Patch*, int64_t, float*);

@@ -24,6 +24,16 @@ const float* padded_input(const Run& run, const ConvPlan& plan, const float* x) 
   return to;
 }
 
+// Floats of a panel, in whole vectors of lanes, that stay in the first-level cache while one block of positions after the other reads them.
+constexpr int64_t PANEL_FLOATS = 8192, LANES_TOGETHER = 16;
+
+// Steps of a tile, almost equal in all of them.
+int64_t tile_steps(const Geometry& g, int64_t k) {
+  const int64_t lanes = std::min(PANEL_ROWS, (g.group_outputs() + LANES_TOGETHER - 1) / LANES_TOGETHER * LANES_TOGETHER);
+  const int64_t most = PANEL_FLOATS / lanes, tiles = std::max<int64_t>(1, (k + most / 2) / most);
+  return (k + tiles - 1) / tiles;
+}
+
 // What becomes of sums.
 struct Ends {
   const float *biases, *residual;
@@ -60,11 +70,12 @@ struct Multiplied {
   const float* input;  // padded
   Ends ends;
   float* y;
-  int64_t rows;  // positions of a block
+  int64_t steps;  // of a tile
+  int64_t rows;   // positions of a block
 
   TileWork work() const {
     const int64_t lanes = std::min<int64_t>(LANES_MAX, weight.member().panels_per_batch() * PANEL_ROWS), pixels = g.images * g.positions();
-    return {pixels * g.outputs * weight.member().k, TILE_FLOATS, pixels * lanes,
+    return {pixels * g.outputs * weight.member().k, steps, pixels * lanes,
             [this](const Tile& tile) { return g.images * panels(tile) * parts(); },
             [this](const Tile& tile, int64_t block, float* sums) { multiply(tile, block, sums); }};
   }
@@ -97,12 +108,10 @@ struct Multiplied {
   }
 
   void store(const Part& part, const float* sums) const {
-    const float* biases = ends.biases ? ends.biases + part.output : nullptr;
-    const Sums stored = part.sums(g, y);
-    ends.kernels.transpose(sums, stored.count, part.lanes, biases, stored.values, g.positions());
-    Ending ending = ends.activation.ending();
-    if (ends.residual) ending.residual = ends.residual + part.offset(g);
-    if (!ending.nothing()) ends.kernels.end_rows(&stored, &ending);
+    const int64_t offset = part.offset(g);
+    const Transposition stored = {sums, part.last - part.first, part.lanes, y + offset, g.positions(), of_output(ends.finish(), part.output, offset)};
+    ends.kernels.transpose(&stored);
+    activate(g, y, part, ends);
   }
 };
 
@@ -214,15 +223,16 @@ class Conv : public WeightOperator {
  private:
   static void convolve(const Run& run, const ConvPlan& plan, const Weight& weight, const float* x, const Ends& ends, float* y) {
     const Geometry& g = plan.geometry;
-    const int64_t k = weight.member().k, panel_products = std::min(PANEL_ROWS, g.group_outputs()) * k;
+    const int64_t k = weight.member().k, outputs = std::min(PANEL_ROWS, g.group_outputs());
     if (plan.phases) {
       const int64_t lanes = part_rows(std::min<int64_t>(LANES_MAX, weight.member().rows), g.positions() * k * DIRECT_COST);
       share_tiles(run, weight, Direct{g, weight, *plan.phases, x, ends, y, lanes}.work());
     } else if (plan.pointwise) {
-      share_tiles(run, weight, Pointwise{g, weight, x, ends, y, parts_of(g.positions(), panel_products)}.work());
+      share_tiles(run, weight, Pointwise{g, weight, x, ends, y, parts_of(g.positions(), outputs * k)}.work());
     } else {
       const float* padded = padded_input(run, plan, x);
-      share_tiles(run, weight, Multiplied{g, weight, *plan.padded, padded, ends, y, part_rows(g.positions(), panel_products)}.work());
+      const int64_t steps = tile_steps(g, k), rows = part_rows(g.positions(), outputs * steps);
+      share_tiles(run, weight, Multiplied{g, weight, *plan.padded, padded, ends, y, steps, rows}.work());
     }
   }
 
