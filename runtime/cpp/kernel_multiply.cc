@@ -108,11 +108,12 @@ namespace {
 // them, for where the sums go, and for what is multiplied next.
 template <int MANY, int COLS, bool FETCH>
 void multiply_positions_block(const PositionProduct& p, int64_t output, int64_t first, int64_t last) {
-  const float *x = p.x + first, *tile = p.tile + output, *next = (p.next ? p.next : p.tile) + output;
+  const float *from = p.x + first, *tile = p.tile + output, *next = (p.next ? p.next : p.tile) + output;
   Floats sum[MANY][COLS] = {};
   for (int m = 0; FETCH && m < MANY; ++m)
     for (int c = 0; c < COLS; ++c) __builtin_prefetch(p.y + (output + m) * p.y_row + first + c * FLOATS, 1);
-  for (int64_t k = 0; k < p.k; ++k, x += p.x_row, tile += PANEL, next += PANEL) {
+  for (int64_t k = 0; k < p.k; ++k, tile += PANEL, next += PANEL) {
+    const float* x = from + p.offsets[k];
     if constexpr (FETCH) __builtin_prefetch(next, 0, 2);
     Floats values[COLS];
 #pragma GCC unroll 4
@@ -146,8 +147,6 @@ void multiply_positions_block(const PositionProduct& p, int64_t output, int64_t 
 constexpr int64_t STEPS = 96;
 // Vectors of positions at a time, fewer than fit: more outputs then read each of them.
 constexpr int MOST_VECTORS = COLUMNS == 4 ? 3 : COLUMNS;
-// Neighbours whose rows are at least so many floats apart are not fetched by the processor before they are asked for.
-constexpr int64_t APART = 512;
 
 void multiply_some_steps(const PositionProduct& p) {
   in_parts<MOST_VECTORS>((p.count + FLOATS - 1) / FLOATS, [&](int64_t column, int64_t end) {
@@ -158,7 +157,7 @@ void multiply_some_steps(const PositionProduct& p) {
         with_number<rows_of(COLS)>(last - output, [&](auto many) {
           constexpr int MANY = decltype(many)::value;
           const auto block =
-              !p.next && p.x_row < APART ? multiply_positions_block<MANY, COLS, false> : multiply_positions_block<MANY, COLS, true>;
+              !p.next && !p.apart ? multiply_positions_block<MANY, COLS, false> : multiply_positions_block<MANY, COLS, true>;
           block(p, output, first, left < FLOATS ? left : FLOATS);
         });
       });
@@ -174,7 +173,7 @@ void multiply_positions(const PositionProduct* product) {
     PositionProduct p = *product;
     const int64_t first = product->k * part / parts, end = product->k * (part + 1) / parts;
     const bool last = end == product->k;
-    p.x += first * p.x_row, p.tile += first * PANEL, p.accumulate |= first > 0, p.k = end - first;
+    p.offsets += first, p.tile += first * PANEL, p.accumulate |= first > 0, p.k = end - first;
     if (!last) p.finish = UNFINISHED;
     if (!last && p.next) p.next = p.tile + p.k * PANEL;
     multiply_some_steps(p);

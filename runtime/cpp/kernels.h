@@ -34,16 +34,19 @@ struct Finish {
 };
 constexpr Finish UNFINISHED = {nullptr, nullptr, -__builtin_inff(), __builtin_inff()};
 
-// y[output, position] (+)= sum over k of x[k, position] * tile[k, output], finished: needs no transposition where positions are neighbours.
+// y[output, position] (+)= sum over k of x[offsets[k] + position] * tile[k, output], finished: needs no transposition where positions are
+// neighbours.
 struct PositionProduct {
-  const float* x;  // [k, count], rows `x_row` floats apart
-  int64_t x_row, k, count;
+  const float* x;
+  const int64_t* offsets;
+  int64_t k, count;
   const float* tile;  // [k, 64]
   int64_t outputs;
   float* y;  // [outputs, count], rows `y_row` floats apart
   int64_t y_row;
   int accumulate;
   Finish finish;
+  int apart;          // whether steps read rows that are so far apart that the processor does not fetch them by itself
   const float* next;  // as in Product
 };
 
