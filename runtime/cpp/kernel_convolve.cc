@@ -189,24 +189,53 @@ void correlate(const Correlation* correlation) {
 namespace {
 
 #if VECTOR_BYTES == 64
+inline __mmask16 first_of(int64_t count) { return static_cast<__mmask16>(count >= FLOATS ? 0xFFFF : count > 0 ? (1u << count) - 1 : 0); }
+
+// The even and the odd ones of 32 floats, or of as many as the masks let be read.
+struct Halves {
+  __m512 even, odd;
+};
+
+inline Halves load_halves(const float* from, __mmask16 low, __mmask16 high) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512 first = _mm512_maskz_loadu_ps(low, from), second = _mm512_maskz_loadu_ps(high, from + FLOATS);
+  return {_mm512_permutex2var_ps(first, even, second), _mm512_permutex2var_ps(first, _mm512_add_epi32(even, _mm512_set1_epi32(1)), second)};
+}
+
 // Sixteen of every `stride`, 1 or 2, or as many as there are.
 inline void copy_vector(const float* from, int64_t stride, int64_t count, float* to) {
-  const __mmask16 wanted = static_cast<__mmask16>(count < FLOATS ? (1u << count) - 1 : 0xFFFFu);
-  __m512 values;
-  if (stride == 1) {
-    values = _mm512_maskz_loadu_ps(wanted, from);
-  } else {
-    const int64_t last = 2 * count - 1;  // elements that may be read
-    const __mmask16 low = static_cast<__mmask16>(last < FLOATS ? (1u << last) - 1 : 0xFFFFu);
-    const __mmask16 high = static_cast<__mmask16>(last <= FLOATS ? 0 : last < 2 * FLOATS ? (1u << (last - FLOATS)) - 1 : 0xFFFFu);
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    values = _mm512_permutex2var_ps(_mm512_maskz_loadu_ps(low, from), even, _mm512_maskz_loadu_ps(high, from + FLOATS));
-  }
-  _mm512_mask_storeu_ps(to, wanted, values);
+  const int64_t last = 2 * count - 1;  // elements that may be read
+  store_some(to, stride == 1 ? load_some(from, count) : (Floats)load_halves(from, first_of(last), first_of(last - FLOATS)).even, count);
+}
+
+// So far ahead the plane is asked for, and the one behind it.
+constexpr int64_t AHEAD = 1024;
+
+inline void separate_row(const float* from, int64_t columns, float* even, float* odd) {
+  const auto store = [&](int64_t x, __mmask16 low, __mmask16 high) {
+    __builtin_prefetch(from + x + AHEAD), __builtin_prefetch(from + x + AHEAD + FLOATS);
+    const Halves halves = load_halves(from + x, low, high);
+    _mm512_storeu_ps(even + x / 2, halves.even), _mm512_storeu_ps(odd + x / 2, halves.odd);
+  };
+  const int64_t whole = columns / (2 * FLOATS) * (2 * FLOATS);
+  for (int64_t x = 0; x < whole; x += 2 * FLOATS) store(x, 0xFFFF, 0xFFFF);
+  if (whole < columns) store(whole, first_of(columns - whole), first_of(columns - whole - FLOATS));
+}
+#else
+inline void separate_row(const float* from, int64_t columns, float* even, float* odd) {
+  for (int64_t x = 0; x < columns; ++x) (x % 2 ? odd : even)[x / 2] = from[x];
 }
 #endif
 
 }  // namespace
+
+void separate(const Separation* separation) {
+  const Separation s = *separation;
+  for (int64_t y = 0; y < s.rows; ++y) {
+    float* to = s.to + y % 2 * 2 * s.part + y / 2 * s.row;
+    separate_row(s.from + y * s.columns, s.columns, to, to + s.part);
+  }
+}
 
 void spread(const float* from, const Patch* patches, int64_t patch_count, float* to) {
   for (int64_t i = 0; i < patch_count; ++i) {

@@ -64,6 +64,15 @@ struct Span {
   int64_t from, to, count;
 };
 
+// A plane whose even and odd rows and columns are set apart: (y, x) goes to to[(y % 2 * 2 + x % 2) * part + y / 2 * row + x / 2]. What lies
+// behind a row there, up to a vector, may be overwritten before the next one is written.
+struct Separation {
+  const float* from;
+  int64_t rows, columns;
+  float* to;
+  int64_t part, row;
+};
+
 // A vector of neighbours in a padded plane, of which only the lanes whose bits are set are values, next to each other elsewhere: outputs,
 // or what is not padding.
 struct Patch {
@@ -185,6 +194,7 @@ struct GruCell {
   void transpose(const Transposition* transposition);                                                                                   \
   void correlate(const Correlation* correlation);                                                                                       \
   void copy_spans(const float* from, const Span* spans, int64_t span_count, int64_t stride, float* to);                                 \
+  void separate(const Separation* separation);                                                                                          \
   void spread(const float* from, const Patch* patches, int64_t patch_count, float* to);                                                 \
   void end_rows(const Sums* sums, const Ending* ending);                                                                                \
   int pack_levels(const LevelPack* pack);                                                                                               \
@@ -208,6 +218,7 @@ struct Kernels {
   void (*transpose)(const Transposition*);
   void (*correlate)(const Correlation*);
   void (*copy_spans)(const float*, const Span*, int64_t, int64_t, float*);
+  void (*separate)(const Separation*);
   void (*spread)(const float*, const Patch*, int64_t, float*);
   void (*end_rows)(const Sums*, const Ending*);
   int (*pack_levels)(const LevelPack*);
