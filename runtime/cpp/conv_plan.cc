@@ -62,8 +62,8 @@ constexpr int64_t DIRECT_BELOW = 16;
 // outputs, nor for sums of so few products, nor where all positions of a large plane are neighbours.
 constexpr int64_t FEW_OUTPUTS = 24, FEW_PRODUCTS = 144, FEW_CHANNELS = 96, LARGE_PLANE = 1024;
 
-// How many positions follow each other as neighbours that fill seven of eight lanes at least: all, those of a row, or 0 where outputs are to
-// be in vectors.
+// How many positions follow each other as neighbours that fill seven of eight lanes at least: all, those of a row, or 0 where outputs are
+// to be in vectors.
 int64_t line_of(const Geometry& g, int64_t vector) {
   const auto fills = [&](int64_t count) { return 7 * ((count + vector - 1) / vector * vector) <= 8 * count; };
   const bool few = g.group_outputs() <= FEW_OUTPUTS;

@@ -47,7 +47,8 @@ void Phases::lay_out_masked() {
     int64_t offset = 0, phase = 0, first[3], last[3];
     for (int axis = 0; axis < 3; ++axis) {
       // Output i reads i * stride + shift, which is number i + shift / stride of its phase.
-      const int64_t stride = g.stride[axis], shift = tap.at[axis] * g.dilation[axis] - g.before[axis], rest = (shift % stride + stride) % stride;
+      const int64_t stride = g.stride[axis], shift = tap.at[axis] * g.dilation[axis] - g.before[axis],
+                    rest = (shift % stride + stride) % stride;
       first[axis] = std::max<int64_t>(0, (stride - 1 - shift) / stride), last[axis] = (g.in[axis] - shift + stride - 1) / stride;
       last[axis] = std::clamp<int64_t>(last[axis], 0, g.out[axis]);
       phase = phase * stride + rest, offset = offset * extent_[axis] + (shift - rest) / stride;

@@ -9,7 +9,8 @@ ONNX_COMPRESS_DECLARE_KERNELS
 namespace {
 
 #if VECTOR_BYTES == 64
-// Up to sixteen lanes of up to sixteen rows: pairs, fours and so on of rows exchange halves, in registers. Where the next rows go is asked for.
+// Up to sixteen lanes of up to sixteen rows: pairs, fours and so on of rows exchange halves, in registers. Where the next rows go is asked
+// for.
 void transpose_some(const Transposition& t, __m512 bias) {
   __m512 rows[16], pairs[16];
   for (int64_t lane = 0; lane < t.lanes; ++lane) __builtin_prefetch(t.to + lane * t.to_row + 16, 1);
@@ -223,7 +224,8 @@ inline void separate_row(const float* from, int64_t columns, float* even, float*
 }
 #else
 inline void separate_row(const float* from, int64_t columns, float* even, float* odd) {
-  for (int64_t x = 0; x < columns; ++x) (x % 2 ? odd : even)[x / 2] = from[x];
+  for (int64_t x = 0; 2 * x < columns; ++x) even[x] = from[2 * x];
+  for (int64_t x = 0; 2 * x + 1 < columns; ++x) odd[x] = from[2 * x + 1];
 }
 #endif
 

@@ -19,6 +19,8 @@ constexpr int rows_of(int columns) { return columns == 2 ? 6 : 12; }
 #endif
 
 constexpr int LINE_FLOATS = 16;
+// Rows of x may be neighbours: so many floats behind the last one is what rows read that come soon.
+constexpr int SOON = 12;
 
 // MANY rows of x with COLS vectors of lanes from `lane` on; each step asks for LINES of the cache, from `next` on.
 template <int MANY, int COLS, int LINES>
@@ -30,6 +32,7 @@ void multiply_block(const Product& p, int64_t row, int64_t lane, const float* ne
   Floats sum[MANY][COLS] = {};
   for (int64_t k = 0; k < p.k; ++k, tile += PANEL) {
     const int64_t offset = p.offsets[k];
+    if constexpr (COLS * FLOATS == PANEL) __builtin_prefetch(x[MANY - 1] + offset + SOON, 0, 2);
     for (int i = 0; i < LINES; ++i, next += LINE_FLOATS) __builtin_prefetch(next, 0, 2);
     Floats weight[COLS];
 #pragma GCC unroll 4
@@ -156,8 +159,7 @@ void multiply_some_steps(const PositionProduct& p) {
       in_parts<rows_of(COLS)>(p.outputs, [&](int64_t output, int64_t last) {
         with_number<rows_of(COLS)>(last - output, [&](auto many) {
           constexpr int MANY = decltype(many)::value;
-          const auto block =
-              !p.next && !p.apart ? multiply_positions_block<MANY, COLS, false> : multiply_positions_block<MANY, COLS, true>;
+          const auto block = !p.next && !p.apart ? multiply_positions_block<MANY, COLS, false> : multiply_positions_block<MANY, COLS, true>;
           block(p, output, first, left < FLOATS ? left : FLOATS);
         });
       });

@@ -109,7 +109,8 @@ struct Multiplied {
 
   void store(const Part& part, const float* sums) const {
     const int64_t offset = part.offset(g);
-    const Transposition stored = {sums, part.last - part.first, part.lanes, y + offset, g.positions(), of_output(ends.finish(), part.output, offset)};
+    const Transposition stored = {sums,       part.last - part.first, part.lanes,
+                                  y + offset, g.positions(),          of_output(ends.finish(), part.output, offset)};
     ends.kernels.transpose(&stored);
     activate(g, y, part, ends);
   }
