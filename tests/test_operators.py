@@ -90,6 +90,21 @@ CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((1, 6, 4, 5, 3), (6, 1, 3, 2, 3), {"group": 6, "pads": [1, 0, 1, 1, 1, 1]}),
     ((1, 8, 9, 4), (16, 2, 3, 3), {"group": 4, "pads": [1, 1, 1, 1]}),
     ((1, 8, 9, 4), (8, 1, 2, 1), {"group": 8}),
+    # rows of outputs that fill vectors
+    ((2, 3, 13, 32), (20, 3, 3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
+    ((1, 3, 9, 48), (20, 3, 3, 4), {"pads": [0, 1, 1, 2], "strides": [1, 3], "dilations": [2, 1]}),
+    ((1, 3, 6, 18), (20, 3, 3, 3), {}),  # where they are
+    ((2, 8, 9, 16), (128, 4, 3, 3), {"group": 2, "pads": [1, 1, 1, 1]}),
+    ((1, 2, 4, 5, 16), (8, 2, 3, 3, 3), {"pads": [1, 1, 1, 1, 1, 1]}),
+    ((2, 30, 5, 16), (20, 30, 3, 3), {"pads": [1, 1, 1, 1]}),  # several tiles
+    ((2, 100, 7, 7), (130, 100, 1, 1), {}),
+    ((2, 100, 7, 9), (20, 100, 1, 1), {}),
+    # even and odd rows and columns apart
+    ((2, 5, 7, 9), (5, 1, 3, 3), {"group": 5, "pads": [1, 1, 1, 1], "strides": [2, 2]}),
+    ((1, 5, 14, 14), (10, 1, 3, 3), {"group": 5, "auto_pad": "SAME_UPPER", "strides": [2, 2]}),
+    ((1, 5, 8, 6), (5, 1, 2, 2), {"group": 5, "strides": [2, 2]}),
+    ((1, 6, 11, 70), (6, 2, 5, 3), {"group": 3, "pads": [4, 2, 4, 2], "strides": [2, 2], "dilations": [2, 2]}),
+    ((1, 3, 1, 33), (3, 1, 1, 5), {"group": 3, "pads": [0, 2, 0, 2], "strides": [2, 2]}),
 ]
 
 
@@ -107,10 +122,10 @@ def test_conv_takes_every_form(form: str, group: int) -> None:
     compare("Conv", weight(conv_view((80, 20 // group, 3, 3), group), form), {"x": normal(1, 20, 8, 8)}, {"group": group})
 
 
-@pytest.mark.parametrize("group", [1, 8])
-def test_conv_adds_residual_and_relu(group: int) -> None:
-    made = weight(conv_view((8, 8 // group, 3, 3), group))
-    feeds = {"x": normal(1, 8, 6, 6), "residual": normal(1, 8, 4, 4)}
+@pytest.mark.parametrize(("outputs", "channels", "size", "group"), [(8, 8, 6, 1), (8, 8, 6, 8), (70, 20, 9, 1), (8, 3, 18, 1)])
+def test_conv_adds_residual_and_relu(outputs: int, channels: int, size: int, group: int) -> None:
+    made = weight(conv_view((outputs, channels // group, 3, 3), group))
+    feeds = {"x": normal(1, channels, size, size), "residual": normal(1, outputs, size - 2, size - 2)}
     ours = [node("CompressedConv", ["x", "w", "", "residual"], {"activation": "Relu", "group": group})]
     plain = [
         helper.make_node("Conv", ["x", "w"], ["a"], group=group),
@@ -128,7 +143,10 @@ SHARED: tuple[tuple[str, View, tuple[int, ...], dict[str, Any]], ...] = (
     ("Conv", conv_view((300, 16, 3, 3), 1), (1, 16, 60, 60), {}),
     ("Conv", conv_view((64, 64, 3, 3), 1), (1, 64, 30, 30), {}),  # all steps in one tile
     ("Conv", conv_view((64, 200, 3, 3), 1), (2, 200, 20, 20), {}),  # sums go from tile to tile
+    ("Conv", conv_view((40, 16, 3, 3), 1), (1, 16, 66, 66), {}),  # rows of outputs
+    ("Conv", conv_view((384, 384, 1, 1), 1), (1, 384, 14, 14), {}),
     ("Conv", conv_view((500, 1, 3, 3), 500), (2, 500, 40, 40), {"group": 500}),
+    ("Conv", conv_view((500, 1, 3, 3), 500), (2, 500, 40, 40), {"group": 500, "pads": [1, 1, 1, 1], "strides": [2, 2]}),
 )
 """Operator, view of its weight, shape of x, attributes: all large enough to be shared between threads."""
 

@@ -17,31 +17,43 @@ bool keeps_places(const Geometry& g) {
   return same;
 }
 
+// Whether it is an image of which every second row and column has an output.
+bool halves(const Geometry& g) {
+  bool half = g.in[0] == 1 && g.out[0] == 1;
+  for (int axis = 1; axis < 3; ++axis) half = half && g.stride[axis] == 2 && g.out[axis] == (g.in[axis] + 1) / 2;
+  return half;
+}
+
 }  // namespace
 
-Phases::Phases(const Geometry& geometry, const Kernels& kernels) : geometry_(geometry), kernels_(kernels) {
+Phases::Phases(const Geometry& geometry, const Kernels& kernels) : geometry_(geometry), kernels_(kernels), halved_(halves(geometry)) {
   const int64_t vectors = (geometry.positions() + kernels.vector - 1) / kernels.vector, k = geometry.group_channels() * geometry.taps();
-  if (kernels.masked && keeps_places(geometry) && vectors * k <= MOST_MASKS) {
-    stay_in_place();
+  if (kernels.masked && (halved_ || keeps_places(geometry)) && vectors * k <= MOST_MASKS) {
+    lay_out_masked();
   } else {
     lay_out();
   }
 }
 
 // Outputs are vectors of the plane, whatever rows they are of.
-void Phases::stay_in_place() {
+void Phases::lay_out_masked() {
   const Geometry& g = geometry_;
-  std::copy_n(g.in, 3, extent_);
-  channel_size_ = phase_size_ = g.plane();
+  std::copy_n(g.out, 3, extent_);
+  phase_size_ = g.positions() + (halved_ ? kernels_.vector : 0);
+  channel_size_ = halved_ ? 4 * phase_size_ : g.plane();
   outputs_ = across_rows({0, 0, 0}, g.out);
   for (int64_t k = 0; k < g.group_channels() * g.taps(); ++k) {
     const Tap tap(g, k % g.taps());
-    int64_t shift[3], first[3], last[3];
+    int64_t offset = 0, phase = 0, first[3], last[3];
     for (int axis = 0; axis < 3; ++axis) {
-      shift[axis] = tap.at[axis] * g.dilation[axis] - g.before[axis];
-      first[axis] = std::max<int64_t>(0, -shift[axis]), last[axis] = std::min(g.out[axis], g.in[axis] - shift[axis]);
+      // Output i reads i * stride + shift, which is number i + shift / stride of its phase.
+      const int64_t stride = g.stride[axis], shift = tap.at[axis] * g.dilation[axis] - g.before[axis],
+                    rest = (shift % stride + stride) % stride;
+      first[axis] = std::max<int64_t>(0, (stride - 1 - shift) / stride), last[axis] = (g.in[axis] - shift + stride - 1) / stride;
+      last[axis] = std::clamp<int64_t>(last[axis], 0, g.out[axis]);
+      phase = phase * stride + rest, offset = offset * extent_[axis] + (shift - rest) / stride;
     }
-    offsets_.push_back(k / g.taps() * channel_size_ + (shift[0] * g.in[1] + shift[1]) * g.in[2] + shift[2]);
+    offsets_.push_back(k / g.taps() * channel_size_ + phase * phase_size_ + offset);
     for (const Patch& patch : across_rows(first, last)) masks_.push_back(static_cast<uint16_t>(patch.lanes));
   }
 }
@@ -81,7 +93,7 @@ void Phases::lay_out() {
 
 Correlation Phases::correlation(int64_t first, int64_t last) const {
   const int64_t count = static_cast<int64_t>(outputs_.size());
-  const uint16_t* masks = in_place() ? masks_.data() + first * count : nullptr;
+  const uint16_t* masks = masked() ? masks_.data() + first * count : nullptr;
   return {nullptr, offsets_.data() + first, nullptr, last - first, outputs_.data(), count, masks, nullptr, first > 0, UNFINISHED};
 }
 
@@ -100,7 +112,7 @@ std::vector<Patch> Phases::row_by_row() const {
 std::vector<Patch> Phases::across_rows(const int64_t (&first)[3], const int64_t (&last)[3]) const {
   std::vector<Patch> patches;
   int64_t found = 0;
-  for (int64_t position = 0; position < phase_size_; position += kernels_.vector) {
+  for (int64_t position = 0; position < extent_[0] * extent_[1] * extent_[2]; position += kernels_.vector) {
     Patch patch = {position, found, 0};
     for (int64_t lane = 0; lane < kernels_.vector; ++lane) {
       const int64_t row = (position + lane) / extent_[2];
@@ -137,7 +149,10 @@ void Phases::fill(const float* x, float* planes) const {
   for (int64_t channel = 0; channel < geometry_.group_channels(); ++channel) {
     const float* from = x + channel * geometry_.plane();
     float* to = planes + channel * channel_size_;
-    if (!inputs_.empty()) {
+    if (masked()) {
+      const Separation separation = {from, geometry_.in[1], geometry_.in[2], to, phase_size_, extent_[2]};
+      kernels_.separate(&separation);
+    } else if (!inputs_.empty()) {
       kernels_.spread(from, inputs_.data(), static_cast<int64_t>(inputs_.size()), to);
     } else {
       kernels_.copy_spans(from, rows_.data(), static_cast<int64_t>(rows_.size()), geometry_.stride[2], to);
@@ -160,7 +175,7 @@ void convolve_directly(const Phases& phases, const Lanes& lanes, const float* x,
   const Tile& tile = lanes.tile;
   const int64_t group_outputs = g.group_outputs(), positions = g.positions(), group_floats = g.group_channels() * g.plane();
   float* planes = phases.in_place() ? nullptr : pack_memory(phases.floats());
-  if (planes) std::fill(planes, planes + phases.floats(), 0.0f);
+  if (!phases.masked()) std::fill(planes, planes + phases.floats(), 0.0f);
   Correlation correlation = phases.correlation(tile.first, tile.last);
   const bool last = tile.last == g.group_channels() * g.taps();
   int64_t output = tile.batch * group_outputs + tile.row + lanes.first, inside = output % group_outputs;  // inside its group

@@ -20,6 +20,7 @@ namespace onnx_compress {
                                  isa::transpose,          \
                                  isa::correlate,          \
                                  isa::copy_spans,         \
+                                 isa::separate,           \
                                  isa::spread,             \
                                  isa::end_rows,           \
                                  isa::pack_levels,        \

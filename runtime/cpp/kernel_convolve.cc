@@ -9,11 +9,13 @@ ONNX_COMPRESS_DECLARE_KERNELS
 namespace {
 
 #if VECTOR_BYTES == 64
-// Up to sixteen lanes of up to sixteen rows: pairs, fours and so on of rows exchange halves, in registers.
-void transpose_some(const float* from, int64_t m, int64_t lanes, __m512 bias, float* to, int64_t to_row) {
+// Up to sixteen lanes of up to sixteen rows: pairs, fours and so on of rows exchange halves, in registers. Where the next rows go is asked
+// for.
+void transpose_some(const Transposition& t, __m512 bias) {
   __m512 rows[16], pairs[16];
+  for (int64_t lane = 0; lane < t.lanes; ++lane) __builtin_prefetch(t.to + lane * t.to_row + 16, 1);
 #pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) rows[i] = _mm512_add_ps(i < m ? _mm512_loadu_ps(from + i * PANEL) : _mm512_setzero_ps(), bias);
+  for (int i = 0; i < 16; ++i) rows[i] = _mm512_add_ps(i < t.m ? _mm512_loadu_ps(t.from + i * PANEL) : _mm512_setzero_ps(), bias);
 #pragma GCC unroll 8
   for (int i = 0; i < 16; i += 2)
     pairs[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]), pairs[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
@@ -26,7 +28,7 @@ void transpose_some(const float* from, int64_t m, int64_t lanes, __m512 bias, fl
                    rows[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
     }
   // rows[4 * g + c] has, in quarter q, lane 4 * q + c of the rows 4 * g to 4 * g + 3.
-  const __mmask16 some = static_cast<__mmask16>((1u << m) - 1);
+  const Floats low = all(t.finish.low), high = all(t.finish.high);
 #pragma GCC unroll 4
   for (int c = 0; c < 4; ++c) {
     const __m512 even_low = _mm512_shuffle_f32x4(rows[c], rows[4 + c], 0x88), odd_low = _mm512_shuffle_f32x4(rows[c], rows[4 + c], 0xDD);
@@ -35,20 +37,30 @@ void transpose_some(const float* from, int64_t m, int64_t lanes, __m512 bias, fl
     const __m512 quarters[4] = {_mm512_shuffle_f32x4(even_low, even_high, 0x88), _mm512_shuffle_f32x4(odd_low, odd_high, 0x88),
                                 _mm512_shuffle_f32x4(even_low, even_high, 0xDD), _mm512_shuffle_f32x4(odd_low, odd_high, 0xDD)};
 #pragma GCC unroll 4
-    for (int q = 0; q < 4; ++q)
-      if (4 * q + c < lanes) _mm512_mask_storeu_ps(to + (4 * q + c) * to_row, some, quarters[q]);
+    for (int q = 0; q < 4; ++q) {
+      const int64_t lane = 4 * q + c, at = lane * t.to_row;
+      if (lane >= t.lanes) continue;
+      Floats values = (Floats)quarters[q];
+      if (t.finish.residual) values += load_some(t.finish.residual + at, t.m);
+      store_some(t.to + at, clamp(values, low, high), t.m);
+    }
   }
 }
 
 }  // namespace
 
-void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, float* to, int64_t to_row) {
-  for (int64_t lane = 0; lane < lanes; lane += FLOATS) {
-    const int64_t many = lanes - lane < FLOATS ? lanes - lane : FLOATS;
-    const __mmask16 some = static_cast<__mmask16>((1u << many) - 1);
-    const __m512 added = bias ? _mm512_maskz_loadu_ps(some, bias + lane) : _mm512_setzero_ps();
-    for (int64_t row = 0; row < m; row += 16)
-      transpose_some(from + row * PANEL + lane, m - row < 16 ? m - row : 16, many, added, to + lane * to_row + row, to_row);
+void transpose(const Transposition* transposition) {
+  const Transposition& t = *transposition;
+  for (int64_t lane = 0; lane < t.lanes; lane += FLOATS) {
+    Transposition some = t;
+    some.lanes = t.lanes - lane < FLOATS ? t.lanes - lane : FLOATS;
+    const Floats bias = t.finish.biases ? load_some(t.finish.biases + lane, some.lanes) : Floats{};
+    for (int64_t row = 0; row < t.m; row += 16) {
+      const int64_t at = lane * t.to_row + row;
+      some.from = t.from + row * PANEL + lane, some.m = t.m - row < 16 ? t.m - row : 16, some.to = t.to + at;
+      some.finish.residual = t.finish.residual ? t.finish.residual + at : nullptr;
+      transpose_some(some, (__m512)bias);
+    }
   }
 }
 #else
@@ -71,19 +83,32 @@ inline void transpose_four(const float* from, Four bias, float* to, int64_t to_r
   }
 }
 
+// What is left of finishing: residual and limits.
+void finish_row(float* to, const float* residual, int64_t count, const Finish& finish) {
+  const Floats low = all(finish.low), high = all(finish.high);
+  for (int64_t i = 0; i < count; i += FLOATS) {
+    const Floats values = load_some(to + i, count - i);
+    store_some(to + i, clamp(residual ? values + load_some(residual + i, count - i) : values, low, high), count - i);
+  }
+}
+
 }  // namespace
 
-void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, float* to, int64_t to_row) {
+void transpose(const Transposition* transposition) {
+  const Transposition& t = *transposition;
+  const float* biases = t.finish.biases;
   int64_t lane = 0;
-  for (; lane + 4 <= lanes; lane += 4) {
-    const Four added = bias ? load_four(bias + lane) : Four{};
+  for (; lane + 4 <= t.lanes; lane += 4) {
+    const Four added = biases ? load_four(biases + lane) : Four{};
     int64_t row = 0;
-    for (; row + 4 <= m; row += 4) transpose_four(from + row * PANEL + lane, added, to + lane * to_row + row, to_row);
-    for (; row < m; ++row)
-      for (int i = 0; i < 4; ++i) to[(lane + i) * to_row + row] = from[row * PANEL + lane + i] + added[i];
+    for (; row + 4 <= t.m; row += 4) transpose_four(t.from + row * PANEL + lane, added, t.to + lane * t.to_row + row, t.to_row);
+    for (; row < t.m; ++row)
+      for (int i = 0; i < 4; ++i) t.to[(lane + i) * t.to_row + row] = t.from[row * PANEL + lane + i] + added[i];
   }
-  for (; lane < lanes; ++lane)
-    for (int64_t row = 0; row < m; ++row) to[lane * to_row + row] = from[row * PANEL + lane] + (bias ? bias[lane] : 0.0f);
+  for (; lane < t.lanes; ++lane)
+    for (int64_t row = 0; row < t.m; ++row) t.to[lane * t.to_row + row] = t.from[row * PANEL + lane] + (biases ? biases[lane] : 0.0f);
+  for (lane = 0; lane < t.lanes; ++lane)
+    finish_row(t.to + lane * t.to_row, t.finish.residual ? t.finish.residual + lane * t.to_row : nullptr, t.m, t.finish);
 }
 #endif
 
@@ -165,24 +190,54 @@ void correlate(const Correlation* correlation) {
 namespace {
 
 #if VECTOR_BYTES == 64
+inline __mmask16 first_of(int64_t count) { return static_cast<__mmask16>(count >= FLOATS ? 0xFFFF : count > 0 ? (1u << count) - 1 : 0); }
+
+// The even and the odd ones of 32 floats, or of as many as the masks let be read.
+struct Halves {
+  __m512 even, odd;
+};
+
+inline Halves load_halves(const float* from, __mmask16 low, __mmask16 high) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512 first = _mm512_maskz_loadu_ps(low, from), second = _mm512_maskz_loadu_ps(high, from + FLOATS);
+  return {_mm512_permutex2var_ps(first, even, second), _mm512_permutex2var_ps(first, _mm512_add_epi32(even, _mm512_set1_epi32(1)), second)};
+}
+
 // Sixteen of every `stride`, 1 or 2, or as many as there are.
 inline void copy_vector(const float* from, int64_t stride, int64_t count, float* to) {
-  const __mmask16 wanted = static_cast<__mmask16>(count < FLOATS ? (1u << count) - 1 : 0xFFFFu);
-  __m512 values;
-  if (stride == 1) {
-    values = _mm512_maskz_loadu_ps(wanted, from);
-  } else {
-    const int64_t last = 2 * count - 1;  // elements that may be read
-    const __mmask16 low = static_cast<__mmask16>(last < FLOATS ? (1u << last) - 1 : 0xFFFFu);
-    const __mmask16 high = static_cast<__mmask16>(last <= FLOATS ? 0 : last < 2 * FLOATS ? (1u << (last - FLOATS)) - 1 : 0xFFFFu);
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    values = _mm512_permutex2var_ps(_mm512_maskz_loadu_ps(low, from), even, _mm512_maskz_loadu_ps(high, from + FLOATS));
-  }
-  _mm512_mask_storeu_ps(to, wanted, values);
+  const int64_t last = 2 * count - 1;  // elements that may be read
+  store_some(to, stride == 1 ? load_some(from, count) : (Floats)load_halves(from, first_of(last), first_of(last - FLOATS)).even, count);
+}
+
+// So far ahead the plane is asked for, and the one behind it.
+constexpr int64_t AHEAD = 1024;
+
+inline void separate_row(const float* from, int64_t columns, float* even, float* odd) {
+  const auto store = [&](int64_t x, __mmask16 low, __mmask16 high) {
+    __builtin_prefetch(from + x + AHEAD), __builtin_prefetch(from + x + AHEAD + FLOATS);
+    const Halves halves = load_halves(from + x, low, high);
+    _mm512_storeu_ps(even + x / 2, halves.even), _mm512_storeu_ps(odd + x / 2, halves.odd);
+  };
+  const int64_t whole = columns / (2 * FLOATS) * (2 * FLOATS);
+  for (int64_t x = 0; x < whole; x += 2 * FLOATS) store(x, 0xFFFF, 0xFFFF);
+  if (whole < columns) store(whole, first_of(columns - whole), first_of(columns - whole - FLOATS));
+}
+#else
+inline void separate_row(const float* from, int64_t columns, float* even, float* odd) {
+  for (int64_t x = 0; 2 * x < columns; ++x) even[x] = from[2 * x];
+  for (int64_t x = 0; 2 * x + 1 < columns; ++x) odd[x] = from[2 * x + 1];
 }
 #endif
 
 }  // namespace
+
+void separate(const Separation* separation) {
+  const Separation s = *separation;
+  for (int64_t y = 0; y < s.rows; ++y) {
+    float* to = s.to + y % 2 * 2 * s.part + y / 2 * s.row;
+    separate_row(s.from + y * s.columns, s.columns, to, to + s.part);
+  }
+}
 
 void spread(const float* from, const Patch* patches, int64_t patch_count, float* to) {
   for (int64_t i = 0; i < patch_count; ++i) {

@@ -19,6 +19,8 @@ constexpr int rows_of(int columns) { return columns == 2 ? 6 : 12; }
 #endif
 
 constexpr int LINE_FLOATS = 16;
+// Rows of x may be neighbours: so many floats behind the last one is what rows read that come soon.
+constexpr int SOON = 12;
 
 // MANY rows of x with COLS vectors of lanes from `lane` on; each step asks for LINES of the cache, from `next` on.
 template <int MANY, int COLS, int LINES>
@@ -30,6 +32,7 @@ void multiply_block(const Product& p, int64_t row, int64_t lane, const float* ne
   Floats sum[MANY][COLS] = {};
   for (int64_t k = 0; k < p.k; ++k, tile += PANEL) {
     const int64_t offset = p.offsets[k];
+    if constexpr (COLS * FLOATS == PANEL) __builtin_prefetch(x[MANY - 1] + offset + SOON, 0, 2);
     for (int i = 0; i < LINES; ++i, next += LINE_FLOATS) __builtin_prefetch(next, 0, 2);
     Floats weight[COLS];
 #pragma GCC unroll 4
@@ -78,7 +81,7 @@ void multiply_row(const Product& p, int64_t row, int64_t lane) {
 }  // namespace
 
 // What is multiplied next is asked for by so many blocks of rows, where these have whole panels: one alone would wait for it.
-constexpr int FETCHING = 2, FETCHED_LINES = PANEL / LINE_FLOATS / FETCHING;
+constexpr int FETCHING = 4, FETCHED_LINES = PANEL / LINE_FLOATS / FETCHING;
 
 void multiply(const Product* product) {
   const Product& p = *product;  // no copy: its vectors would wait until the fields that were just written have left the processor
@@ -108,11 +111,12 @@ namespace {
 // them, for where the sums go, and for what is multiplied next.
 template <int MANY, int COLS, bool FETCH>
 void multiply_positions_block(const PositionProduct& p, int64_t output, int64_t first, int64_t last) {
-  const float *x = p.x + first, *tile = p.tile + output, *next = (p.next ? p.next : p.tile) + output;
+  const float *from = p.x + first, *tile = p.tile + output, *next = (p.next ? p.next : p.tile) + output;
   Floats sum[MANY][COLS] = {};
   for (int m = 0; FETCH && m < MANY; ++m)
     for (int c = 0; c < COLS; ++c) __builtin_prefetch(p.y + (output + m) * p.y_row + first + c * FLOATS, 1);
-  for (int64_t k = 0; k < p.k; ++k, x += p.x_row, tile += PANEL, next += PANEL) {
+  for (int64_t k = 0; k < p.k; ++k, tile += PANEL, next += PANEL) {
+    const float* x = from + p.offsets[k];
     if constexpr (FETCH) __builtin_prefetch(next, 0, 2);
     Floats values[COLS];
 #pragma GCC unroll 4
@@ -142,12 +146,10 @@ void multiply_positions_block(const PositionProduct& p, int64_t output, int64_t 
   }
 }
 
-// Steps at a time: the same of a panel and of x stay in the first-level cache until all outputs have read them.
-constexpr int64_t STEPS = 128;
+// Steps at a time, at most: the same of a panel and of x stay in the first-level cache until all outputs have read them.
+constexpr int64_t STEPS = 96;
 // Vectors of positions at a time, fewer than fit: more outputs then read each of them.
 constexpr int MOST_VECTORS = COLUMNS == 4 ? 3 : COLUMNS;
-// Neighbours whose rows are at least so many floats apart are not fetched by the processor before they are asked for.
-constexpr int64_t APART = 512;
 
 void multiply_some_steps(const PositionProduct& p) {
   in_parts<MOST_VECTORS>((p.count + FLOATS - 1) / FLOATS, [&](int64_t column, int64_t end) {
@@ -157,8 +159,7 @@ void multiply_some_steps(const PositionProduct& p) {
       in_parts<rows_of(COLS)>(p.outputs, [&](int64_t output, int64_t last) {
         with_number<rows_of(COLS)>(last - output, [&](auto many) {
           constexpr int MANY = decltype(many)::value;
-          const auto block =
-              !p.next && p.x_row < APART ? multiply_positions_block<MANY, COLS, false> : multiply_positions_block<MANY, COLS, true>;
+          const auto block = !p.next && !p.apart ? multiply_positions_block<MANY, COLS, false> : multiply_positions_block<MANY, COLS, true>;
           block(p, output, first, left < FLOATS ? left : FLOATS);
         });
       });
@@ -169,12 +170,14 @@ void multiply_some_steps(const PositionProduct& p) {
 }  // namespace
 
 void multiply_positions(const PositionProduct* product) {
-  for (int64_t k = 0; k < product->k; k += STEPS) {
+  const int64_t parts = (product->k + STEPS - 1) / STEPS;
+  for (int64_t part = 0; part < parts; ++part) {
     PositionProduct p = *product;
-    const bool last = k + STEPS >= p.k;
-    p.x += k * p.x_row, p.tile += k * PANEL, p.accumulate |= k > 0, p.k = last ? p.k - k : STEPS;
+    const int64_t first = product->k * part / parts, end = product->k * (part + 1) / parts;
+    const bool last = end == product->k;
+    p.offsets += first, p.tile += first * PANEL, p.accumulate |= first > 0, p.k = end - first;
     if (!last) p.finish = UNFINISHED;
-    if (!last && p.next) p.next = p.tile + STEPS * PANEL;
+    if (!last && p.next) p.next = p.tile + p.k * PANEL;
     multiply_some_steps(p);
   }
 }

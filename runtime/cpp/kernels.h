@@ -34,22 +34,43 @@ struct Finish {
 };
 constexpr Finish UNFINISHED = {nullptr, nullptr, -__builtin_inff(), __builtin_inff()};
 
-// y[output, position] (+)= sum over k of x[k, position] * tile[k, output], finished: needs no transposition where positions are neighbours.
+// y[output, position] (+)= sum over k of x[offsets[k] + position] * tile[k, output], finished: needs no transposition where positions are
+// neighbours.
 struct PositionProduct {
-  const float* x;  // [k, count], rows `x_row` floats apart
-  int64_t x_row, k, count;
+  const float* x;
+  const int64_t* offsets;
+  int64_t k, count;
   const float* tile;  // [k, 64]
   int64_t outputs;
   float* y;  // [outputs, count], rows `y_row` floats apart
   int64_t y_row;
   int accumulate;
   Finish finish;
+  int apart;          // whether steps read rows that are so far apart that the processor does not fetch them by itself
   const float* next;  // as in Product
+};
+
+// to[lane * to_row + m] = from[m * 64 + lane] for the first `lanes` lanes of a panel, which are outputs, finished.
+struct Transposition {
+  const float* from;
+  int64_t m, lanes;
+  float* to;
+  int64_t to_row;
+  Finish finish;
 };
 
 // Neighbours in a row of a plane.
 struct Span {
   int64_t from, to, count;
+};
+
+// A plane whose even and odd rows and columns are set apart: (y, x) goes to to[(y % 2 * 2 + x % 2) * part + y / 2 * row + x / 2]. What lies
+// behind a row there, up to a vector, may be overwritten before the next one is written.
+struct Separation {
+  const float* from;
+  int64_t rows, columns;
+  float* to;
+  int64_t part, row;
 };
 
 // A vector of neighbours in a padded plane, of which only the lanes whose bits are set are values, next to each other elsewhere: outputs,
@@ -161,7 +182,6 @@ struct GruCell {
 // The functions that exist once for each instruction set:
 // decode: a range of steps of a group; gives a StreamFault.
 // decode_together: TOGETHER ranges of one weight's streams, each of one panel, as many steps of all as it can: ranges become what is left.
-// transpose: to[lane * to_row + m] = from[m * 64 + lane] + bias[lane] of a panel; without bias where it is null.
 // spread: to[position ...] = a vector with the values from[index ...] in a patch's lanes, and zeros between them.
 // copy_spans: to[span.to + i] = from[span.from + i * stride], for i below span.count.
 // planes: a range of steps of a Planes weight; gives a StreamFault.
@@ -171,9 +191,10 @@ struct GruCell {
   void decode_together(Stream* const* streams, const Group* const* groups, const Evaluation* const* forms, Range* ranges, int* faults); \
   void multiply(const Product* product);                                                                                                \
   void multiply_positions(const PositionProduct* product);                                                                              \
-  void transpose(const float* from, int64_t m, int64_t lanes, const float* bias, float* to, int64_t to_row);                            \
+  void transpose(const Transposition* transposition);                                                                                   \
   void correlate(const Correlation* correlation);                                                                                       \
   void copy_spans(const float* from, const Span* spans, int64_t span_count, int64_t stride, float* to);                                 \
+  void separate(const Separation* separation);                                                                                          \
   void spread(const float* from, const Patch* patches, int64_t patch_count, float* to);                                                 \
   void end_rows(const Sums* sums, const Ending* ending);                                                                                \
   int pack_levels(const LevelPack* pack);                                                                                               \
@@ -194,9 +215,10 @@ struct Kernels {
   void (*decode_together)(Stream* const*, const Group* const*, const Evaluation* const*, Range*, int*);
   void (*multiply)(const Product*);
   void (*multiply_positions)(const PositionProduct*);
-  void (*transpose)(const float*, int64_t, int64_t, const float*, float*, int64_t);
+  void (*transpose)(const Transposition*);
   void (*correlate)(const Correlation*);
   void (*copy_spans)(const float*, const Span*, int64_t, int64_t, float*);
+  void (*separate)(const Separation*);
   void (*spread)(const float*, const Patch*, int64_t, float*);
   void (*end_rows)(const Sums*, const Ending*);
   int (*pack_levels)(const LevelPack*);

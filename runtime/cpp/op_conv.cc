@@ -12,16 +12,26 @@ namespace {
 constexpr int64_t PADDED_TOGETHER = 1 << 17;
 
 // The input with its padding, [image, channel, padded position]; the input itself where there is none.
-const float* padded_input(const Run& run, const ConvPlan& plan, const float* x) {
+const float* padded_input(const Run& run, const ConvPlan& plan, const Kernels& kernels, const float* x) {
   if (plan.padded->same()) return x;
   const int64_t channels = plan.geometry.images * plan.geometry.channels, volume = plan.padded->volume();
   float* to = input_memory(channels * volume);
   const int64_t parts = std::clamp<int64_t>(channels * volume / PADDED_TOGETHER, 1, channels);
   run.parallel(parts, [&](int64_t part) {
     for (int64_t channel = channels * part / parts; channel < channels * (part + 1) / parts; ++channel)
-      plan.padded->fill(x + channel * plan.geometry.plane(), to + channel * volume);
+      plan.padded->fill(kernels, x + channel * plan.geometry.plane(), to + channel * volume);
   });
   return to;
+}
+
+// Floats of a panel, in whole vectors of lanes, that stay in the first-level cache while one block of positions after the other reads them.
+constexpr int64_t PANEL_FLOATS = 8192, LANES_TOGETHER = 16;
+
+// Steps of a tile, almost equal in all of them.
+int64_t tile_steps(const Geometry& g, int64_t k) {
+  const int64_t lanes = std::min(PANEL_ROWS, (g.group_outputs() + LANES_TOGETHER - 1) / LANES_TOGETHER * LANES_TOGETHER);
+  const int64_t most = PANEL_FLOATS / lanes, tiles = std::max<int64_t>(1, (k + most / 2) / most);
+  return (k + tiles - 1) / tiles;
 }
 
 // What becomes of sums.
@@ -60,11 +70,12 @@ struct Multiplied {
   const float* input;  // padded
   Ends ends;
   float* y;
-  int64_t rows;  // positions of a block
+  int64_t steps;  // of a tile
+  int64_t rows;   // positions of a block
 
   TileWork work() const {
     const int64_t lanes = std::min<int64_t>(LANES_MAX, weight.member().panels_per_batch() * PANEL_ROWS), pixels = g.images * g.positions();
-    return {pixels * g.outputs * weight.member().k, TILE_FLOATS, pixels * lanes,
+    return {pixels * g.outputs * weight.member().k, steps, pixels * lanes,
             [this](const Tile& tile) { return g.images * panels(tile) * parts(); },
             [this](const Tile& tile, int64_t block, float* sums) { multiply(tile, block, sums); }};
   }
@@ -97,58 +108,71 @@ struct Multiplied {
   }
 
   void store(const Part& part, const float* sums) const {
-    const float* biases = ends.biases ? ends.biases + part.output : nullptr;
-    const Sums stored = part.sums(g, y);
-    ends.kernels.transpose(sums, stored.count, part.lanes, biases, stored.values, g.positions());
-    Ending ending = ends.activation.ending();
-    if (ends.residual) ending.residual = ends.residual + part.offset(g);
-    if (!ending.nothing()) ends.kernels.end_rows(&stored, &ending);
+    const int64_t offset = part.offset(g);
+    const Transposition stored = {sums,       part.last - part.first, part.lanes,
+                                  y + offset, g.positions(),          of_output(ends.finish(), part.output, offset)};
+    ends.kernels.transpose(&stored);
+    activate(g, y, part, ends);
   }
 };
 
-// A convolution of single positions one after the other, whose neighbours fill vectors.
-struct Pointwise {
+// Neighbours whose rows are at least so many floats apart are not fetched by the processor before they are asked for.
+constexpr int64_t APART = 512;
+
+// A convolution as a multiplication whose positions are neighbours that fill vectors: so many of them one after the other.
+struct Neighbours {
   const Geometry& g;
   const Weight& weight;
-  const float* input;
+  const PaddedInput& padded;
+  const float* input;  // padded
   Ends ends;
   float* y;
+  int64_t line;
+  int64_t steps;  // of a tile
   int64_t parts;  // blocks of an image and a panel
 
   TileWork work() const {
-    return {g.images * g.positions() * g.outputs * weight.member().k, TILE_FLOATS, 0,
+    return {g.images * g.positions() * g.outputs * weight.member().k, steps, 0,
             [this](const Tile& tile) { return g.images * panels(tile) * parts; },
             [this](const Tile& tile, int64_t block, float*) { multiply(tile, block); }};
   }
 
  private:
   static int64_t panels(const Tile& tile) { return (tile.lanes + PANEL_ROWS - 1) / PANEL_ROWS; }
-  // The first position of a part: whole vectors in all but the last.
+  // The first position of a part: whole lines, or whole vectors of the only one, in all but the last.
   int64_t begin(int64_t part) const {
-    const int64_t vector = weight.kernels().vector, vectors = (g.positions() + vector - 1) / vector;
-    return std::min(vectors * part / parts * vector, g.positions());
+    const int64_t unit = line < g.positions() ? line : weight.kernels().vector, units = (g.positions() + unit - 1) / unit;
+    return std::min(units * part / parts * unit, g.positions());
   }
 
   // Some positions of one panel of one image; panels follow each other, because they read the same of x.
   void multiply(const Tile& tile, int64_t block) const {
     const int64_t panel = block % panels(tile), number = block / panels(tile) % parts, image = block / panels(tile) / parts;
-    const int64_t output = tile.batch * weight.member().rows + tile.row + panel * PANEL_ROWS;
-    const Part part = {image, output, std::min(PANEL_ROWS, tile.lanes - panel * PANEL_ROWS), begin(number), begin(number + 1)};
-    const float* x = input + (image * g.channels + tile.batch * g.group_channels() + tile.first) * g.plane() + part.first;
-    const bool last = tile.last == weight.member().k;
-    const PositionProduct product = {x,
-                                     g.plane(),
-                                     tile.last - tile.first,
-                                     part.last - part.first,
-                                     tile.lane(panel * PANEL_ROWS),
-                                     part.lanes,
-                                     y + part.offset(g),
-                                     g.positions(),
-                                     tile.first > 0,
-                                     last ? of_output(ends.finish(), output, part.offset(g)) : UNFINISHED,
-                                     part.first == 0 && image == 0 ? tile.next(panel * PANEL_ROWS) : nullptr};
+    const int64_t output = tile.batch * weight.member().rows + tile.row + panel * PANEL_ROWS, end = begin(number + 1);
+    const int64_t lanes = std::min(PANEL_ROWS, tile.lanes - panel * PANEL_ROWS);
+    for (int64_t first = begin(number), last; first < end; first = last) {
+      last = std::min(end, (first / line + 1) * line);
+      multiply_line(tile, panel * PANEL_ROWS, {image, output, lanes, first, last});
+    }
+  }
+
+  void multiply_line(const Tile& tile, int64_t lane, const Part& part) const {
+    const bool finished = tile.last == weight.member().k;
+    const PositionProduct product = {
+        input + (part.image * g.channels + tile.batch * g.group_channels()) * padded.volume() + padded.start(part.first),
+        padded.taps().data() + tile.first,
+        tile.last - tile.first,
+        part.last - part.first,
+        tile.lane(lane),
+        part.lanes,
+        y + part.offset(g),
+        g.positions(),
+        tile.first > 0,
+        finished ? of_output(ends.finish(), part.output, part.offset(g)) : UNFINISHED,
+        line == g.positions() && padded.volume() >= APART,
+        part.first == 0 && part.image == 0 ? tile.next(lane) : nullptr};
     tile.kernels->multiply_positions(&product);
-    if (last) activate(g, y, part, ends);
+    if (finished) activate(g, y, part, ends);
   }
 };
 
@@ -214,15 +238,23 @@ class Conv : public WeightOperator {
  private:
   static void convolve(const Run& run, const ConvPlan& plan, const Weight& weight, const float* x, const Ends& ends, float* y) {
     const Geometry& g = plan.geometry;
-    const int64_t k = weight.member().k, panel_products = std::min(PANEL_ROWS, g.group_outputs()) * k;
+    const int64_t k = weight.member().k, outputs = std::min(PANEL_ROWS, g.group_outputs());
     if (plan.phases) {
       const int64_t lanes = part_rows(std::min<int64_t>(LANES_MAX, weight.member().rows), g.positions() * k * DIRECT_COST);
       share_tiles(run, weight, Direct{g, weight, *plan.phases, x, ends, y, lanes}.work());
-    } else if (plan.pointwise) {
-      share_tiles(run, weight, Pointwise{g, weight, x, ends, y, parts_of(g.positions(), panel_products)}.work());
+      return;
+    }
+    const float* padded = padded_input(run, plan, weight.kernels(), x);
+    const int64_t steps = tile_steps(g, k);
+    if (plan.line == 0) {
+      const int64_t rows = part_rows(g.positions(), outputs * steps);
+      share_tiles(run, weight, Multiplied{g, weight, *plan.padded, padded, ends, y, steps, rows}.work());
+    } else if (plan.line == g.positions()) {
+      const int64_t parts = parts_of(g.positions(), outputs * k);
+      share_tiles(run, weight, Neighbours{g, weight, *plan.padded, padded, ends, y, plan.line, TILE_FLOATS, parts}.work());
     } else {
-      const float* padded = padded_input(run, plan, x);
-      share_tiles(run, weight, Multiplied{g, weight, *plan.padded, padded, ends, y, part_rows(g.positions(), panel_products)}.work());
+      const int64_t parts = parts_of(g.positions(), outputs * steps);
+      share_tiles(run, weight, Neighbours{g, weight, *plan.padded, padded, ends, y, plan.line, steps, parts}.work());
     }
   }
 

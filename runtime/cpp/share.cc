@@ -110,8 +110,8 @@ class Team {
 
   // Whether two tiles share the memory: not where all steps have room in all of it only, and sums would need memory of their own.
   bool has_room_for_two(int64_t lanes) const {
-    const int64_t whole = (lanes + PANEL_ROWS - 1) / PANEL_ROWS * PANEL_ROWS * weight_.member().k;
-    return work_.sums == 0 || whole <= STAGE_FLOATS || whole > TILE_FLOATS;
+    const int64_t step = (lanes + PANEL_ROWS - 1) / PANEL_ROWS * PANEL_ROWS, k = weight_.member().k;
+    return work_.sums == 0 || step * std::min(k, work_.steps) <= STAGE_FLOATS || step * k > TILE_FLOATS;
   }
 
   void finish(Stage& stage) {
