@@ -18,7 +18,6 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from .calibrate import Feed
-from .fronts import bytes_of, fronts
 from .parallel import ahead
 from .rig import Rig
 
@@ -36,8 +35,8 @@ class Course:
 
     def __init__(self, model: ir.Model, fed: Sequence[ir.Value], sources: Sequence[str], feeds: Sequence[Feed], threads: int) -> None:
         self._model, self._fed, self._sources, self._feeds, self._threads = model, fed, sources, feeds, threads
-        self._fronts = [front.values for front in fronts(model.graph, sources)]
-        self._share = bytes_of(*feeds) / max(bytes_of(feeds[0]), 1)
+        self._fronts = fronts(model.graph, sources)
+        self._share = _bytes(*feeds) / max(_bytes(feeds[0]), 1)
         self._kept: list[Pair] = [({}, {}) for _ in feeds]
 
     def stage(self, number: int, replaced: Mapping[str, ort.OrtValue], work: Callable[[int, Array, Array], Result]) -> Iterator[Result]:
@@ -56,9 +55,49 @@ class Course:
 
         front = self._fronts[number]
         begun = both(0, front if front <= rig.readable else frozenset())
-        front = frozenset(begun[1][0]) if bytes_of(*begun[1]) * self._share <= KEPT_BYTES else frozenset()
+        front = frozenset(begun[1][0]) if _bytes(*begun[1]) * self._share <= KEPT_BYTES else frozenset()
         rest = ahead(partial(both, front=front), range(1, len(self._feeds)), self._threads)
         for feed, (result, pair) in enumerate(chain([begun], rest)):
             if front:
                 self._kept[feed] = pair
             yield result
+
+
+def fronts(graph: ir.Graph, sources: Sequence[str]) -> list[frozenset[str]]:
+    """For each source: what was computed for it or those before it, and is read on the ways to later ones."""
+    makers = {str(value.name): node for node in graph for value in node.outputs}
+    steps, done = list[set[ir.Node]](), set[ir.Node]()
+    for source in sources:
+        steps.append(_before(makers[source], makers, done))
+        done |= steps[-1]
+    found, needed = list[frozenset[str]](), set[str]()
+    for source, step in zip(reversed(sources), reversed(steps), strict=True):
+        found.append(frozenset(needed))
+        needed |= {source} | {name for node in step for name in _reads(node) if name in makers}
+        needed -= {str(value.name) for node in step for value in node.outputs}
+    return found[::-1]
+
+
+def _bytes(*feeds: Feed) -> int:
+    return sum(array.nbytes for feed in feeds for array in feed.values())
+
+
+def _before(last: ir.Node, makers: Mapping[str, ir.Node], done: set[ir.Node]) -> set[ir.Node]:
+    """The nodes that a node is computed from, and itself, without those that are done."""
+    found, left = set[ir.Node](), [last]
+    while left:
+        node = left.pop()
+        if node not in found and node not in done:
+            found.add(node)
+            left += [makers[name] for name in _reads(node) if name in makers]
+    return found
+
+
+def _reads(node: ir.Node) -> Iterator[str]:
+    """Names of what a node reads, in its subgraphs, too."""
+    yield from (str(value.name) for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        bodies = [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else ()
+        for body in bodies:
+            yield from (name for inner in body for name in _reads(inner))
+            yield from (str(value.name) for value in body.outputs)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from . import distortion
 from .calibrate import Feed, masked
 from .rig import Rig, as_input
-from .starts import Start, starts
 from .weights import Weight
 
 KEPT_BYTES = 512 << 20
@@ -49,7 +48,6 @@ class Prober:
         self._threads = threads or os.cpu_count() or 1
         self._shares = _shares(feeds)
         self._originals = self._first_runs()
-        self._starts = [start for start in starts(model, fed, self._names, self._feeds, self._threads) if self._is_faithful(start)]
 
     @property
     def kind(self) -> distortion.Kind:
@@ -61,30 +59,18 @@ class Prober:
         replace and are rounded to its dtype. Raises ValueError for unknown names and wrong dims.
         """
         inputs = dict(self._input(name, array) for name, array in replaced.items())
-        start = next((one for one in reversed(self._starts) if one.passed.isdisjoint(inputs)), None) if inputs else None
         total = 0.0
         for index, (feed, mask, share) in enumerate(zip(self._feeds, self._masks, self._shares, strict=True)):
             kept = self._originals[index] or self._rig.run(feed, self._names)
-            changed = self._rig.run(feed, self._names, inputs) if start is None else start.rig.run(feed | start.kept[index], self._names, inputs)
-            total += share * distortion.divergence(self._kinds, kept, changed, mask)
+            total += share * distortion.divergence(self._kinds, kept, self._rig.run(feed, self._names, inputs), mask)
             if not np.isfinite(total):
                 break
         return total
-
-    def forget(self) -> None:
-        """Lets go of what makes probes of late layers fast, for those who need the memory."""
-        self._starts = []
 
     def divergences(self, many: Iterable[Arrays]) -> list[float]:
         """`divergence` of each, in order, at most `threads` at a time."""
         with ThreadPoolExecutor(self._threads) as pool:
             return list(pool.map(self.divergence, many))
-
-    def _is_faithful(self, start: Start) -> bool:
-        """Whether what is computed from there is the original: float16 activations are rounded elsewhere where onnxruntime fuses fewer operators."""
-        found, feed = start.rig.run(self._feeds[0] | start.kept[0], self._names), self._feeds[0]
-        original = self._originals[0] or self._rig.run(feed, self._names)
-        return distortion.divergence(self._kinds, original, found, self._masks[0]) <= distortion.ROUNDING
 
     def _informative(self, kinds: Mapping[str, distortion.Kind], logits: Mapping[str, str]) -> dict[str, distortion.Kind]:
         """The outputs to look at. One that says no to all of the first batch, as a detector does where inputs are made up, is replaced by its logits."""

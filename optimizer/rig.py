@@ -148,7 +148,7 @@ def _give(model: ir.Model, given: Mapping[str, NDArray[np.generic]]) -> None:
     for name, array in given.items():
         old, new = made[name], ir.Value(name=name, type=ir.TensorType(ir.DataType.from_numpy(array.dtype)), shape=ir.Shape([None] * array.ndim))
         old.name = f"{name}.computed"
-        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        ir.convenience.replace_all_uses_with(old, new)
         model.graph.inputs.append(new)
 
 

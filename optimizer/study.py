@@ -167,7 +167,6 @@ class Study:
         if not self._effort.follows or len(self._calibration) < 2:
             return emitted
         choices, share = [choice for payload in emitted.payloads for choice in payload.choices], 1 - SPARED
-        self._prober.forget()
         road = drift.Road(self._task.model, self._calibration, self._task.untouchable, self._task.threads)
         arrays = self._arrays(emitted)
         best: tuple[int, Emitted] | None = None

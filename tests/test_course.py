@@ -12,8 +12,7 @@ import onnxruntime as ort
 import pytest
 from onnx_compress.optimizer import course
 from onnx_compress.optimizer.calibrate import Feed
-from onnx_compress.optimizer.course import Array, Course
-from onnx_compress.optimizer.fronts import fronts
+from onnx_compress.optimizer.course import Array, Course, fronts
 from onnx_compress.optimizer.rig import Rig, as_input
 
 from models.network import Network, tensor
@@ -59,10 +58,7 @@ def stages(model: ir.Model, constants: Sequence[dict[str, ort.OrtValue]]) -> lis
 
 
 def test_a_front_is_all_that_later_stages_read_of_what_is_done(model: ir.Model) -> None:
-    found = fronts(model.graph, SOURCES)
-    assert [front.values for front in found] == [{"first", "sums"}, {"first", "sums", "second"}, set()]
-    assert [front.passed for front in found[:2]] == [{"x", "a", "axes"}, {"x", "a", "axes", "b"}]
-    assert found[2].passed >= {"x", "a", "axes", "b", "then_branch/c", "else_branch/c", "zero"}
+    assert fronts(model.graph, SOURCES) == [{"first", "sums"}, {"first", "sums", "second"}, set()]
 
 
 @pytest.mark.parametrize("kept", [0, course.KEPT_BYTES])
